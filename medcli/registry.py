@@ -1,0 +1,50 @@
+"""Names and where they live. Nothing is imported until a name is asked for, so a table costs nothing to read."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from medcli.errors import MedcliError
+
+ARCHITECTURES: Mapping[str, str] = {
+    "dncnn": "medcli.archs.dncnn:DnCNN",
+    "nafnet": "medcli.archs.nafnet:NAFNet",
+    "unet": "medcli.archs.unet:ResidualUNet",
+}
+
+METHODS: Mapping[str, str] = {
+    "supervised": "medcli.methods.supervised:Supervised",
+}
+
+NOISES: Mapping[str, str] = {
+    "camera": "medcli.noise.camera:Camera",
+    "gaussian": "medcli.noise.gaussian:Gaussian",
+}
+
+OPTIMIZERS: Mapping[str, str] = {
+    "adam": "torch.optim:Adam",
+    "muon": "medcli.train.muon:Muon",
+}
+
+STRATEGIES: Mapping[str, str] = {
+    "plain": "medcli.engine.strategies:Plain",
+    "flips": "medcli.engine.strategies:Flips",
+}
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """A hint for a mistyped name: the nearest known one if there is any, and the list."""
+    names = sorted(known)
+    close = difflib.get_close_matches(name, names, n=1)
+    return (f"Did you mean '{close[0]}'? " if close else "") + f"Known: {', '.join(names)}."
+
+
+def resolve(table: Mapping[str, str], name: str, *, kind: str, error: type[MedcliError]) -> Any:
+    """The object behind `name` in `table`; raises `error`, naming the nearest entry, where there is none."""
+    if name not in table:
+        raise error(f"There is no {kind} called '{name}'.", nearest(name, table))
+    module, _, attribute = table[name].partition(":")
+    return getattr(importlib.import_module(module), attribute)
