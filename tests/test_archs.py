@@ -1,0 +1,102 @@
+"""The contract of every architecture in the table, on tiny configurations."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from medcli.errors import ModelError
+from medcli.registry import ARCHITECTURES, resolve
+from medcli.zoo import weights
+
+TINY = {
+    "dncnn": {"width": 8, "depth": 4},
+    "nafnet": {"width": 4, "encoders": [1, 1], "middle": 1, "decoders": [1, 1]},
+    "unet": {"widths": [8, 16], "blocks": [1], "middle": 1},
+}
+
+
+def build(name: str, *, trained: bool = True) -> torch.nn.Module:
+    """A tiny network; `trained` moves every parameter off zero, where fresh networks put some."""
+    torch.manual_seed(0)
+    network = resolve(ARCHITECTURES, name, kind="architecture", error=ModelError)(**TINY[name]).eval()
+    if trained:
+        with torch.no_grad():
+            for parameter in network.parameters():
+                parameter.add_(0.1 * torch.randn_like(parameter))
+    return network
+
+
+def test_every_architecture_has_a_tiny_configuration() -> None:
+    assert set(TINY) == set(ARCHITECTURES)
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+class TestContract:
+    def test_keeps_the_shape_at_any_multiple(self, name: str) -> None:
+        network = build(name)
+        height, width = 3 * network.multiple, 5 * network.multiple
+        assert network(torch.rand(2, 3, height, width)).shape == (2, 3, height, width)
+
+    def test_gradients_reach_every_parameter(self, name: str) -> None:
+        network = build(name)
+        network(torch.rand(1, 3, 16, 16)).square().sum().backward()
+        unreached = [key for key, p in network.named_parameters() if p.grad is None or not p.grad.any()]
+        assert unreached == []
+
+    def test_config_rebuilds_the_same_network(self, name: str) -> None:
+        network = build(name)
+        again = type(network)(**network.config)
+        again.load_state_dict(network.state_dict())
+        noisy = torch.rand(1, 3, 16, 16)
+        assert torch.equal(again.eval()(noisy), network(noisy))
+
+    def test_survives_a_weight_file(self, name: str, tmp_path: Path) -> None:
+        network = build(name)
+        card = weights.Card(id="tiny", architecture=name, config=network.config, licence="MIT")
+        weights.save(tmp_path / "tiny.safetensors", network, card)
+        loaded, read = weights.load_network(tmp_path / "tiny.safetensors")
+        assert read == card
+        for key, tensor in network.state_dict().items():
+            stored = tensor.half().float() if tensor.is_floating_point() else tensor
+            assert torch.equal(loaded.state_dict()[key], stored)
+
+    def test_nothing_beyond_the_receptive_field_matters(self, name: str) -> None:
+        network = build(name)
+        if name == "nafnet":
+            pytest.skip("its channel attention averages over the whole picture")
+        side = 2 * network.receptive_field + 3
+        side += -side % network.multiple
+        noisy = torch.rand(1, 3, side, side, requires_grad=True)
+        centre = side // 2
+        network(noisy)[..., centre, centre].sum().backward()
+        rows, columns = torch.nonzero(noisy.grad[0].abs().sum(0), as_tuple=True)
+        reach = max((rows - centre).abs().max(), (columns - centre).abs().max())
+        assert reach <= network.receptive_field
+        assert reach >= network.receptive_field // 3  # the figure is a bound, not a guess on the safe side
+
+
+def test_published_parameter_counts() -> None:
+    def count(name: str, **config: object) -> int:
+        network = resolve(ARCHITECTURES, name, kind="architecture", error=ModelError)(**config)
+        return sum(p.numel() for p in network.parameters())
+
+    assert count("dncnn", channels=1, depth=17) == 556_097
+    assert count("dncnn", channels=3, depth=20, batch_norm=False) == 668_227
+    assert count("nafnet") == 29_159_715
+
+
+@pytest.mark.parametrize("name", ["unet", "nafnet"])
+def test_a_fresh_residual_network_changes_little(name: str) -> None:
+    noisy = torch.rand(1, 3, 32, 32)
+    restored = build(name, trained=False)(noisy)
+    assert (restored - noisy).abs().max() < (1e-6 if name == "unet" else 1.0)
+
+
+def test_unet_refuses_levels_that_do_not_match() -> None:
+    from medcli.archs.unet import ResidualUNet
+
+    with pytest.raises(ValueError, match="2 entries"):
+        ResidualUNet(widths=[8, 16, 32], blocks=[1])
