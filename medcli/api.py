@@ -1,0 +1,88 @@
+"""The door for Python: names become engines, and arrays or files become clean arrays."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medcli.batch.restore import restore_page
+from medcli.engine.denoiser import Denoiser
+from medcli.errors import InputError, MedcliError
+from medcli.images import Page, read
+from medcli.registry import STRATEGIES, resolve
+from medcli.zoo.catalog import locate
+from medcli.zoo.weights import load_network
+
+
+def load(
+    name: str | Path = "photo",
+    *,
+    device: str = "auto",
+    precision: str = "auto",
+    tile: int | Literal["auto"] = "auto",
+    overlap: int | None = None,
+    ensemble: bool = False,
+) -> Denoiser:
+    """A denoiser with its model loaded, to be called with arrays.
+
+    name: of a model, a weight file, or the folder of a training run. device: auto, cpu, cuda, cuda:N or mps. precision: auto,
+    fp32, fp16 or bf16. tile: side in pixels, 0 for the whole picture at once, or auto: by free memory. overlap: pixels,
+    None for what the network needs. ensemble: the mean of eight flips and turns, eight times the work.
+
+    Raises ModelError for an unknown or corrupt model, DeviceError for a device that is not there.
+    """
+    network, card = load_network(locate(str(name)))
+    strategy = resolve(STRATEGIES, "flips" if ensemble else card.strategy, kind="strategy", error=MedcliError)
+    return Denoiser(
+        network,
+        strategy(),
+        device=device,
+        precision=precision,
+        tile=tile,
+        overlap=overlap,
+        half_safe=card.half_safe,
+    )
+
+
+def denoise(
+    picture: NDArray[Any] | str | Path,
+    model: str | Path = "photo",
+    *,
+    strength: float = 1.0,
+    device: str = "auto",
+    precision: str = "auto",
+    tile: int | Literal["auto"] = "auto",
+    ensemble: bool = False,
+) -> NDArray[Any]:
+    """The picture without its noise, in the shape and dtype it came in.
+
+    picture: (H, W) gray, (H, W, 2) gray and alpha, (H, W, 3) RGB or (H, W, 4) RGB and alpha; uint8, uint16 or float,
+    where float means [0, 1] and values outside are legal. A path is read first; the result has the file's channels
+    and depth. Alpha comes back untouched, and so does the colour under alpha 0.
+    strength: 0 gives the picture back, 1 is the network's answer, between them a blend.
+
+    To denoise many pictures, `load` once and call what it returns. Raises InputError for a file that is no picture or
+    has several pages, ModelError and DeviceError as `load` does.
+    """
+    page = _page(picture) if isinstance(picture, np.ndarray) else _only_page(Path(picture))
+    engine = load(model, device=device, precision=precision, tile=tile, ensemble=ensemble)
+    restored = restore_page(page, engine, strength)
+    return restored.pixels if restored.alpha is None else np.dstack([restored.pixels, restored.alpha])
+
+
+def _page(array: NDArray[Any]) -> Page:
+    """An array as a page: a second or fourth channel is alpha."""
+    if array.ndim == 3 and array.shape[2] in (2, 4):
+        colour = array[..., 0] if array.shape[2] == 2 else array[..., :3]
+        return Page(np.ascontiguousarray(colour), array[..., -1])
+    return Page(array, None)
+
+
+def _only_page(path: Path) -> Page:
+    picture = read(path)
+    if len(picture.pages) != 1:
+        raise InputError(f"{path} has {len(picture.pages)} pages.", "Use 'med denoise', or medcli.load and each page.")
+    return picture.pages[0]

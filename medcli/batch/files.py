@@ -1,0 +1,105 @@
+"""The two ends of the pipeline: pictures from files or standard input, results into files or standard output.
+
+Also what must not be done: a result that is up to date is not made again, and a file that is no result of ours is not
+replaced.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import BinaryIO
+
+from medcli.batch.landing import landing
+from medcli.batch.manifest import Identity, Manifest
+from medcli.batch.plan import STREAM, Job
+from medcli.batch.report import Outcome
+from medcli.errors import InputError, OutputError
+from medcli.images import MAX_PIXELS, Picture, format_of, read, write
+
+
+@dataclass(frozen=True)
+class Settings:
+    """All that shapes the bytes of a result, apart from its input. Device and tile do not: they are how, not what.
+
+    weights: digest of the weight file; strength: 0 to 1; quality: 1 to 100, None for the source's; format: None for
+    that of the output's name.
+    """
+
+    weights: str
+    strength: float = 1.0
+    ensemble: bool = False
+    precision: str = "auto"
+    format: str | None = None
+    quality: int | None = None
+
+    def digest(self) -> str:
+        return hashlib.blake2b(json.dumps(asdict(self), sort_keys=True).encode(), digest_size=20).hexdigest()
+
+
+@dataclass(frozen=True)
+class Streams:
+    """Standard input and output, binary."""
+
+    stdin: BinaryIO
+    stdout: BinaryIO
+
+
+class Files:
+    """Reads and writes the pictures of one run, and knows what earlier runs have done."""
+
+    def __init__(
+        self, jobs: Sequence[Job], settings: Settings, streams: Streams, *, max_pixels: int = MAX_PIXELS
+    ) -> None:
+        self._settings, self._streams, self._max_pixels = settings, streams, max_pixels
+        self._digest = settings.digest()
+        self._manifests = {root: Manifest(root) for root in {job.root for job in jobs} if root is not None}
+        self._sources: dict[Job, Identity] = {}
+
+    def settle(self, job: Job) -> Outcome | None:
+        """The outcome of a job that needs no work or must not be done; None for one to be done."""
+        if job.target == STREAM or not job.target.exists():
+            return None
+        manifest = self._manifests.get(job.root) if job.root else None
+        if manifest and manifest.up_to_date(job.target, job.source, self._digest):
+            return Outcome(job, "skipped")
+        if manifest and manifest.made(job.target):
+            return None
+        what = ", and is no result of an earlier run here, or was changed since" if manifest else " already"
+        hint = "Add --force to overwrite it, or choose another -o."
+        return Outcome(job, "failed", error=OutputError(f"{job.target} exists{what}.", hint))
+
+    def read(self, job: Job) -> Picture:
+        """Raises InputError, OSError."""
+        if job.source == STREAM:
+            return read(self._streams.stdin.read(), name="Standard input", max_pixels=self._max_pixels)
+        if not job.source.exists():
+            raise InputError(f"There is no file {job.source}.")
+        if job.root is not None:
+            self._sources[job] = Identity.of(job.source)
+        return read(job.source, max_pixels=self._max_pixels)
+
+    def write(self, job: Job, picture: Picture) -> None:
+        """Raises OutputError, OSError. A file appears whole or not at all."""
+        if job.target == STREAM:
+            buffer = io.BytesIO()
+            self._encode(picture, buffer, job)
+            self._streams.stdout.write(buffer.getbuffer())
+            self._streams.stdout.flush()
+            return
+        with landing(job.target, partial(self._remember, job) if job.root else None) as file:
+            self._encode(picture, file, job)
+
+    def _encode(self, picture: Picture, file: BinaryIO, job: Job) -> None:
+        format = self._settings.format or format_of(job.target) or picture.format
+        write(picture, file, format=format, quality=self._settings.quality)
+
+    def _remember(self, job: Job, finished: Path) -> None:
+        assert job.root is not None
+        source = self._sources.pop(job)
+        self._manifests[job.root].record(job.target, self._digest, source, Identity.of(finished))

@@ -1,0 +1,202 @@
+"""From what a user typed to a list of jobs: which picture is read, and which file its result becomes.
+
+Nothing is decoded and nothing is written here. What would destroy a picture or merge two results is refused before the
+first one is touched.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+
+from medcli.batch.manifest import Manifest
+from medcli.errors import InputError, OutputError
+from medcli.images.formats import FORMATS, KNOWN, format_of, supported
+
+SUFFIX = ".denoised"
+STREAM = Path("-")
+
+
+@dataclass(frozen=True)
+class Job:
+    """One picture to be denoised.
+
+    source, target: the file to read and the file to write; STREAM is standard input or output.
+    root: the folder whose manifest remembers the result, or None where a single file is asked for by name.
+    """
+
+    source: Path
+    target: Path
+    root: Path | None = None
+
+
+@dataclass(frozen=True)
+class Naming:
+    """How results are called.
+
+    output: the file or folder of -o, or None: beside the input.
+    suffix: put before the extension; None means `.denoised` beside the input and nothing in another folder.
+    format: a key of FORMATS, or None to keep the input's.
+    """
+
+    output: Path | None = None
+    suffix: str | None = None
+    format: str | None = None
+
+    def name(self, source: Path, default_suffix: str = "") -> str:
+        """The file name of the result of `source`."""
+        suffix = default_suffix if self.suffix is None else self.suffix
+        return f"{source.stem}{suffix}{self._extension(source)}"
+
+    def _extension(self, source: Path) -> str:
+        if self.format is None or format_of(source) == self.format:
+            return source.suffix
+        return FORMATS[self.format].suffixes[0]
+
+    def is_result(self, path: Path) -> bool:
+        """Whether the name says that this is the result of an earlier run."""
+        return path.stem.endswith((SUFFIX, self.suffix or SUFFIX))
+
+
+def make_plan(inputs: Sequence[Path], naming: Naming, *, recursive: bool = False, force: bool = False) -> list[Job]:
+    """The jobs for these files and folders, in a stable order, each result having a name of its own.
+
+    Raises InputError for a folder without pictures, OutputError where a result would replace an input (unless `force`
+    and one file is named by -o) or where two results would have one name.
+    """
+    if len(inputs) == 1 and not inputs[0].is_dir():
+        jobs = [_single(inputs[0], naming)]
+        may_replace = force and naming.output == jobs[0].target
+    else:
+        _expect_folder(naming.output)
+        jobs = list(dict.fromkeys(chain.from_iterable(_jobs(given, naming, recursive, inputs) for given in inputs)))
+        may_replace = False
+    if not may_replace:
+        _refuse_to_replace_inputs(jobs, named=len(jobs) == 1)
+    _refuse_collisions(jobs)
+    return jobs
+
+
+def _single(source: Path, naming: Naming) -> Job:
+    """The job of one named file; -o is a file if it has an extension and is no folder, else a folder."""
+    output = naming.output
+    if output == STREAM or (source == STREAM and output is None):
+        return Job(source, STREAM)
+    if output is None:
+        return Job(source, source.with_name(naming.name(source, SUFFIX)))
+    if output.suffix and not output.is_dir():
+        _expect_format(output, naming.format)
+        return Job(source, output)
+    if source == STREAM:
+        raise OutputError(f"-o {output} is no file name for the picture from standard input.", "Try -o clean.png")
+    return Job(source, output / naming.name(source))
+
+
+def _expect_format(output: Path, format: str | None) -> None:
+    named = format_of(output)
+    if named is None and format is None:
+        raise OutputError(f"The name {output} does not say which format to write.", f"{KNOWN} are written.")
+    if format is not None and named not in (None, format):
+        raise OutputError(f"-o {output} asks for {named}, but --format for {format}.", "Leave one of them out.")
+
+
+def _expect_folder(output: Path | None) -> None:
+    if output is not None and (output == STREAM or output.is_file() or (supported(output) and not output.is_dir())):
+        raise OutputError(f"-o {output} names one file, but there can be many results.", "Let -o name a folder.")
+
+
+def _jobs(given: Path, naming: Naming, recursive: bool, inputs: Sequence[Path]) -> Iterator[Job]:
+    if given.is_dir():
+        return _folder_jobs(given, naming, recursive)
+    if naming.is_result(given) and _has_origin(given, naming, inputs):
+        return iter(())
+    if naming.output is None:
+        return iter([Job(given, given.with_name(naming.name(given, SUFFIX)), given.parent)])
+    return iter([Job(given, naming.output / naming.name(given), naming.output)])
+
+
+def _has_origin(result: Path, naming: Naming, inputs: Iterable[Path]) -> bool:
+    """Whether the picture that `result` was made of is among the inputs, as it is in a run over `*.jpg`."""
+    origin = result.stem.removesuffix(naming.suffix or SUFFIX)
+    return any(other.parent == result.parent and other.stem == origin for other in inputs)
+
+
+def _folder_jobs(folder: Path, naming: Naming, recursive: bool) -> Iterator[Job]:
+    root = naming.output or _sibling(folder)
+    sources = list(_pictures(folder, naming, recursive))
+    if not sources:
+        raise InputError(
+            f"The folder {folder} holds no picture to denoise.",
+            "" if recursive else "Add --recursive to look into its subfolders.",
+        )
+    for source in sources:
+        inside = source.relative_to(folder)
+        yield Job(source, root / inside.with_name(naming.name(source)), root)
+
+
+def _sibling(folder: Path) -> Path:
+    """`photos.denoised` beside `photos`."""
+    if folder.name in ("", ".."):
+        folder = folder.resolve()
+    if not folder.name:
+        raise OutputError(f"There is no place beside {folder}.", "Name an output folder with -o.")
+    return folder.with_name(folder.name + SUFFIX)
+
+
+def _pictures(folder: Path, naming: Naming, recursive: bool) -> Iterator[Path]:
+    """Pictures in a folder by name; hidden files and the results of earlier runs are passed over."""
+    earlier: set[Path] = set()
+    for here, subfolders, names in os.walk(folder):
+        parent = Path(here)
+        earlier |= Manifest(parent).results()
+        subfolders[:] = sorted(
+            name for name in subfolders if recursive and not name.startswith(".") and not name.endswith(SUFFIX)
+        )
+        for path in sorted(parent / name for name in names if not name.startswith(".")):
+            if supported(path) and not naming.is_result(path) and path not in earlier:
+                yield path
+
+
+def _refuse_to_replace_inputs(jobs: Sequence[Job], *, named: bool) -> None:
+    """The file itself counts, not its name: links and another case of letters are seen through."""
+    inputs = {key: job.source for job in jobs if (key := _inode(job.source)) is not None}
+    for job in jobs:
+        key = _inode(job.target)
+        if key in inputs:
+            hint = " Add --force to overwrite it." if named else ""
+            raise OutputError(
+                f"The result {job.target} would overwrite the input {inputs[key]}.",
+                f"Choose another -o or --suffix.{hint}",
+            )
+
+
+def _inode(path: Path) -> tuple[int, int] | None:
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
+
+
+def _refuse_collisions(jobs: Sequence[Job]) -> None:
+    taken: dict[str, Job] = {}
+    for job in jobs:
+        name = os.path.abspath(job.target)  # noqa: PTH100 - must not follow links as resolve() does
+        first = taken.setdefault(name.casefold() if folds_case(job.target.parent) else name, job)
+        if first is not job:
+            raise OutputError(
+                f"Both {first.source} and {job.source} would become {job.target}.",
+                "Give them output folders of their own, or leave --format out.",
+            )
+
+
+def folds_case(folder: Path) -> bool:
+    """Whether names that differ only in case are one file there; asked of the nearest folder that exists."""
+    here = folder.absolute()
+    while here != here.parent and (not here.exists() or here.name.swapcase() == here.name):
+        here = here.parent
+    swapped = here.parent / here.name.swapcase()
+    return here != here.parent and swapped.exists() and swapped.samefile(here)

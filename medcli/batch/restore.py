@@ -1,0 +1,73 @@
+"""One picture through an engine: every page, gray or colour, with its alpha untouched."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from typing import TYPE_CHECKING, Protocol
+
+from medcli.batch.alpha import Pixels, fill_hidden, restore_hidden
+from medcli.batch.report import Facts
+from medcli.images import Page, Picture
+
+if TYPE_CHECKING:
+    from medcli.engine.denoiser import Denoiser
+
+Progress = Callable[[int, int], None]
+
+
+class Engine(Protocol):
+    """What takes pixels and gives them back cleaner, such as `medcli.Denoiser`."""
+
+    def __call__(self, picture: Pixels, /, *, strength: float, progress: Progress | None) -> Pixels:
+        """(H, W) or (H, W, C) -> same shape and dtype."""
+
+
+def restore_page(page: Page, engine: Engine, strength: float = 1.0, progress: Progress | None = None) -> Page:
+    """The page with denoised pixels. Alpha stays, and so does the colour under alpha 0."""
+    if page.alpha is None:
+        return replace(page, pixels=engine(page.pixels, strength=strength, progress=progress))
+    shown = fill_hidden(page.pixels, page.alpha)
+    restored = engine(shown, strength=strength, progress=progress)
+    return replace(page, pixels=restore_hidden(restored, page.pixels, page.alpha))
+
+
+def restore(picture: Picture, engine: Engine, strength: float = 1.0, progress: Progress | None = None) -> Picture:
+    """Denoises the pages of `picture` in place, so that a stack is never in memory twice; returns it.
+
+    progress: called with (tiles done, tiles in all), over all pages.
+    """
+    count = len(picture.pages)
+    for number, page in enumerate(picture.pages):
+        picture.pages[number] = restore_page(page, engine, strength, progress and _of_stack(progress, number, count))
+    return picture
+
+
+def _of_stack(progress: Progress, number: int, count: int) -> Progress:
+    """Progress of one page as progress of the stack, all pages counting alike."""
+    return lambda done, total: progress(number * total + done, count * total)
+
+
+def measured(picture: Picture, denoiser: Denoiser, strength: float = 1.0, progress: Progress | None = None) -> Facts:
+    """Does what `restore` does, and says what it took."""
+    from medcli.engine.device import PRECISIONS
+
+    width, height = picture.size
+    precision = denoiser.precision_in_force(picture.pages[0].pixels)
+    reruns, started = denoiser.reruns, time.perf_counter()
+    restore(picture, denoiser, strength, progress)
+    seconds = time.perf_counter() - started
+    if denoiser.reruns > reruns:
+        picture.remark(
+            f"{denoiser.reruns - reruns} tiles were not finite in half precision and were run again in fp32."
+        )
+    return Facts(
+        width=width,
+        height=height,
+        pages=len(picture.pages),
+        pixels=sum(page.pixels.shape[0] * page.pixels.shape[1] for page in picture.pages),
+        tile=denoiser.tile_in_force(height, width),
+        precision=next(name for name, dtype in PRECISIONS.items() if dtype == precision),
+        seconds=seconds,
+    )

@@ -1,0 +1,124 @@
+"""The pipeline: while one picture is in the network, the next is being read and the last is being written.
+
+Reading and writing happen in threads, the network in the caller's thread. Pictures in memory are bounded by count and
+by bytes: a large one travels alone. A picture that fails is reported and the others go on.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+
+from medcli.batch.plan import Job
+from medcli.batch.report import Facts, Outcome
+from medcli.errors import InputError, MedcliError, OutputError
+from medcli.images import Picture
+
+AHEAD = 2  # pictures being read or waiting for the network
+BEHIND = 2  # pictures being written
+BUDGET = 256 << 20  # bytes of pixels in memory above which no further picture is read ahead
+
+Restore = Callable[[Job, Picture], Facts]
+
+
+@dataclass(frozen=True)
+class Stages:
+    """What a picture passes through.
+
+    read: called in a thread. prepare: called once, while the first picture is being read; what it returns denoises a
+    picture in place. write: called in a thread.
+    """
+
+    read: Callable[[Job], Picture]
+    prepare: Callable[[], Restore]
+    write: Callable[[Job, Picture], None]
+
+
+def run(jobs: Sequence[Job], stages: Stages, *, budget: int = BUDGET) -> Iterator[Outcome]:
+    """Does the jobs and yields what became of each, in their order.
+
+    Raises only what `prepare` raises. Stopping early (closing the iterator, Ctrl-C) lets a write in progress finish.
+    """
+    with ThreadPoolExecutor(AHEAD, "med-read") as readers, ThreadPoolExecutor(BEHIND, "med-write") as writers:
+        try:
+            yield from _Line(deque(jobs), stages, readers, writers, budget).outcomes()
+        finally:
+            readers.shutdown(wait=False, cancel_futures=True)
+
+
+class _Line:
+    """The state of a run: who is being read, who is being written, and how many bytes that makes."""
+
+    def __init__(
+        self, todo: deque[Job], stages: Stages, readers: ThreadPoolExecutor, writers: ThreadPoolExecutor, budget: int
+    ) -> None:
+        self.todo, self.stages, self.budget = todo, stages, budget
+        self.readers, self.writers = readers, writers
+        self.reading: deque[tuple[Job, Future[Picture]]] = deque()
+        self.ending: deque[tuple[int, Future[Outcome]]] = deque()
+        self.largest = 0  # stands for the size of a picture that is still being read
+
+    def outcomes(self) -> Iterator[Outcome]:
+        if not self.todo:
+            return
+        self._read_next()
+        restore = self.stages.prepare()
+        while self.reading:
+            self.ending.append(self._advance(restore))
+            yield from self._ended()
+            if not self.reading and self.todo:
+                self._read_next()
+        while self.ending:
+            yield self.ending.popleft()[1].result()
+
+    def _read_next(self) -> None:
+        job = self.todo.popleft()
+        self.reading.append((job, self.readers.submit(self.stages.read, job)))
+
+    def _held(self) -> int:
+        return len(self.reading) * self.largest + sum(size for size, _ in self.ending)
+
+    def _advance(self, restore: Restore) -> tuple[int, Future[Outcome]]:
+        """Takes the next picture through the network and hands it to a writer."""
+        job, future = self.reading.popleft()
+        try:
+            picture = future.result()
+            size = sum(page.pixels.nbytes for page in picture.pages)
+            self.largest = max(self.largest, size)
+            while self.todo and len(self.reading) < AHEAD and size + self._held() < self.budget:
+                self._read_next()
+            facts = restore(job, picture)
+        except (MedcliError, OSError, MemoryError) as error:
+            return 0, _settled(Outcome(job, "failed", error=_translated(error, job, InputError)))
+        return size, self.writers.submit(self._write, job, picture, facts)
+
+    def _write(self, job: Job, picture: Picture, facts: Facts) -> Outcome:
+        try:
+            self.stages.write(job, picture)
+        except (MedcliError, OSError, MemoryError) as error:
+            return Outcome(job, "failed", error=_translated(error, job, OutputError))
+        return Outcome(job, "done", facts, tuple(picture.notes))
+
+    def _ended(self) -> Iterator[Outcome]:
+        """What has been written by now, in order; waits where too much is in memory."""
+        while self.ending and (self.ending[0][1].done() or len(self.ending) > BEHIND or self._held() >= self.budget):
+            yield self.ending.popleft()[1].result()
+
+
+def _settled(outcome: Outcome) -> Future[Outcome]:
+    future: Future[Outcome] = Future()
+    future.set_result(outcome)
+    return future
+
+
+def _translated(error: MedcliError | OSError | MemoryError, job: Job, kind: type[MedcliError]) -> MedcliError:
+    if isinstance(error, MedcliError):
+        return error
+    if isinstance(error, BrokenPipeError):
+        raise error  # nobody reads our standard output any more: no matter of this picture
+    path = job.source if kind is InputError else job.target
+    if isinstance(error, MemoryError):
+        return kind(f"{path}: there is not enough memory for this picture.", "Close other programs, or set --tile 256.")
+    return kind(f"{path}: {error.strerror or error}.")

@@ -1,0 +1,170 @@
+"""`med denoise`: what was typed becomes a list of jobs, and the jobs become a run."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import click
+
+from medcli.cli import EXIT_CODES, options
+from medcli.cli.options import TileSize
+from medcli.images.formats import FORMATS
+from medcli.images.source import MAX_PIXELS
+
+HELP = """Remove the noise from pictures.
+
+\b
+Examples:
+  med denoise photo.jpg                     writes photo.denoised.jpg beside it
+  med denoise photo.tif -o clean.tif --strength 0.8
+  med denoise shoot/ -o clean/ --recursive  mirrors the tree; run it again to go on
+  med denoise - < noisy.png > clean.png
+
+INPUT is a picture, several, a folder, or '-' for standard input. PNG, TIFF, JPEG, WebP and BMP come back in their own
+format, depth and colours, with their metadata.
+
+\b
+Where results go:
+  one picture    beside it as NAME.denoised.EXT; or -o FILE, or -o FOLDER
+  many pictures  the same for each; -o must be a folder
+  a folder       FOLDER.denoised beside it, under the same names; or -o FOLDER
+  -              standard output; or -o FILE
+
+A run over many pictures goes on where an earlier one stopped: results that are up to date (same input, model and
+settings) are skipped, other results of its own are made again. It keeps its notes in .medcli.jsonl in the output
+folder. Files of anybody else are not overwritten without --force, and an input only if -o names it as well. Hidden
+files and earlier results (NAME.denoised.EXT) in a folder are passed over.
+
+Every option can be set in the environment: MED_DENOISE_MODEL, MED_DENOISE_DEVICE, ...
+"""
+
+
+@click.command(name="denoise", help=HELP, epilog=EXIT_CODES)
+@click.argument("inputs", metavar="INPUT...", nargs=-1, required=True, type=click.Path(path_type=Path, allow_dash=True))
+@click.option(
+    "-o",
+    "--output",
+    metavar="OUTPUT",
+    type=click.Path(path_type=Path, allow_dash=True),
+    help="File, folder, or - for stdout.",
+)
+@click.option(
+    "-m",
+    "--model",
+    default="photo",
+    show_default=True,
+    metavar="NAME|FILE",
+    shell_complete=options.complete_model,
+    help="A model's name, or a weight file.",
+)
+@click.option(
+    "--device",
+    type=options.device,
+    metavar="DEVICE",
+    default="auto",
+    show_default=True,
+    help="auto, cpu, cuda, cuda:N or mps.",
+)
+@click.option(
+    "--precision",
+    type=click.Choice(["auto", "fp32", "fp16", "bf16"]),
+    default="auto",
+    show_default=True,
+    help="auto: half where it is faster and as good.",
+)
+@click.option(
+    "--strength",
+    type=options.strength,
+    default=1.0,
+    show_default="1",
+    metavar="0..1",
+    help="0 gives the picture back, 1 is the network's answer.",
+)
+@click.option("--ensemble", is_flag=True, help="Mean over eight flips and turns: a little better, 8 times the work.")
+@click.option(
+    "--tile",
+    type=options.tile,
+    metavar="auto|N|0",
+    default="auto",
+    show_default=True,
+    help="Side in pixels; 0: the whole at once.",
+)
+@click.option(
+    "--overlap", type=click.IntRange(min=0), metavar="N", help="Of tiles, in pixels.  [default: what the network needs]"
+)
+@click.option("-r", "--recursive", is_flag=True, help="Look into subfolders, and mirror them.")
+@click.option(
+    "--suffix",
+    type=options.suffix,
+    metavar="S",
+    help="Before the extension of results.  [default: .denoised beside the input, else none]",
+)
+@click.option("--format", "format_", type=click.Choice(list(FORMATS)), help="Of results.  [default: the input's]")
+@click.option(
+    "--quality", type=click.IntRange(1, 100), metavar="1..100", help="Of JPEG and WebP.  [default: the input's]"
+)
+@click.option(
+    "--max-pixels",
+    type=click.IntRange(min=1),
+    metavar="N",
+    default=MAX_PIXELS,
+    show_default=True,
+    help="Refuse larger pictures before they are decoded.",
+)
+@click.option("-f", "--force", is_flag=True, help="Overwrite; make results again that are up to date.")
+@click.option("-n", "--dry-run", is_flag=True, help="Say what would be done, and do nothing.")
+@click.option("--json", "as_objects", is_flag=True, help="One JSON object per picture on standard output.")
+@click.option("-q", "--quiet", is_flag=True, help="Only errors on standard error.")
+def command(
+    inputs: tuple[Path, ...],
+    output: Path | None,
+    model: str,
+    device: str,
+    precision: str,
+    strength: float,
+    ensemble: bool,
+    tile: TileSize,
+    overlap: int | None,
+    recursive: bool,
+    suffix: str | None,
+    format_: str | None,
+    quality: int | None,
+    max_pixels: int,
+    force: bool,
+    dry_run: bool,
+    as_objects: bool,
+    quiet: bool,
+) -> None:
+    from medcli.batch.files import Files, Settings, Streams
+    from medcli.batch.manifest import digest
+    from medcli.batch.plan import Naming, make_plan
+    from medcli.cli.session import Request, Session
+    from medcli.zoo.catalog import locate
+
+    _check_streams(inputs, output, as_objects)
+    jobs = make_plan(inputs, Naming(output, suffix, format_), recursive=recursive, force=force)
+    settings = Settings(digest(locate(model)), strength, ensemble, precision, format_, quality)
+    streams = Streams(sys.stdin.buffer, sys.stdout.buffer)
+    files = Files(jobs, settings, streams, max_pixels=max_pixels)
+    request = Request(model, device, precision, strength, ensemble, tile, overlap)
+    session = Session(request, files, jobs, as_objects=as_objects, quiet=quiet)
+    if dry_run:
+        session.rehearse(force=force)
+    else:
+        session.perform(force=force)
+
+
+def _check_streams(inputs: tuple[Path, ...], output: Path | None, as_objects: bool) -> None:
+    """Refuses what would mix two things in one stream, or pour bytes into a terminal."""
+    dash = Path("-")
+    if dash in inputs and len(inputs) > 1:
+        raise click.UsageError("'-' (standard input) is one picture and cannot be mixed with others.")
+    if dash in inputs and sys.stdin.isatty():
+        raise click.UsageError("Nothing is piped into standard input. Try: med denoise - < noisy.png > clean.png")
+    if output != dash and (output or dash not in inputs):
+        return
+    if as_objects:
+        raise click.UsageError("--json and the picture would mix on standard output. Name a file with -o.")
+    if sys.stdout.isatty():
+        raise click.UsageError("Standard output is a terminal. Send the picture to a file: -o clean.png")

@@ -1,0 +1,113 @@
+"""One run of `med denoise`: the jobs, the files, the engine that is loaded when needed, and what is told of it all."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING
+
+import click
+
+from medcli.batch.files import Files
+from medcli.batch.landing import sweep
+from medcli.batch.plan import STREAM, Job
+from medcli.batch.report import Facts, Outcome, Tally, as_json, as_lines
+from medcli.batch.restore import measured
+from medcli.batch.run import Restore, Stages, run
+from medcli.cli.options import TileSize
+from medcli.cli.progress import Display, letter, terminal_can_animate
+from medcli.errors import MedcliError, SomeFailed
+from medcli.images import Picture
+
+if TYPE_CHECKING:
+    from medcli.engine.denoiser import Denoiser
+
+
+@dataclass(frozen=True)
+class Request:
+    """What was asked of the machine: which model, and how it is to be run."""
+
+    model: str
+    device: str
+    precision: str
+    strength: float
+    ensemble: bool
+    tile: TileSize
+    overlap: int | None
+
+
+class Session:
+    """Rehearses or performs the jobs, and tells of each: lines for people on stderr, objects for programs on stdout."""
+
+    def __init__(
+        self, request: Request, files: Files, jobs: Sequence[Job], *, as_objects: bool = False, quiet: bool = False
+    ) -> None:
+        self._request, self._files, self._jobs = request, files, jobs
+        self._as_objects, self._quiet = as_objects, quiet
+        self._device = ""  # unknown until the model is loaded
+        self._tally = Tally()
+
+    def rehearse(self, *, force: bool) -> None:
+        """Tells what `perform` would do and raises what it would raise, as far as that is known beforehand."""
+        settled = {} if force else self._settled()
+        with Display(animate=False, quiet=self._quiet) as display:
+            self._tell_all([settled.get(job) or Outcome(job, "planned") for job in self._jobs], display)
+            self._conclude(display)
+
+    def perform(self, *, force: bool) -> None:
+        """Does the jobs. Raises the error of an only picture, and SomeFailed where some are done and others failed."""
+        settled = {} if force else self._settled()
+        todo = [job for job in self._jobs if job not in settled]
+        sweep(job.target.parent for job in self._jobs if job.target != STREAM)
+        with Display(len(todo), animate=terminal_can_animate(), quiet=self._quiet) as display:
+            stages = Stages(self._files.read, partial(self._prepare, display), self._files.write)
+            self._tell_all(settled.values(), display)
+            self._tell_all(run(todo, stages), display)
+            self._conclude(display)
+
+    def _settled(self) -> dict[Job, Outcome]:
+        return {job: outcome for job in self._jobs if (outcome := self._files.settle(job))}
+
+    def _prepare(self, display: Display) -> Restore:
+        from medcli.api import load  # imports torch: meanwhile the first picture is being read
+
+        asked = self._request
+        denoiser = load(
+            asked.model,
+            device=asked.device,
+            precision=asked.precision,
+            tile=asked.tile,
+            overlap=asked.overlap,
+            ensemble=asked.ensemble,
+        )
+        self._device = str(denoiser.device)
+        return partial(self._restore, denoiser, display)
+
+    def _restore(self, denoiser: Denoiser, display: Display, job: Job, picture: Picture) -> Facts:
+        display.begin(job.source.name)
+        return measured(picture, denoiser, self._request.strength, display.tiles)
+
+    def _tell_all(self, outcomes: Iterable[Outcome], display: Display) -> None:
+        for outcome in outcomes:
+            self._tally.add(outcome)
+            if self._as_objects:
+                click.echo(as_json(outcome, self._request.model, self._device))
+            if outcome.error is None:
+                lines = as_lines(outcome, self._request.model, self._device)
+            else:
+                lines = letter(outcome.error) if len(self._jobs) > 1 else []  # that of an only picture is raised
+            for line in lines:
+                display.line(line, error=outcome.error is not None)
+
+    def _conclude(self, display: Display) -> None:
+        failures = self._tally.errors
+        if len(self._jobs) > 1:
+            display.line(self._tally.summary(display.seconds))
+        elif failures:
+            raise failures[0]
+        if failures:
+            why = "\n".join(error.problem for error in failures)
+            if len(failures) == len(self._jobs):
+                raise MedcliError(f"None of {len(self._jobs)} pictures could be denoised:", why)
+            raise SomeFailed(f"{len(failures)} of {len(self._jobs)} pictures failed:", why)

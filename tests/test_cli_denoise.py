@@ -1,0 +1,506 @@
+"""`med denoise` as a user meets it: files, exit codes and whole lines, with a tiny network of random weights."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NoReturn
+
+import cv2
+import numpy as np
+import pytest
+import tifffile
+import torch
+
+import medcli
+import medcli.api
+from medcli.archs.dncnn import DnCNN
+from medcli.cli import COMMANDS, main, progress
+from medcli.cli.progress import Display, terminal_can_animate
+from medcli.errors import InputError
+from medcli.images import read
+from medcli.zoo.weights import Card, save
+
+LINE = re.compile(
+    r"in/0\.png -> in/0\.denoised\.png: .*tiny\.safetensors, cpu, (fp32|bf16), untiled, 40x30, "
+    r"\d+\.\d\d s, \d+\.\d\d MP/s"
+)
+KEYS = ["status", "input", "output", "model", "device", "precision", "tile", "width", "height", "pages"]
+KEYS += ["seconds", "megapixels_per_second", "notes", "error"]
+
+
+@dataclass
+class Ran:
+    code: int
+    out: bytes
+    err: str
+
+
+Med = Callable[..., Ran]
+
+
+def save_tiny(path: Path, channels: int = 3) -> Path:
+    torch.manual_seed(0)
+    network = DnCNN(channels=channels, width=4, depth=3, batch_norm=False)
+    save(path, network, Card(id="tiny", architecture="dncnn", config=network.config, channels=channels))
+    return path
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_tiny(tmp_path_factory.mktemp("weights") / "tiny.safetensors")
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """The working directory, with four pictures in `in` and one more in `in/sub`."""
+    monkeypatch.chdir(tmp_path)
+    for name in list(os.environ):
+        if name.startswith("MED_"):
+            monkeypatch.delenv(name)
+    for seed, name in enumerate(("0.png", "1.png", "2.jpg", "3.bmp", "sub/4.png")):
+        write(tmp_path / "in" / name, noise(seed))
+    handler = signal.getsignal(signal.SIGTERM)
+    yield tmp_path
+    signal.signal(signal.SIGTERM, handler)
+
+
+@pytest.fixture
+def med(home: Path, tiny: Path, monkeypatch: pytest.MonkeyPatch, capsysbinary: pytest.CaptureFixture[bytes]) -> Med:
+    """Runs `med denoise` in this process; the model is the tiny one unless --model is given."""
+
+    def call(*arguments: str | Path, stdin: bytes = b"") -> Ran:
+        words = [str(argument) for argument in arguments]
+        model = [] if "--model" in words or words[0] != "denoise" else ["--model", str(tiny)]
+        monkeypatch.setattr(sys, "argv", ["med", *words, *model])
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin)))
+        with pytest.raises(SystemExit) as ended:
+            main()
+        out, err = capsysbinary.readouterr()
+        assert isinstance(ended.value.code, int)
+        return Ran(ended.value.code, out, err.decode())
+
+    return call
+
+
+def noise(seed: int, shape: tuple[int, ...] = (30, 40, 3), dtype: type = np.uint8) -> np.ndarray:
+    values = np.random.default_rng(seed).random(shape)
+    return values.astype(np.float32) if dtype is np.float32 else (values * np.iinfo(dtype).max).astype(dtype)
+
+
+def write(path: Path, pixels: np.ndarray) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(cv2.imencode(path.suffix, pixels)[1].tobytes())
+    return path
+
+
+def pixels_of(source: Path | bytes) -> np.ndarray:
+    return read(source).pages[0].pixels
+
+
+def left_behind(root: Path) -> list[Path]:
+    return [path for path in root.rglob(".*") if path.name.endswith(".part")]
+
+
+def never(*arguments: object, **options: object) -> NoReturn:
+    raise AssertionError("the model must not be loaded")
+
+
+class TestOnePicture:
+    def test_the_result_goes_beside_it_with_one_line(self, med: Med, home: Path, tiny: Path) -> None:
+        ran = med("denoise", "in/0.png")
+        assert (ran.code, ran.out) == (0, b"")
+        assert LINE.fullmatch(ran.err.strip()), ran.err
+        expected = medcli.denoise(home / "in/0.png", tiny)
+        assert np.array_equal(pixels_of(home / "in/0.denoised.png"), expected)
+        assert not np.array_equal(expected, pixels_of(home / "in/0.png"))
+        assert not (home / "in/.medcli.jsonl").exists()
+
+    def test_an_existing_result_needs_force(self, med: Med, home: Path) -> None:
+        (home / "in/0.denoised.png").write_bytes(b"mine")
+        ran = med("denoise", "in/0.png")
+        assert ran.code == 1
+        assert ran.err.splitlines() == [
+            "error: in/0.denoised.png exists already.",
+            "  Add --force to overwrite it, or choose another -o.",
+        ]
+        assert (home / "in/0.denoised.png").read_bytes() == b"mine"
+        assert med("denoise", "in/0.png", "--force").code == 0
+
+    def test_an_input_needs_force_and_its_name(self, med: Med, home: Path) -> None:
+        before = (home / "in/0.png").read_bytes()
+        assert med("denoise", "in/0.png", "-o", "in/0.png").code == 1
+        assert med("denoise", "in/0.png", "-o", "in", "--force").code == 1
+        assert (home / "in/0.png").read_bytes() == before
+        assert med("denoise", "in/0.png", "-o", "in/0.png", "--force").code == 0
+        assert (home / "in/0.png").read_bytes() != before
+
+    @pytest.mark.parametrize(
+        ("name", "shape", "dtype"),
+        [
+            ("gray.png", (7, 3), np.uint8),
+            ("deep.png", (30, 40, 3), np.uint16),
+            ("alpha.png", (30, 40, 4), np.uint16),
+            ("float.tif", (1, 1), np.float32),
+            ("wide.tif", (5, 900, 3), np.uint16),
+        ],
+    )
+    def test_depth_and_shape_stay_and_strength_0_changes_nothing(
+        self, med: Med, home: Path, name: str, shape: tuple[int, ...], dtype: type
+    ) -> None:
+        source = write(home / name, noise(1, shape, dtype))
+        before = read(source).pages[0]
+        for strength in ("0", "1"):
+            target = home / f"out{strength}{source.suffix}"
+            assert med("denoise", source, "-o", target, "--strength", strength).code == 0
+            after = read(target).pages[0]
+            assert after.pixels.dtype == dtype
+            assert after.pixels.shape == before.pixels.shape
+            assert np.array_equal(after.pixels, before.pixels) == (strength == "0")
+            assert (after.alpha is None) == (before.alpha is None)
+            assert after.alpha is None or np.array_equal(after.alpha, np.asarray(before.alpha))
+
+    def test_every_page_is_denoised(self, med: Med, home: Path) -> None:
+        stack = noise(1, (3, 20, 24), np.uint16)
+        tifffile.imwrite(home / "stack.tif", stack, photometric="minisblack")
+        ran = med("denoise", "stack.tif")
+        assert ran.code == 0
+        assert "24x20, 3 pages" in ran.err
+        result = tifffile.imread(home / "stack.denoised.tif")
+        assert result.shape == stack.shape
+        assert all((before != after).any() for before, after in zip(stack, result, strict=True))
+
+    def test_colour_under_alpha_0_stays_and_does_not_leak(self, med: Med, home: Path) -> None:
+        results = []
+        for hidden in (0, 255):
+            picture = np.full((30, 40, 4), 128, np.uint8)
+            picture[8:20, 8:20] = (hidden, hidden, hidden, 0)
+            write(home / f"{hidden}.png", picture)
+            assert med("denoise", f"{hidden}.png").code == 0
+            page = read(home / f"{hidden}.denoised.png").pages[0]
+            assert (page.pixels[8:20, 8:20] == hidden).all()
+            results.append(page.pixels[np.asarray(page.alpha) == 255])
+        assert np.array_equal(*results)
+
+    def test_tiles_in_force_are_told_and_give_the_same_picture(self, med: Med, home: Path) -> None:
+        write(home / "large.png", noise(1, (100, 150, 3)))
+        assert "tile 64" in med("denoise", "large.png", "-o", "a.png", "--tile", "64", "--precision", "fp32").err
+        assert "untiled" in med("denoise", "large.png", "-o", "b.png", "--tile", "0", "--precision", "fp32").err
+        difference = pixels_of(home / "a.png").astype(int) - pixels_of(home / "b.png")
+        assert np.abs(difference).max() <= 1
+
+    def test_conversions_are_told(self, med: Med, home: Path) -> None:
+        ran = med("denoise", write(home / "deep.png", noise(1, dtype=np.uint16)), "-o", "a.jpg")
+        assert ran.code == 0
+        assert ran.err.splitlines()[1].startswith("  note: ")
+
+    def test_the_environment_sets_options(self, med: Med, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("MED_DENOISE_STRENGTH", "0")
+        assert med("denoise", "in/0.png").code == 0
+        assert np.array_equal(pixels_of(home / "in/0.denoised.png"), pixels_of(home / "in/0.png"))
+
+    def test_quiet_is_quiet(self, med: Med) -> None:
+        ran = med("denoise", "in/0.png", "--quiet")
+        assert (ran.code, ran.out, ran.err) == (0, b"", "")
+
+
+class TestStreams:
+    def test_a_picture_comes_through_a_pipe(self, med: Med, home: Path) -> None:
+        ran = med("denoise", "-", stdin=(home / "in/0.png").read_bytes())
+        assert ran.code == 0
+        assert med("denoise", "in/0.png").code == 0
+        assert ran.out == (home / "in/0.denoised.png").read_bytes()
+        assert ran.err.startswith("stdin -> stdout: ")
+
+    def test_files_and_streams_mix(self, med: Med, home: Path) -> None:
+        content = (home / "in/0.png").read_bytes()
+        assert med("denoise", "-", "-o", "a.tif", stdin=content).code == 0
+        ran = med("denoise", "in/0.png", "-o", "-", "--format", "tiff")
+        assert np.array_equal(pixels_of(ran.out), pixels_of(home / "a.tif"))
+
+    @pytest.mark.parametrize("content", [b"", b"no picture at all", b"\x89PNG\r\n\x1a\n"])
+    def test_a_bad_stream_writes_nothing(self, med: Med, content: bytes) -> None:
+        ran = med("denoise", "-", stdin=content)
+        assert (ran.code, ran.out) == (1, b"")
+        assert ran.err.startswith("error: Standard input ")
+
+    @pytest.mark.parametrize("arguments", [["-", "--json"], ["in/0.png", "-o", "-", "--json"], ["-", "in/0.png"]])
+    def test_two_things_do_not_mix_in_one_stream(self, med: Med, arguments: list[str]) -> None:
+        assert med("denoise", *arguments).code == 2
+
+    def test_no_bytes_into_a_terminal(self, med: Med, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+        ran = med("denoise", "in/0.png", "-o", "-")
+        assert (ran.code, ran.out) == (2, b"")
+        assert "terminal" in ran.err
+
+    @pytest.mark.skipif(os.name == "nt", reason="pipes break differently there")
+    def test_a_reader_that_goes_away_is_no_traceback(self, home: Path, tiny: Path) -> None:
+        write(home / "large.bmp", noise(0, (300, 300, 3)))
+        reader, writer = os.pipe()
+        os.close(reader)
+        command = [sys.executable, "-m", "medcli", "denoise", "large.bmp", "-o", "-", "-q", "--model", str(tiny)]
+        done = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, text=True, env=environment())
+        os.close(writer)
+        assert done.returncode == 1
+        assert done.stderr == ""
+
+
+def environment() -> dict[str, str]:
+    return os.environ | {"PYTHONPATH": str(Path(medcli.__file__).parent.parent), "OMP_NUM_THREADS": "1"}
+
+
+class TestManyPictures:
+    def test_a_folder_is_mirrored_and_skipped_the_second_time(
+        self, med: Med, home: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        ran = med("denoise", "in", "-r")
+        assert ran.code == 0
+        assert re.match(r"5 done in \d+\.\d s", ran.err.splitlines()[-1])
+        results = sorted(path.relative_to(home / "in.denoised") for path in (home / "in.denoised").rglob("*.*"))
+        assert [str(path) for path in results] == [".medcli.jsonl", "0.png", "1.png", "2.jpg", "3.bmp", "sub/4.png"]
+        monkeypatch.setattr(medcli.api, "load", never)
+        ran = med("denoise", "in", "-r")
+        assert ran.code == 0
+        assert re.match(r"5 up to date in", ran.err.splitlines()[-1])
+
+    def test_other_settings_make_them_again(self, med: Med, home: Path) -> None:
+        assert med("denoise", "in").code == 0
+        before = (home / "in.denoised/0.png").read_bytes()
+        ran = med("denoise", "in", "--strength", "0.5")
+        assert ran.err.splitlines()[-1].startswith("4 done")
+        assert (home / "in.denoised/0.png").read_bytes() != before
+
+    def test_a_bad_file_does_not_stop_the_others(self, med: Med, home: Path) -> None:
+        (home / "in/1.png").write_bytes((home / "in/1.png").read_bytes()[:99])
+        (home / "in/empty.png").touch()
+        ran = med("denoise", "in", "-o", "out", "--json")
+        assert ran.code == 3
+        objects = [json.loads(line) for line in ran.out.splitlines()]
+        assert all(list(each) == KEYS for each in objects)
+        assert [each["status"] for each in objects] == ["done", "failed", "done", "done", "failed"]
+        assert objects[0] | {"seconds": 0, "megapixels_per_second": 0, "precision": "", "model": ""} == {
+            "status": "done",
+            "input": "in/0.png",
+            "output": "out/0.png",
+            "model": "",
+            "device": "cpu",
+            "precision": "",
+            "tile": 0,
+            "width": 40,
+            "height": 30,
+            "pages": 1,
+            "seconds": 0,
+            "megapixels_per_second": 0,
+            "notes": [],
+            "error": None,
+        }
+        assert "error: 2 of 5 pictures failed:" in ran.err
+        assert ran.err.splitlines()[-1].startswith("  in/empty.png is empty")
+        assert sorted(path.name for path in (home / "out").glob("*.*")) == [".medcli.jsonl", "0.png", "2.jpg", "3.bmp"]
+
+    def test_if_all_fail_nothing_was_done(self, med: Med, home: Path) -> None:
+        ran = med("denoise", "in/missing.png", "in/lost.png")
+        assert ran.code == 1
+        assert "There is no file in/missing.png." in ran.err
+
+    def test_files_of_a_glob_go_beside_their_inputs_and_resume(self, med: Med, home: Path) -> None:
+        first = sorted(str(path.relative_to(home)) for path in (home / "in").glob("*.png"))
+        assert med("denoise", *first).code == 0
+        again = sorted(str(path.relative_to(home)) for path in (home / "in").glob("*.png"))
+        assert len(again) == 4
+        assert med("denoise", *again).err.splitlines()[-1].startswith("2 up to date")
+
+    def test_a_rehearsal_writes_nothing(self, med: Med, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(medcli.api, "load", never)
+        ran = med("denoise", "in", "--dry-run", "--json")
+        assert ran.code == 0
+        assert [json.loads(line)["status"] for line in ran.out.splitlines()] == ["planned"] * 4
+        assert not (home / "in.denoised").exists()
+
+    def test_collisions_are_refused_before_anything_is_done(self, med: Med, home: Path) -> None:
+        write(home / "in/0.jpg", noise(9))
+        ran = med("denoise", "in", "--format", "png")
+        assert ran.code == 1
+        assert "would become" in ran.err
+        assert not (home / "in.denoised").exists()
+
+
+class TestLetters:
+    @pytest.mark.parametrize(
+        ("content", "words"),
+        [(None, "There is no file"), (b"", "is empty"), (b"hello, this is a text", "is not a picture")],
+    )
+    def test_bad_input(self, med: Med, home: Path, content: bytes | None, words: str) -> None:
+        if content is not None:
+            (home / "bad.png").write_bytes(content)
+        ran = med("denoise", "bad.png")
+        assert ran.code == 1
+        assert words in ran.err
+        assert "Traceback" not in ran.err
+        assert ran.err.count("error:") == 1
+        assert not list(home.glob("*denoised*"))
+
+    def test_a_bomb(self, med: Med) -> None:
+        ran = med("denoise", "in/0.png", "--max-pixels", "1000")
+        assert ran.code == 1
+        assert "1,200" in ran.err or "1200" in ran.err or "40x30" in ran.err or "40 x 30" in ran.err
+
+    def test_an_unwritable_output(self, med: Med, home: Path) -> None:
+        (home / "file").touch()
+        ran = med("denoise", "in/0.png", "-o", "file/a.png")
+        assert ran.code == 1
+        assert "cannot be written" in ran.err
+
+    def test_a_name_that_no_file_can_have(self, med: Med) -> None:
+        ran = med("denoise", "x" * 300 + ".png")
+        assert ran.code == 1
+        assert ran.err.startswith("error: ")
+
+    def test_models(self, med: Med, home: Path, tiny: Path) -> None:
+        (home / "torn.safetensors").write_bytes(tiny.read_bytes()[:-100])
+        save_tiny(home / "gray.safetensors", channels=1)
+        for model, words in (
+            ("no-such-model", "There is no model called 'no-such-model'"),
+            ("torn.safetensors", "corrupt"),
+            ("gray.safetensors", "channel"),
+        ):
+            ran = med("denoise", "in/0.png", "--model", model)
+            assert (ran.code, ran.err.count("error:")) == (1, 1)
+            assert words in ran.err
+        assert not list(home.rglob("*denoised*"))
+
+    def test_a_device_that_is_not_there(self, med: Med) -> None:
+        if torch.cuda.is_available():
+            pytest.skip("there is a GPU")
+        ran = med("denoise", "in/0.png", "--device", "cuda")
+        assert ran.code == 1
+        assert "--device cpu" in ran.err
+
+    @pytest.mark.parametrize(
+        ("arguments", "words"),
+        [
+            (["denoise", "--strenght", "1", "in/0.png"], "--strength"),
+            (["denois", "in/0.png"], "Did you mean 'denoise'?"),
+            (["in/0.png"], "Did you mean 'med denoise in/0.png'?"),
+            (["denoise"], "Missing argument"),
+            (["denoise", "in/0.png", "--device", "gpu"], "auto, cpu, cuda"),
+            (["denoise", "in/0.png", "--tile", "-1"], "number of pixels"),
+            (["denoise", "in/0.png", "--strength", "2"], "--strength"),
+            (["denoise", "in/0.png", "--strength", "nan"], "--strength"),
+            (["denoise", "in/0.png", "--suffix", "a/b"], "--suffix"),
+        ],
+    )
+    def test_usage(self, med: Med, arguments: list[str], words: str) -> None:
+        ran = med(*arguments)
+        assert ran.code == 2
+        assert words in ran.err
+
+    def test_an_interrupted_run(self, med: Med, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        def interrupted(*arguments: object, **options: object) -> NoReturn:
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr(medcli.api, "load", interrupted)
+        ran = med("denoise", "in")
+        assert ran.code == 130
+        assert ran.err.strip() == "interrupted"
+        assert not left_behind(home)
+
+    @pytest.mark.skipif(os.name == "nt", reason="there is no SIGTERM to catch")
+    def test_a_terminated_run(self, med: Med, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        def terminated(*arguments: object, **options: object) -> NoReturn:
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(5)
+            raise AssertionError
+
+        monkeypatch.setattr(medcli.api, "load", terminated)
+        assert med("denoise", "in").code == 143
+        assert not left_behind(home)
+
+
+class TestDisplay:
+    def test_a_bar_needs_a_terminal_that_moves(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        assert not terminal_can_animate()
+        monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+        monkeypatch.setenv("TERM", "xterm")
+        assert terminal_can_animate()
+        monkeypatch.setenv("TERM", "dumb")
+        assert not terminal_can_animate()
+
+    @pytest.mark.parametrize(("patience", "shown"), [(60.0, False), (0.0, True)])
+    def test_a_bar_comes_only_after_a_while(
+        self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], patience: float, shown: bool
+    ) -> None:
+        monkeypatch.setattr(progress, "PATIENCE", patience)
+        monkeypatch.setenv("TTY_COMPATIBLE", "1")
+        monkeypatch.setenv("TERM", "xterm")
+        with Display(2, animate=True) as display:
+            display.begin("first.png")
+            display.tiles(1, 4)
+            display.line("[bold]a line[/bold]")
+            display.begin("second.png")
+            display.tiles(4, 4)
+        written = capsys.readouterr().err
+        assert "[bold]a line[/bold]" in written
+        assert ("2 pictures" in written) == shown
+        assert ("first.png" in written) == shown
+
+    def test_no_bar_for_the_last_moment_of_one_picture(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(progress, "PATIENCE", 0.0)
+        display = Display(1, animate=True)
+        display.begin("only.png")
+        display.tiles(1, 1)
+        assert display._bar is None
+
+
+class TestPython:
+    @pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32])
+    @pytest.mark.parametrize("shape", [(30, 40), (30, 40, 2), (30, 40, 3), (30, 40, 4)])
+    def test_arrays_come_back_as_they_were(self, tiny: Path, shape: tuple[int, ...], dtype: type) -> None:
+        array = noise(0, shape, dtype)
+        before = array.copy()
+        restored = medcli.denoise(array, tiny)
+        assert restored.shape == shape
+        assert restored.dtype == dtype
+        assert np.array_equal(array, before), "the caller's array is not touched"
+        if shape[2:] in ((2,), (4,)):
+            assert np.array_equal(restored[..., -1], array[..., -1])
+            restored, array = restored[..., :-1], array[..., :-1]
+        assert (restored != array).any()
+        assert np.array_equal(medcli.denoise(before, tiny, strength=0), before)
+
+    def test_a_loaded_model_gives_the_same(self, tiny: Path) -> None:
+        array = noise(0)
+        assert np.array_equal(medcli.load(tiny)(array), medcli.denoise(array, tiny))
+        assert (medcli.load(tiny, ensemble=True)(array) != medcli.load(tiny)(array)).any()
+
+    def test_a_stack_is_not_one_array(self, tiny: Path, tmp_path: Path) -> None:
+        tifffile.imwrite(tmp_path / "stack.tif", noise(0, (2, 20, 24)), photometric="minisblack")
+        with pytest.raises(InputError, match="2 pages"):
+            medcli.denoise(tmp_path / "stack.tif", tiny)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="the time of child processes is not known there")
+def test_a_small_picture_takes_less_than_four_seconds(home: Path, tiny: Path) -> None:
+    write(home / "small.png", noise(0, (512, 512, 3)))
+    before = os.times()
+    command = [sys.executable, "-m", "medcli", "denoise", "small.png", "--model", str(tiny)]
+    subprocess.run(command, check=True, capture_output=True, env=environment())
+    after = os.times()  # processor time, which a busy machine does not stretch
+    assert after.children_user + after.children_system - before.children_user - before.children_system < 4
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_in_the_table_is_there(med: Med, name: str) -> None:
+    ran = med(name, "--help")
+    assert ran.code == 0
+    assert ran.out.decode().startswith(f"Usage: med {name}")

@@ -1,0 +1,97 @@
+"""The architecture as a test: imports go downwards only, and modules do not import one another in circles."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import medcli
+
+PACKAGE = Path(medcli.__file__).parent
+FLOORS = (
+    {"errors"},
+    {"registry"},
+    {"images"},
+    {"archs", "noise", "metrics"},
+    {"methods", "data"},
+    {"engine", "zoo"},
+    {"train"},
+    {"batch"},
+    {"api"},  # the door for Python, which the command uses too
+    {"cli"},
+    {"__main__"},
+)
+FLOOR = {name: number for number, names in enumerate(FLOORS) for name in names}
+
+
+def module_name(path: Path) -> str:
+    parts = path.relative_to(PACKAGE.parent).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+MODULES = {module_name(path): path for path in sorted(PACKAGE.rglob("*.py"))}
+
+
+def imports(name: str, source: str) -> Iterator[str]:
+    """The modules of medcli that a module names, also inside functions and for type checking only."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names if alias.name.partition(".")[0] == "medcli")
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{name}: imports within medcli are absolute"
+            if node.module and node.module.partition(".")[0] == "medcli":
+                for alias in node.names:
+                    submodule = f"{node.module}.{alias.name}"
+                    yield submodule if submodule in MODULES else node.module
+
+
+def part(module: str) -> str:
+    """`medcli.images.png` -> `images`; the empty string for the package itself."""
+    return module.removeprefix("medcli").lstrip(".").partition(".")[0]
+
+
+def violations(name: str, source: str) -> list[str]:
+    """Imports that go upwards, or sideways into another part."""
+    here = part(name)
+    if not here:  # the package itself names its public parts for type checkers, and imports none of them
+        return []
+    return [
+        target
+        for target in imports(name, source)
+        if (there := part(target)) not in ("", here) and FLOOR[there] >= FLOOR[here]
+    ]
+
+
+def test_every_part_has_a_floor() -> None:
+    assert {part(name) for name in MODULES} - {""} <= set(FLOOR)
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_imports_go_downwards(name: str) -> None:
+    assert violations(name, MODULES[name].read_text(encoding="utf-8")) == []
+
+
+@pytest.mark.parametrize(
+    "source",
+    ["import medcli.cli", "from medcli.zoo import weights", "def f():\n    from medcli.batch.plan import Job"],
+)
+def test_upward_and_sideways_imports_are_seen(source: str) -> None:
+    assert violations("medcli.engine.denoiser", source)
+
+
+def at_import(name: str) -> set[str]:
+    """The modules that importing `name` executes: imports at its top level."""
+    tree = ast.parse(MODULES[name].read_text(encoding="utf-8"))
+    body = [ast.unparse(node) for node in tree.body if isinstance(node, ast.Import | ast.ImportFrom)]
+    return {target for target in imports(name, "\n".join(body)) if target in MODULES and target != name}
+
+
+def test_no_module_imports_itself_through_others() -> None:
+    graph = {name: at_import(name) for name in MODULES}
+    while free := [name for name, targets in graph.items() if not targets & graph.keys()]:
+        for name in free:
+            del graph[name]
+    assert sorted(graph) == []

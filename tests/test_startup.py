@@ -1,0 +1,60 @@
+"""What a shell user waits for before anything happens."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+import medcli
+
+HEAVY = {"torch", "cv2", "numpy", "PIL", "rich", "yaml", "safetensors", "huggingface_hub"}
+
+
+def imported_by(code: str) -> set[str]:
+    """Top-level modules that a fresh interpreter holds after running `code`."""
+    script = f"import sys\n{code}\nprint('MODULES', *{{name.partition('.')[0] for name in sys.modules}})"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    return set(done.stdout.rpartition("MODULES")[2].split())
+
+
+def run_med(*arguments: str) -> str:
+    return f"from medcli.cli import med\nmed.main({list(arguments)!r}, prog_name='med', standalone_mode=False)"
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["-h"], ["--version"]])
+def test_help_imports_nothing_heavy(arguments: list[str]) -> None:
+    assert imported_by(run_med(*arguments)) & HEAVY == set()
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import medcli",
+        "from medcli import MedcliError",
+        "import medcli.images",
+        "import medcli.zoo.catalog",
+        "import medcli.batch.plan, medcli.batch.run, medcli.batch.files",
+        "import medcli.cli.session",
+        run_med("denoise", "--help"),
+    ],
+)
+def test_torch_waits_until_a_network_is_needed(code: str) -> None:
+    assert "torch" not in imported_by(code)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="the time of child processes is not known there")
+def test_help_is_there_at_once() -> None:
+    before = os.times()
+    subprocess.run([sys.executable, "-m", "medcli", "--help"], capture_output=True, check=True)
+    after = os.times()  # processor time, which a busy machine does not stretch
+    assert after.children_user + after.children_system - before.children_user - before.children_system < 0.3
+
+
+def test_public_names() -> None:
+    assert medcli.__all__ == ["Denoiser", "MedcliError", "__version__", "denoise", "load"]
+    assert all(getattr(medcli, name) for name in medcli.__all__)
+    with pytest.raises(AttributeError, match="no attribute 'denoize'"):
+        _ = medcli.denoize
