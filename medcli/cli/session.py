@@ -71,7 +71,9 @@ class Session:
 
     def _prepare(self, display: Display) -> Restore:
         from medcli.api import load  # imports torch: meanwhile the first picture is being read
+        from medcli.engine.memory import keep_heap
 
+        keep_heap()
         asked = self._request
         denoiser = load(
             asked.model,

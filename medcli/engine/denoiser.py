@@ -1,0 +1,216 @@
+"""All of it in one call: an array of any size through a network, in bounded memory."""
+
+from __future__ import annotations
+
+import itertools
+import sys
+from collections.abc import Callable
+from typing import Literal, Protocol, cast
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from medcli.engine import memory, tiling
+from medcli.engine.device import choose_device, choose_precision, unsupported
+from medcli.engine.pixels import Pixels, as_canvas, is_eight_bit, read_tile, write_rows
+from medcli.engine.strategies import Plain, Strategy
+from medcli.engine.tiling import Grid, Span
+from medcli.errors import DeviceError, MedcliError, ModelError
+
+Progress = Callable[[int, int], None]
+
+
+class Network(Protocol):
+    """What the engine asks of a network beside running it."""
+
+    channels: int
+    multiple: int  # H and W must be multiples of it
+
+    @property
+    def receptive_field(self) -> int:
+        """Largest distance in pixels at which an input can influence an output."""
+
+
+class Denoiser:
+    """A network ready to denoise arrays of any size.
+
+    network: (B, C, H, W) float in [0, 1] -> same shape, with `channels`, `multiple` (of H and W) and `receptive_field`
+        (pixels). It is moved to the device, to fp32 weights and to evaluation mode.
+    strategy: how the network is asked; Plain unless given.
+    device, precision: as `choose_device` and `choose_precision` read them. Under "auto" the precision follows the
+        picture's depth; `precision_in_force` tells it.
+    tile: largest side of a tile in pixels, 0 for the whole picture at once, "auto" for what the free memory holds.
+        Only "auto" gives way when memory runs out: the tile is halved, for later pictures too.
+    overlap: pixels that neighbouring tiles share. Unless given: twice the receptive field, at most 64 pixels and at
+        most a quarter of the tile.
+    half_safe: whether the model bears fp16 and bf16; only "auto" asks.
+
+    `reruns` counts the tiles that came out non-finite in half precision and were run again in fp32.
+    Use it from one thread at a time; others may decode and encode meanwhile.
+    Raises DeviceError for a device or precision that is not there, MedcliError for a tile and overlap that do not fit.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        strategy: Strategy | None = None,
+        *,
+        device: str = "auto",
+        precision: str = "auto",
+        tile: int | Literal["auto"] = "auto",
+        overlap: int | None = None,
+        half_safe: bool = True,
+    ) -> None:
+        self.device = choose_device(device)
+        choose_precision(precision, self.device, half_safe=half_safe)
+        network = network.eval().to(self.device, torch.float32)
+        self.network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.strategy: Strategy = strategy or Plain()
+        self.precision, self.half_safe = precision, half_safe
+        traits = cast(Network, network)
+        self.channels, self.multiple, self.reach = traits.channels, traits.multiple, traits.receptive_field
+        self.tile, self.overlap = tile, overlap
+        self.reruns = 0
+        self._ceiling = sys.maxsize  # the largest tile that memory has not yet proved too small for
+        _check_tiles(tile, overlap, self.multiple)
+
+    def __call__(self, pixels: Pixels, *, strength: float = 1.0, progress: Progress | None = None) -> Pixels:
+        """The restored picture, an array of the same shape and dtype.
+
+        pixels: (H, W) or (H, W, C), uint8, uint16 or float in [0, 1]. C is the network's number of channels, or 1:
+            gray runs as equal channels and comes back as their mean. Integers are rounded and clipped at the end;
+            floats are clipped nowhere, and those that are not finite come back as they were.
+        strength: 0 gives the input's own pixels, bit for bit, without running the network; 1 the network's answer;
+            between them, pixels + strength * (answer - pixels).
+        progress: called with (tiles done, all tiles) at the start and after each tile; starts anew with smaller tiles.
+
+        Raises InputError or ModelError for an array that does not fit, DeviceError when the tile does not fit the
+        memory, ModelError when the network's answer is not finite even in fp32.
+        """
+        canvas = as_canvas(pixels, self.channels)
+        if not 0 <= strength <= 1:
+            raise MedcliError(f"A strength of {strength} makes no sense.", "Give 0 (nothing changes) to 1 (all of it).")
+        if strength == 0:
+            return np.array(pixels)
+        result = np.empty(pixels.shape, pixels.dtype)
+        target = result.reshape(canvas.shape)
+        while not self._fits(canvas, target, strength, progress):
+            memory.release(self.device)
+        return result
+
+    def precision_in_force(self, pixels: Pixels) -> torch.dtype:
+        """The number format that a call with `pixels` computes in."""
+        eight_bit = is_eight_bit(pixels)
+        return choose_precision(self.precision, self.device, half_safe=self.half_safe, eight_bit=eight_bit)
+
+    def tile_in_force(self, height: int, width: int) -> int:
+        """Largest side in pixels of the tiles for a picture of this size; 0 when it runs whole."""
+        tile = self._tile()
+        return tile if tile and max(height, width) > tile else 0
+
+    def _fits(self, canvas: Pixels, target: Pixels, strength: float, progress: Progress | None) -> bool:
+        """Fill `target`; False when memory ran out and smaller tiles, now in force, are worth a try."""
+        height, width = canvas.shape[:2]
+        tile = self.tile_in_force(height, width)
+        try:
+            self._fill(canvas, target, strength, self._grid(height, width, tile), progress)
+        except NotImplementedError as error:
+            raise unsupported(self.device, error) from error
+        except (MemoryError, RuntimeError) as error:
+            if not memory.ran_out(error):
+                raise
+            self._ceiling = self._halved(tile or max(height, width), error)
+            return False
+        return True
+
+    def _fill(self, canvas: Pixels, target: Pixels, strength: float, grid: Grid, progress: Progress | None) -> None:
+        precision = self.precision_in_force(canvas)
+        report = progress or _silent
+        done = itertools.count(1)
+
+        def answer(rows: Span, columns: Span) -> Tensor:
+            tile = self._restored(read_tile(canvas, rows, columns), precision)
+            report(next(done), len(grid))
+            return tile
+
+        report(0, len(grid))
+        with torch.inference_mode():
+            for top, band in tiling.bands(grid, canvas.shape[2], answer):
+                rows = slice(top, top + len(band))
+                write_rows(band, canvas[rows], target[rows], strength)
+
+    def _restored(self, tile: Tensor, precision: torch.dtype) -> Tensor:
+        """(1, C, h, w) as read -> (h, w, C) restored, on the CPU."""
+        batch = tile.to(self.device).expand(-1, self.channels, -1, -1).contiguous(memory_format=torch.channels_last)
+        answer = self._asked(batch, precision)
+        if precision != torch.float32 and not _finite(answer):
+            self.reruns += 1
+            answer = self._asked(batch, torch.float32)
+        if not _finite(answer):
+            raise ModelError("The model's answer is not a number, in fp32 too.", "Its weights may be damaged.")
+        if tile.shape[1] < self.channels:
+            answer = _gray(answer)
+        return answer[0].permute(1, 2, 0).cpu()
+
+    def _asked(self, batch: Tensor, precision: torch.dtype) -> Tensor:
+        # Autocast, not half-precision weights: equally fast, and what a network adds to its input is added in fp32.
+        half = precision != torch.float32
+        with torch.autocast(self.device.type, dtype=precision if half else None, enabled=half):
+            return self.strategy(self.network, batch).float()
+
+    def _grid(self, height: int, width: int, tile: int) -> Grid:
+        overlap = self.overlap
+        if overlap is None:
+            quarter = tile // 4 // self.multiple * self.multiple
+            overlap = min(tiling.default_overlap(self.reach, self.multiple), quarter)
+        return tiling.plan(height, width, tile=tile, overlap=overlap, multiple=self.multiple, reach=self.reach)
+
+    def _tile(self) -> int:
+        if self.tile != "auto":
+            return self.tile
+        return max(self._smallest(), min(memory.comfortable_tile(self.device), self._ceiling))
+
+    def _smallest(self) -> int:
+        return max(memory.SMALLEST_TILE, 2 * self.multiple, 2 * (self.overlap or 0))
+
+    def _halved(self, tile: int, error: BaseException) -> int:
+        if self.tile != "auto":
+            asked = f"tiles of {tile} pixels" if self.tile else "the whole picture at once (tile 0)"
+            raise DeviceError(
+                f"The memory of {self.device} does not hold {asked}.", "Ask for a smaller tile, or for tile auto."
+            ) from error
+        if tile // 2 < self._smallest():
+            raise DeviceError(
+                f"The memory of {self.device} ran out, with tiles of {tile} pixels too.", "Close other programs."
+            ) from error
+        return tile // 2
+
+
+def _check_tiles(tile: int | str, overlap: int | None, multiple: int) -> None:
+    if overlap is not None and overlap < 0:
+        raise MedcliError(f"An overlap of {overlap} pixels makes no sense.", "Give 0 or more.")
+    if isinstance(tile, str) or tile == 0:
+        return
+    if tile < multiple:
+        raise MedcliError(f"A tile of {tile} pixels is too small: this model works in steps of {multiple}.", "Try 512.")
+    if overlap and tile // multiple <= -(-overlap // multiple):
+        raise MedcliError(
+            f"A tile of {tile} pixels is all overlap ({overlap}), in this model's steps of {multiple}.",
+            "Give a larger tile or a smaller overlap.",
+        )
+
+
+def _silent(done: int, total: int) -> None:
+    """Progress that nobody watches."""
+
+
+def _finite(answer: Tensor) -> bool:
+    # The sum is finite nearly always and fifteen times cheaper than looking at every number.
+    return bool(answer.sum().isfinite()) or bool(answer.isfinite().all())
+
+
+def _gray(answer: Tensor) -> Tensor:
+    """Mean over the channels, taken from the first, so that equal channels give exactly their value."""
+    first = answer[:, :1]
+    return first + (answer - first).sum(1, keepdim=True) / answer.shape[1]

@@ -1,0 +1,104 @@
+"""What the work runs on and with how many bits. What was asked for is given or refused with a remedy, never swapped."""
+
+from __future__ import annotations
+
+import torch
+
+from medcli.errors import DeviceError, MedcliError
+from medcli.registry import nearest
+
+PRECISIONS = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+
+
+def choose_device(spec: str = "auto") -> torch.device:
+    """The device behind "auto", "cpu", "cuda", "cuda:<n>" or "mps"; "auto" takes CUDA, then MPS, then the CPU.
+
+    Raises DeviceError with the remedy where the device is not there.
+    """
+    if spec == "auto":
+        return torch.device(_best_device())
+    kind, _, index = spec.partition(":")
+    if kind not in ("cpu", "cuda", "mps") or (index and (kind != "cuda" or not index.isdecimal())):
+        raise DeviceError(
+            f"There is no device called '{spec}'.", nearest(spec, ["auto", "cpu", "cuda", "cuda:0", "mps"])
+        )
+    if kind == "cuda":
+        _require_cuda(int(index or 0))
+    if kind == "mps":
+        _require_mps()
+    return torch.device(spec)
+
+
+def choose_precision(
+    spec: str, device: torch.device, *, half_safe: bool = True, eight_bit: bool = False
+) -> torch.dtype:
+    """The number format behind "auto", "fp32", "fp16" or "bf16", for convolutions; sums with the input stay in fp32.
+
+    "auto" is fp16 on a GPU where the model bears it. On a CPU it is bf16 where the model bears it, the CPU multiplies
+    bf16 matrices natively and the picture has 8 bits, whose step of 1/255 hides the error (about 1/2500); else fp32.
+    Raises DeviceError for an unknown name, or for bf16 on a GPU without it.
+    """
+    if spec == "auto":
+        return _best_precision(device, half_safe=half_safe, eight_bit=eight_bit)
+    if spec not in PRECISIONS:
+        raise DeviceError(f"There is no precision called '{spec}'.", nearest(spec, ["auto", *PRECISIONS]))
+    if spec == "bf16" and device.type == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False):
+        raise DeviceError(f"The GPU {torch.cuda.get_device_name(device)} cannot compute in bf16.", "Try fp16 or auto.")
+    return PRECISIONS[spec]
+
+
+def unsupported(device: torch.device, error: NotImplementedError) -> MedcliError:
+    """The letter for an operation that `device` lacks; nothing is moved to the CPU behind the user's back."""
+    reason = str(error).partition("\n")[0]
+    return DeviceError(f"The device {device} lacks an operation of this model: {reason}", "Try --device cpu.")
+
+
+def _best_device() -> str:
+    if torch.cuda.is_available():
+        return "cuda"
+    return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+def _best_precision(device: torch.device, *, half_safe: bool, eight_bit: bool) -> torch.dtype:
+    if not half_safe:
+        return torch.float32
+    if device.type in ("cuda", "mps"):
+        return torch.float16
+    return torch.bfloat16 if eight_bit and _cpu_multiplies_bf16() else torch.float32
+
+
+def _cpu_multiplies_bf16() -> bool:
+    """Whether bf16 is fast here, not merely possible: without matrix units it is emulated, slower than fp32."""
+    probe = getattr(torch.cpu, "_is_amx_tile_supported", None)  # private, hence absent from some versions of torch
+    return torch.backends.mkldnn.is_available() and probe is not None and bool(probe())  # type: ignore[no-untyped-call]
+
+
+def _require_cuda(index: int) -> None:
+    if torch.version.cuda is None and getattr(torch.version, "hip", None) is None:
+        raise DeviceError(
+            f"CUDA was asked for, but this PyTorch ({torch.__version__}) is a CPU-only build.",
+            "Install a CUDA build of PyTorch: https://pytorch.org/get-started/locally has the command. Or --device cpu.",
+        )
+    if not torch.cuda.is_available():
+        raise DeviceError(
+            f"CUDA was asked for, and this PyTorch ({torch.__version__}) could use it, but no GPU answers.",
+            "See whether `nvidia-smi` lists one: the driver may be missing or too old, or CUDA_VISIBLE_DEVICES empty.\n"
+            "Or use --device cpu.",
+        )
+    count = torch.cuda.device_count()
+    if index >= count:
+        known = ", ".join(f"cuda:{n} ({torch.cuda.get_device_name(n)})" for n in range(count))
+        raise DeviceError(f"There is no GPU number {index}.", f"Here are: {known}.")
+
+
+def _require_mps() -> None:
+    if torch.backends.mps.is_available():
+        return
+    seen = (
+        "macOS is older than 14 or the GPU is not Apple's"
+        if torch.backends.mps.is_built()
+        else "this is no macOS build"
+    )
+    raise DeviceError(
+        f"MPS was asked for, but {seen}.", "MPS needs an Apple GPU and an arm64 Python; or use --device cpu."
+    )

@@ -1,0 +1,118 @@
+"""Where tiles lie and how their answers grow together.
+
+A picture is cut into tiles of one size whose origins are multiples of the network's, so that its down-sampling grids
+coincide with those of the whole picture. Neighbours share an overlap. Going right and down, each tile fades in over
+what already lies there: at every pixel the weights are positive and sum to one, and where two answers agree, the blend
+is that answer to the last bit. Away from the picture's own borders a tile is trusted only at a distance from its cut:
+
+    overlap >= 2 * reach    the distance is the reach, so only pixels that saw everything they needed are used,
+                            and the blend equals the whole picture's answer to float tolerance
+    overlap <  2 * reach    the distance is a quarter of the overlap, and the fade takes the middle half
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import zip_longest
+
+import torch
+from torch import Tensor
+
+# A deep U-Net could see 200 pixels far, but what lies further than 32 hardly moves it: see `test_tiling.py`.
+LARGEST_DEFAULT_OVERLAP = 64
+
+
+@dataclass(frozen=True)
+class Span:
+    """Pixels `start` <= i < `stop` along one side of the picture; `stop` may lie beyond its border."""
+
+    start: int
+    stop: int
+
+    @property
+    def size(self) -> int:
+        return self.stop - self.start
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Tiles over a picture of `height` x `width`: every one of `rows` crossed with every one of `columns`."""
+
+    height: int
+    width: int
+    rows: tuple[Span, ...]
+    columns: tuple[Span, ...]
+    reach: int
+
+    def __len__(self) -> int:
+        return len(self.rows) * len(self.columns)
+
+
+def default_overlap(reach: int, multiple: int) -> int:
+    """Pixels that neighbours share: twice the reach makes tiles exact, more than 64 costs more than it shows."""
+    return min(_round_up(2 * reach, multiple), _round_up(LARGEST_DEFAULT_OVERLAP, multiple))
+
+
+def plan(height: int, width: int, *, tile: int, overlap: int, multiple: int, reach: int) -> Grid:
+    """The fewest tiles with sides up to `tile` (0: one tile, the whole), made as small as that many can be."""
+    rows, columns = (cut(side, tile, overlap, multiple) for side in (height, width))
+    return Grid(height, width, rows, columns, reach)
+
+
+def cut(length: int, tile: int, overlap: int, multiple: int) -> tuple[Span, ...]:
+    """Spans of one size over `length` rounded up to `multiple`; neighbours share `overlap` or a little more."""
+    cells, most, shared = -(-length // multiple), tile // multiple, -(-overlap // multiple)
+    if tile == 0 or cells <= most:
+        return (Span(0, cells * multiple),)
+    if most <= shared:
+        raise ValueError(f"a tile of {tile} leaves nothing beside an overlap of {overlap}, in steps of {multiple}")
+    count = -(-(cells - shared) // (most - shared))
+    size = -(-(cells + (count - 1) * shared) // count)
+    starts = [index * (cells - size) // (count - 1) for index in range(count)]
+    return tuple(Span(start * multiple, (start + size) * multiple) for start in starts)
+
+
+def fade(shared: int, reach: int) -> Tensor:
+    """(shared,) weights of the later tile over the pixels shared with the earlier one: from 0 smoothly to 1."""
+    distrusted = reach if shared >= 2 * reach else shared // 4
+    room = max(0.5, shared - 2 * distrusted)  # without room, half a pixel makes the ramp a step
+    ramp = ((torch.arange(shared) + 0.5 - distrusted) / room).clamp(0, 1)
+    return ramp * ramp * (3 - 2 * ramp)
+
+
+def bands(grid: Grid, channels: int, answer: Callable[[Span, Span], Tensor]) -> Iterator[tuple[int, Tensor]]:
+    """Finished rows from top to bottom, as (first row, (rows, width, channels) float32), each row once.
+
+    `answer(rows, columns)` gives one tile, (rows.size, columns.size, channels) float32 on the CPU, row by row.
+    A band lives in a buffer that the next one uses again: take from it what you need before you ask on.
+    """
+    strip = torch.empty(grid.rows[0].size, grid.columns[-1].stop, channels)
+    above = strip[:0]
+    for rows, below in zip_longest(grid.rows, grid.rows[1:]):
+        _fill(strip, grid, rows, answer)
+        _fade_in(above, strip[: len(above)], fade(len(above), grid.reach)[:, None, None])
+        strip[: len(above)] = above
+        finished = (below.start if below else rows.stop) - rows.start
+        above = strip[finished:].clone()
+        yield rows.start, strip[: min(finished, grid.height - rows.start), : grid.width]
+
+
+def _fill(strip: Tensor, grid: Grid, rows: Span, answer: Callable[[Span, Span], Tensor]) -> None:
+    laid = 0
+    for columns in grid.columns:
+        tile = answer(rows, columns)
+        shared = laid - columns.start
+        _fade_in(strip[:, columns.start : laid], tile[:, :shared], fade(shared, grid.reach)[:, None])
+        strip[:, laid : columns.stop] = tile[:, shared:]
+        laid = columns.stop
+
+
+def _fade_in(earlier: Tensor, later: Tensor, weights: Tensor) -> None:
+    """Blend in place, by the distance from one to the other: where they agree, nothing is rounded."""
+    if earlier.numel():
+        earlier.lerp_(later, weights)
+
+
+def _round_up(value: int, multiple: int) -> int:
+    return -(-value // multiple) * multiple

@@ -1,0 +1,517 @@
+"""The engine with tiny networks whose answers are known beforehand."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from torch import Tensor, nn
+
+from medcli.engine import Denoiser, Flips, Plain, choose_device, choose_precision, device, memory
+from medcli.errors import DeviceError, InputError, MedcliError, ModelError
+
+DEPTHS = ("uint8", "uint16", "float16", "float32", "float64")
+
+
+class Toy(nn.Module):
+    """What the engine asks of a network; the answer is the input."""
+
+    def __init__(self, channels: int = 3, multiple: int = 1, receptive_field: int = 0) -> None:
+        super().__init__()
+        self.channels, self.multiple, self.receptive_field = channels, multiple, receptive_field
+        self.sizes: list[tuple[int, int]] = []
+
+    def forward(self, batch: Tensor) -> Tensor:
+        assert batch.shape[1] == self.channels
+        assert batch.shape[2] % self.multiple == batch.shape[3] % self.multiple == 0
+        self.sizes.append((batch.shape[2], batch.shape[3]))
+        return self.answer(batch)
+
+    def answer(self, batch: Tensor) -> Tensor:
+        return batch
+
+
+class Halve(Toy):
+    def answer(self, batch: Tensor) -> Tensor:
+        return batch / 2
+
+
+class Blur(Toy):
+    """Two 3x3 box blurs: a receptive field of 2."""
+
+    def __init__(self) -> None:
+        super().__init__(receptive_field=2)
+
+    def answer(self, batch: Tensor) -> Tensor:
+        return F.avg_pool2d(F.avg_pool2d(batch, 3, 1, 1), 3, 1, 1)
+
+
+class Pyramid(Toy):
+    """Down, blur, up: its answer depends on where the picture's grid of 4x4 blocks lies. A receptive field of 7."""
+
+    def __init__(self) -> None:
+        super().__init__(multiple=4, receptive_field=7)
+        generator = torch.Generator().manual_seed(1)
+        self.down = nn.Parameter(torch.randn(8, 3, 4, 4, generator=generator) / 8)
+        self.mix = nn.Parameter(torch.randn(8, 8, 3, 3, generator=generator) / 8)
+        self.up = nn.Parameter(torch.randn(8, 3, 4, 4, generator=generator) / 8)
+
+    def answer(self, batch: Tensor) -> Tensor:
+        blocks = F.conv2d(F.conv2d(batch, self.down, stride=4), self.mix, padding=1)
+        return batch + F.conv_transpose2d(blocks, self.up, stride=4)
+
+
+class Lopsided(Toy):
+    """Each pixel becomes its left neighbour: as far from equivariant as can be."""
+
+    def answer(self, batch: Tensor) -> Tensor:
+        return batch.roll(1, dims=3)
+
+
+class Greedy(Toy):
+    """Runs out of memory above `room` pixels, with the words of one of the allocators."""
+
+    def __init__(self, room: int, error: type[Exception], words: str) -> None:
+        super().__init__()
+        self.room, self.error, self.words = room, error, words
+
+    def answer(self, batch: Tensor) -> Tensor:
+        if batch.shape[2] * batch.shape[3] > self.room:
+            raise self.error(self.words)
+        return batch
+
+
+class Overflowing(Toy):
+    """Non-finite in half precision wherever the input is bright; `always`: in fp32 as well."""
+
+    def __init__(self, always: bool = False) -> None:
+        super().__init__()
+        self.always = always
+
+    def answer(self, batch: Tensor) -> Tensor:
+        half = torch.is_autocast_enabled("cpu")
+        return torch.where((batch > 0.9) & torch.tensor(half or self.always), torch.inf, batch)
+
+
+def engine(network: Toy, **options: Any) -> Denoiser:
+    return Denoiser(network, **{"device": "cpu", "precision": "fp32", **options})
+
+
+def noise(*shape: int, depth: str = "float32") -> np.ndarray[Any, Any]:
+    floats = np.random.default_rng(0).random(shape)
+    scale = {"uint8": 255, "uint16": 65535}.get(depth)
+    return np.asarray(np.round(floats * scale) if scale else floats, depth)
+
+
+# --- the identity, and what a dtype means
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.data())
+def test_identity_survives_any_tiling_bit_for_bit(data: st.DataObject) -> None:
+    depth = data.draw(st.sampled_from(["uint8", "uint16", ">u2", "float16", "float32", ">f4"]))
+    shape = data.draw(hnp.array_shapes(min_dims=2, max_dims=2, min_side=1, max_side=70))
+    shape += data.draw(st.sampled_from([(), (1,), (3,)]))
+    pixels = data.draw(hnp.arrays(depth, shape))
+    multiple = data.draw(st.sampled_from([1, 2, 16]))
+    network = Toy(3, multiple, receptive_field=data.draw(st.sampled_from([0, 3, 200])))
+    overlap = data.draw(st.sampled_from([None, 0, 5, 16]))
+    tile = data.draw(st.sampled_from([0, 32, 33, 48]))
+    strategy = data.draw(st.sampled_from([Plain(), Flips()]))
+    restored = engine(network, strategy=strategy, tile=tile, overlap=overlap)(pixels)
+    assert restored.dtype == pixels.dtype
+    np.testing.assert_array_equal(restored, pixels)
+
+
+@pytest.mark.parametrize("depth", DEPTHS)
+@pytest.mark.parametrize("shape", [(1, 1), (7, 3), (7, 3, 1), (40, 90, 3), (2, 700, 3)])
+def test_shape_and_dtype_return(depth: str, shape: tuple[int, ...]) -> None:
+    pixels = noise(*shape, depth=depth)
+    restored = engine(Halve(multiple=16), tile=48)(pixels)
+    assert (restored.shape, restored.dtype) == (pixels.shape, pixels.dtype)
+    np.testing.assert_allclose(restored, pixels / 2, rtol=1e-3, atol=0.51 if "u" in depth else 0)
+
+
+def test_the_dtype_decides_the_range_not_the_maximum() -> None:
+    seen: list[float] = []
+
+    class Look(Toy):
+        def answer(self, batch: Tensor) -> Tensor:
+            seen.append(float(batch.max()))
+            return batch
+
+    for depth in ("uint8", "uint16", "float32"):
+        engine(Look())(np.full((4, 4), 51, depth))
+    assert seen == pytest.approx([51 / 255, 51 / 65535, 51])
+
+
+def test_integers_are_rounded_and_clipped() -> None:
+    class Add(Toy):
+        def answer(self, batch: Tensor) -> Tensor:
+            return batch + torch.tensor([-2.0, 0.4 / 255, 2.0])[:, None, None]
+
+    assert engine(Add())(np.full((2, 2, 3), 10, np.uint8))[0, 0].tolist() == [0, 10, 255]
+
+
+def test_floats_outside_the_range_are_clipped_neither_before_nor_after() -> None:
+    pixels = np.array([[-3.0, 0.5, 7.0]], np.float32)
+    np.testing.assert_array_equal(engine(Halve())(pixels), pixels / 2)
+
+
+def test_float64_is_blended_in_float64() -> None:
+    pixels = np.array([[0.1, 0.2]])
+    restored = engine(Toy())(pixels, strength=2**-20)
+    np.testing.assert_allclose(restored, pixels, rtol=1e-13, atol=0)
+
+
+def test_pixels_that_are_not_finite_return_and_do_not_spread() -> None:
+    pixels = noise(30, 30, 3)
+    pixels[4, 5, 0], pixels[9, 9, 1], pixels[20, 3] = np.nan, np.inf, -np.inf
+    filled = np.nan_to_num(pixels, nan=0, posinf=1, neginf=0)
+    restored, expected = engine(Blur(), tile=16)(pixels), engine(Blur(), tile=16)(filled)
+    bad = ~np.isfinite(pixels)
+    np.testing.assert_array_equal(restored[bad], pixels[bad])
+    np.testing.assert_array_equal(restored[~bad], expected[~bad])
+
+
+def test_views_and_read_only_arrays_are_taken_and_left_alone() -> None:
+    base = noise(40, 50, 3, depth="uint8")
+    view = base[::-2, ::-1]
+    view.flags.writeable = False
+    before = view.copy()
+    np.testing.assert_array_equal(engine(Toy(), tile=16)(view), before)
+    np.testing.assert_array_equal(view, before)
+
+
+def test_gray_runs_as_equal_channels_and_comes_back_as_their_mean() -> None:
+    class Tint(Toy):
+        def answer(self, batch: Tensor) -> Tensor:
+            assert torch.equal(batch[:, 0], batch[:, 2])
+            return batch + torch.tensor([0.1, 0.2, 0.6])[:, None, None]
+
+    gray = noise(9, 8)
+    np.testing.assert_allclose(engine(Tint())(gray), gray + 0.3, rtol=1e-6)
+    assert engine(Tint())(gray[..., None]).shape == (9, 8, 1)
+
+
+def test_a_gray_network_takes_gray() -> None:
+    gray = noise(9, 8, depth="uint8")
+    np.testing.assert_array_equal(engine(Toy(channels=1))(gray), gray)
+
+
+@pytest.mark.parametrize(
+    ("network", "pixels", "error", "word"),
+    [
+        (Toy(), np.zeros((4, 4, 4), np.uint8), ModelError, "alpha"),
+        (Toy(), np.zeros((4, 4, 7), np.uint8), ModelError, "7 channels"),
+        (Toy(channels=1), np.zeros((4, 4, 3), np.uint8), ModelError, "gray"),
+        (Toy(), np.zeros((4, 4), np.int32), InputError, "int32"),
+        (Toy(), np.zeros((4, 4), bool), InputError, "bool"),
+        (Toy(), np.zeros((0, 4), np.uint8), InputError, "shape"),
+        (Toy(), np.zeros((2, 4, 4, 3), np.uint8), InputError, "page"),
+    ],
+)
+def test_an_array_that_does_not_fit_gets_a_letter(
+    network: Toy, pixels: np.ndarray[Any, Any], error: type[MedcliError], word: str
+) -> None:
+    with pytest.raises(error, match=word) as caught:
+        engine(network)(pixels, strength=0)
+    assert caught.value.hint
+
+
+def test_beyond_its_border_the_picture_is_mirrored_without_repeating_the_edge() -> None:
+    seen: list[Tensor] = []
+
+    class Look(Toy):
+        def answer(self, batch: Tensor) -> Tensor:
+            seen.append(batch[0, 0])
+            return batch
+
+    engine(Look(multiple=8))(np.array([[1, 2, 3]], np.float32))
+    assert seen[0].tolist() == [[1, 2, 3, 2, 1, 2, 3, 2]] * 8
+
+
+# --- strength
+
+
+@pytest.mark.parametrize("depth", DEPTHS)
+def test_strength_0_is_the_input_without_a_run(depth: str) -> None:
+    network, pixels = Halve(), noise(20, 30, 3, depth=depth)
+    restored = engine(network)(pixels, strength=0)
+    assert restored.tobytes() == pixels.tobytes()
+    assert restored is not pixels
+    assert network.sizes == []
+
+
+@pytest.mark.parametrize("depth", DEPTHS)
+def test_strength_one_half_lies_half_way(depth: str) -> None:
+    pixels = noise(40, 40, 3, depth=depth)
+    restored = engine(Halve(), tile=32)(pixels, strength=0.5)
+    np.testing.assert_allclose(restored, pixels * 0.75, rtol=1e-3, atol=0.51 if "u" in depth else 0)
+
+
+def test_a_strength_outside_the_range_gets_a_letter() -> None:
+    with pytest.raises(MedcliError, match=r"strength of 1\.5"):
+        engine(Toy())(noise(4, 4), strength=1.5)
+
+
+# --- tiled equals whole
+
+
+@pytest.mark.parametrize("network", [Blur(), Pyramid()])
+@pytest.mark.parametrize("strategy", [Plain(), Flips()])
+def test_tiled_equals_whole_where_the_overlap_is_twice_the_receptive_field(network: Toy, strategy: Any) -> None:
+    pixels = noise(101, 147, 3)
+    whole = engine(network, strategy=strategy, tile=0)(pixels)
+    tiled = engine(network, strategy=strategy, tile=64)(pixels)
+    assert max(network.sizes[-1]) <= 64
+    np.testing.assert_allclose(tiled, whole, rtol=0, atol=1e-6)
+
+
+def test_an_overlap_that_is_too_small_shows() -> None:
+    pixels = noise(101, 147, 3)
+    whole, tiled = engine(Blur(), tile=0)(pixels), engine(Blur(), tile=40, overlap=0)(pixels)
+    assert np.abs(whole - tiled).max() > 1e-2
+
+
+def test_a_long_thin_picture_is_one_row_of_tiles() -> None:
+    pixels = noise(6, 5000, depth="uint8")
+    network = Toy(multiple=4)
+    np.testing.assert_array_equal(engine(network, tile=512)(pixels), pixels)
+    assert {height for height, _ in network.sizes} == {8}
+    assert max(width for _, width in network.sizes) <= 512
+
+
+def test_progress_counts_every_tile() -> None:
+    seen: list[tuple[int, int]] = []
+    engine(Toy(), tile=16, overlap=0)(noise(30, 30), progress=lambda done, total: seen.append((done, total)))
+    assert seen == [(0, 4), (1, 4), (2, 4), (3, 4), (4, 4)]
+
+
+def test_an_interrupt_stops_before_the_next_tile() -> None:
+    network = Toy()
+
+    def interrupt(done: int, total: int) -> None:
+        if done == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        engine(network, tile=16)(noise(64, 64), progress=interrupt)
+    assert len(network.sizes) == 2
+
+
+@pytest.mark.parametrize("options", [{"tile": 8}, {"tile": -16}, {"tile": 32, "overlap": 32}, {"overlap": -1}])
+def test_tiles_and_overlaps_that_cannot_be_get_a_letter(options: dict[str, int]) -> None:
+    with pytest.raises(MedcliError):
+        engine(Toy(multiple=16), **options)
+
+
+# --- memory
+
+WORDS = [
+    (torch.OutOfMemoryError, "CUDA out of memory."),
+    (RuntimeError, "[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: not enough memory: you tried to allocate 1"),
+    (RuntimeError, "DefaultCPUAllocator: can't allocate memory: you tried to allocate 1 bytes. Error code 12"),
+    (RuntimeError, "MPS backend out of memory (MPS allocated: 1 GB)"),
+    (MemoryError, "Unable to allocate 1 GiB for an array"),
+]
+
+
+@pytest.mark.parametrize(("error", "words"), WORDS)
+def test_auto_halves_the_tile_when_memory_runs_out_and_remembers(error: type[Exception], words: str) -> None:
+    network = Greedy(130 * 130, error, words)
+    denoise, pixels = engine(network), noise(500, 500, depth="uint8")
+    assert denoise.tile_in_force(500, 500) == 0
+    np.testing.assert_array_equal(denoise(pixels), pixels)
+    assert denoise.tile_in_force(500, 500) == 125
+    network.sizes.clear()
+    denoise(pixels)
+    assert max(network.sizes[0]) <= 125
+
+
+def test_auto_gives_up_with_a_letter() -> None:
+    with pytest.raises(DeviceError, match="ran out"):
+        engine(Greedy(1, *WORDS[0]))(noise(500, 500))
+
+
+@pytest.mark.parametrize(("tile", "named"), [(256, "256 pixels"), (0, "whole picture")])
+def test_an_explicit_tile_is_never_overridden(tile: int, named: str) -> None:
+    network = Greedy(100, *WORDS[1])
+    with pytest.raises(DeviceError, match=named):
+        engine(network, tile=tile)(noise(500, 500))
+    assert len(network.sizes) == 1
+
+
+def test_other_errors_are_not_taken_for_a_lack_of_memory() -> None:
+    with pytest.raises(RuntimeError, match="shapes"):
+        engine(Greedy(1, RuntimeError, "shapes do not match"))(noise(500, 500))
+
+
+def test_auto_follows_the_free_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    cpu = torch.device("cpu")
+    monkeypatch.setattr(memory, "free_bytes", lambda device: 64 << 30)
+    assert memory.comfortable_tile(cpu) == 768
+    monkeypatch.setattr(memory, "free_bytes", lambda device: 1 << 30)
+    assert memory.comfortable_tile(cpu) == 512
+    monkeypatch.setattr(memory, "free_bytes", lambda device: 0)
+    assert engine(Toy(multiple=16)).tile_in_force(9000, 9000) == memory.SMALLEST_TILE
+
+
+CHILD = """
+import resource, sys
+import numpy as np
+sys.path[:0] = {path!r}
+from test_engine import Toy, engine
+pixels = np.full((3000, 4000, 3), 90, np.uint8)
+denoise = engine(Toy(multiple=16, receptive_field=200), tile=256)
+denoise(pixels[:300, :300])
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+assert denoise(pixels).min() == 90
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="peak memory is counted in kB on Linux only")
+def test_12_megapixels_add_the_result_and_one_band() -> None:
+    code = CHILD.format(path=[str(Path(__file__).parent), *filter(None, sys.path)])
+    added = int(subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout)
+    result, band = 36e6, 256 * 4000 * 3 * 4
+    assert added * 1024 < result + band + 20e6  # a second picture, even of bytes, would not fit
+
+
+# --- precision
+
+
+def test_a_tile_that_is_not_finite_in_half_precision_is_run_again() -> None:
+    pixels = np.zeros((60, 60), np.uint8)
+    pixels[3, 3] = 255
+    denoise = engine(Overflowing(), precision="bf16", tile=32, overlap=0)
+    np.testing.assert_array_equal(denoise(pixels), pixels)
+    assert denoise.reruns == 1
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp32"])
+def test_an_answer_that_is_never_finite_gets_a_letter(precision: str) -> None:
+    with pytest.raises(ModelError, match="not a number"):
+        engine(Overflowing(always=True), precision=precision)(np.full((8, 8), 255, np.uint8))
+
+
+def test_half_precision_is_for_convolutions_and_the_input_is_added_in_fp32() -> None:
+    seen: list[torch.dtype] = []
+
+    class Residual(Toy):
+        def answer(self, batch: Tensor) -> Tensor:
+            noise = F.conv2d(batch, torch.zeros(3, 3, 1, 1))
+            seen.append(noise.dtype)
+            return batch + noise
+
+    pixels = noise(16, 16, 3, depth="uint16")
+    np.testing.assert_array_equal(engine(Residual(), precision="bf16")(pixels), pixels)
+    assert seen == [torch.bfloat16]
+
+
+def test_auto_takes_bf16_on_a_cpu_that_has_it_for_8_bits_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    cpu = torch.device("cpu")
+    monkeypatch.setattr(device, "_cpu_multiplies_bf16", lambda: True)
+    assert choose_precision("auto", cpu, half_safe=True, eight_bit=True) == torch.bfloat16
+    assert choose_precision("auto", cpu, half_safe=True, eight_bit=False) == torch.float32
+    assert choose_precision("auto", cpu, half_safe=False, eight_bit=True) == torch.float32
+    assert engine(Toy(), precision="auto").precision_in_force(noise(4, 4, depth="uint8")) == torch.bfloat16
+    assert engine(Toy(), precision="auto").precision_in_force(noise(4, 4, depth="uint16")) == torch.float32
+    monkeypatch.setattr(device, "_cpu_multiplies_bf16", lambda: False)
+    assert choose_precision("auto", cpu, half_safe=True, eight_bit=True) == torch.float32
+
+
+def test_auto_takes_fp16_on_a_gpu_where_the_model_bears_it() -> None:
+    for gpu in (torch.device("cuda"), torch.device("mps")):
+        assert choose_precision("auto", gpu, half_safe=True) == torch.float16
+        assert choose_precision("auto", gpu, half_safe=False) == torch.float32
+
+
+def test_an_explicit_precision_is_given_whatever_the_model_says() -> None:
+    cpu = torch.device("cpu")
+    given_ = [choose_precision(spec, cpu, half_safe=False) for spec in ("fp32", "fp16", "bf16")]
+    assert given_ == [torch.float32, torch.float16, torch.bfloat16]
+    with pytest.raises(DeviceError, match="fp8"):
+        choose_precision("fp8", cpu, half_safe=True)
+
+
+# --- devices
+
+
+def pretend(monkeypatch: pytest.MonkeyPatch, *, cuda: int = 0, mps: bool = False, build: str | None = "12.6") -> None:
+    monkeypatch.setattr(torch.version, "cuda", build)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda > 0)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: cuda)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda index=None: "Pretended GPU")
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: mps)
+
+
+@pytest.mark.parametrize(("cuda", "mps", "chosen"), [(1, True, "cuda"), (0, True, "mps"), (0, False, "cpu")])
+def test_auto_prefers_cuda_then_mps_then_cpu(
+    monkeypatch: pytest.MonkeyPatch, cuda: int, mps: bool, chosen: str
+) -> None:
+    pretend(monkeypatch, cuda=cuda, mps=mps)
+    assert choose_device("auto") == torch.device(chosen)
+
+
+@pytest.mark.parametrize(
+    ("spec", "world", "word"),
+    [
+        ("cuda", {"build": None}, "CPU-only build"),
+        ("cuda", {}, "driver"),
+        ("cuda:7", {"cuda": 2}, r"cuda:1 \(Pretended GPU\)"),
+        ("mps", {}, "MPS"),
+        ("gpu", {}, "'gpu'"),
+        ("cuda:x", {"cuda": 1}, "'cuda:x'"),
+        ("cpu:1", {}, "'cpu:1'"),
+    ],
+)
+def test_a_device_that_is_not_there_gets_a_letter_with_the_remedy(
+    monkeypatch: pytest.MonkeyPatch, spec: str, world: dict[str, Any], word: str
+) -> None:
+    pretend(monkeypatch, **world)
+    with pytest.raises(DeviceError, match=word) as caught:
+        choose_device(spec)
+    assert caught.value.hint
+
+
+def test_an_operation_that_the_device_lacks_is_told_not_moved() -> None:
+    network = Greedy(1, NotImplementedError, "The operator 'aten::x' is not currently implemented for the MPS device.")
+    with pytest.raises(DeviceError, match="aten::x"):
+        engine(network)(noise(8, 8))
+
+
+# --- strategies
+
+
+def turns(picture: Tensor) -> list[Tensor]:
+    return [torch.rot90(p, k, (2, 3)) for p in (picture, picture.flip(3)) for k in range(4)]
+
+
+def test_flips_are_the_mean_of_eight() -> None:
+    picture, network = torch.rand(1, 3, 16, 24), Lopsided()
+    shifted = [network(t) for t in turns(picture)]
+    back = [torch.rot90(s, -k, (2, 3)) for k, s in enumerate(shifted[:4])]
+    back += [torch.rot90(s, -k, (2, 3)).flip(3) for k, s in enumerate(shifted[4:])]
+    network.sizes.clear()
+    assert torch.allclose(Flips()(network, picture), torch.stack(back).mean(0), atol=1e-6)
+    assert len(network.sizes) == Flips.passes == 8
+
+
+def test_flips_turn_with_the_picture_and_plain_does_not() -> None:
+    picture, network = torch.rand(1, 3, 16, 24), Pyramid()
+    flips = [Flips()(network, turned) for turned in turns(picture)]
+    assert all(torch.allclose(answer, turned, atol=1e-6) for answer, turned in zip(flips, turns(flips[0]), strict=True))
+    plain = Plain()(network, picture.flip(3))
+    assert not torch.allclose(plain, Plain()(network, picture).flip(3), atol=1e-3)
+    assert Plain.passes == 1

@@ -1,0 +1,127 @@
+"""Tiles: where they lie, how they grow together, and what that costs in exactness."""
+
+from __future__ import annotations
+
+from functools import partial
+from itertools import pairwise
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from medcli.engine.tiling import Grid, Span, bands, cut, default_overlap, fade, plan
+
+
+@st.composite
+def cuts(draw: st.DrawFn) -> tuple[int, int, int, int]:
+    """length, tile, overlap and multiple that fit each other."""
+    multiple = draw(st.sampled_from([1, 2, 16]))
+    overlap = draw(st.integers(0, 6)) * multiple
+    tile = overlap + draw(st.integers(1, 9)) * multiple + draw(st.integers(0, multiple - 1))
+    return draw(st.integers(1, overlap + 7 * (tile - overlap))), tile, overlap, multiple
+
+
+def blended(grid: Grid, source: Tensor) -> Tensor:
+    """The whole picture, from bands whose tiles are windows of `source`, (padded height, padded width, C)."""
+    whole = torch.full((grid.height, grid.width, source.shape[2]), torch.nan)
+    for top, band in bands(grid, source.shape[2], lambda r, c: source[r.start : r.stop, c.start : c.stop].clone()):
+        whole[top : top + len(band)] = band
+    return whole
+
+
+def _one_or_zero(chosen: tuple[Span, Span], rows: Span, columns: Span) -> Tensor:
+    return torch.full((rows.size, columns.size, 1), float((rows, columns) == chosen))
+
+
+@given(cuts())
+def test_tiles_are_equal_aligned_cover_all_and_share_enough(case: tuple[int, int, int, int]) -> None:
+    length, tile, overlap, multiple = case
+    spans = cut(length, tile, overlap, multiple)
+    assert spans[0].start == 0
+    assert 0 <= spans[-1].stop - length < multiple
+    assert {span.size for span in spans} == {spans[0].size}
+    assert spans[0].size <= max(tile, multiple)
+    assert all(span.start % multiple == 0 and span.size % multiple == 0 for span in spans)
+    assert all(left.stop - right.start >= overlap for left, right in pairwise(spans))
+
+
+@given(cuts())
+def test_no_cut_has_fewer_tiles(case: tuple[int, int, int, int]) -> None:
+    length, tile, overlap, multiple = case
+    fewer = len(cut(length, tile, overlap, multiple)) - 1
+    most, shared = tile // multiple * multiple, -(-overlap // multiple) * multiple
+    assert fewer == 0 or fewer * most - (fewer - 1) * shared < length
+
+
+def test_a_side_a_little_too_long_is_halved_not_cut_into_a_large_and_a_small_tile() -> None:
+    assert cut(1000, 768, 64, 16) == (Span(0, 544), Span(464, 1008))
+
+
+def test_tile_0_and_a_large_enough_tile_are_the_whole() -> None:
+    assert cut(1000, 0, 64, 16) == cut(1000, 1008, 64, 16) == (Span(0, 1008),)
+
+
+def test_a_tile_that_is_all_overlap_is_refused() -> None:
+    with pytest.raises(ValueError, match="leaves nothing"):
+        cut(1000, 64, 64, 16)
+
+
+@given(st.integers(0, 40), st.integers(-40, 40))
+def test_weights_rise_from_nothing_at_the_cut_to_all(reach: int, room: int) -> None:
+    shared = max(1, 2 * reach + room)
+    weights = fade(shared, reach)
+    distrusted = reach if 2 * reach <= shared else shared // 4
+    assert bool((weights.diff() >= 0).all())
+    assert weights[:distrusted].sum() == 0
+    assert bool((weights[shared - distrusted :] == 1).all())
+    assert torch.allclose(weights + weights.flip(0), torch.ones(shared), atol=1e-6)
+
+
+@settings(max_examples=40, deadline=None)
+@given(cuts(), cuts(), st.integers(0, 40))
+def test_blending_equal_answers_returns_them_to_the_last_bit(
+    down: tuple[int, int, int, int], right: tuple[int, int, int, int], reach: int
+) -> None:
+    (height, tile, overlap, multiple), width = down, right[0]
+    grid = plan(height, width, tile=tile, overlap=overlap, multiple=multiple, reach=reach)
+    source = torch.randn(grid.rows[-1].stop, grid.columns[-1].stop, 2)
+    assert torch.equal(blended(grid, source), source[:height, :width])
+
+
+def test_weights_of_all_tiles_are_a_partition_of_unity() -> None:
+    """The blend is linear in the tiles, so a tile's weights are what it makes of that tile as 1 and all others as 0."""
+    grid = plan(90, 130, tile=48, overlap=16, multiple=8, reach=30)
+    total = torch.zeros(90, 130, 1)
+    for chosen in [(rows, columns) for rows in grid.rows for columns in grid.columns]:
+        tiles = partial(_one_or_zero, chosen)
+        weights = torch.cat([band.clone() for _, band in bands(grid, 1, tiles)])
+        assert weights.min() >= 0
+        assert weights.sum() > 0
+        total += weights
+    assert torch.allclose(total, torch.ones_like(total), atol=1e-6)
+
+
+@settings(deadline=None)
+@given(cuts())
+def test_bands_come_from_top_to_bottom_and_cover_every_row_once(case: tuple[int, int, int, int]) -> None:
+    height, tile, overlap, multiple = case
+    grid = plan(height, 5, tile=tile, overlap=overlap, multiple=multiple, reach=0)
+    asked: list[int] = []
+
+    def answer(rows: Span, columns: Span) -> Tensor:
+        asked.append(rows.start)
+        return torch.zeros(rows.size, columns.size, 1)
+
+    reached = 0
+    for top, band in bands(grid, 1, answer):
+        assert top == reached
+        assert max(asked) == top  # a band is handed on before the next row of tiles is begun
+        reached += len(band)
+    assert reached == height
+    assert len(asked) == len(grid)
+
+
+def test_default_overlap_is_twice_the_reach_up_to_64_pixels() -> None:
+    assert [default_overlap(reach, 16) for reach in (0, 1, 17, 200)] == [0, 16, 48, 64]
