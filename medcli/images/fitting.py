@@ -1,0 +1,80 @@
+"""Making a picture fit a format that holds less than it has."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medcli.errors import OutputError
+from medcli.images.exif import orientation
+from medcli.images.formats import FORMATS
+from medcli.images.picture import Page, Picture
+from medcli.images.raster import bands, turned
+
+LOSSES = {"icc": "colour profile", "exif": "EXIF", "xmp": "XMP", "dpi": "resolution"}
+
+
+def fit(picture: Picture, name: str) -> Picture:
+    """`picture` as the format `name` can hold it, with its own notes. Pages that fit already are shared, not copied.
+
+    Raises OutputError where something that can be seen would be lost: alpha, further pages, a side beyond the limit.
+    """
+    form = FORMATS[name]
+    for page in picture.pages:
+        if page.alpha is not None and not form.alpha:
+            raise OutputError(f"{name.upper()} cannot hold transparency.", "Write PNG, TIFF or WebP.")
+        if max(page.pixels.shape[:2]) > form.longest:
+            raise OutputError(
+                f"{name.upper()} holds at most {form.longest} pixels a side; this picture has "
+                f"{page.pixels.shape[1]}x{page.pixels.shape[0]}.",
+                "Write PNG or TIFF.",
+            )
+    if len(picture.pages) > 1 and not form.pages:
+        raise OutputError(f"{name.upper()} cannot hold {len(picture.pages)} pages.", "Write TIFF.")
+    turn = 1 if "exif" in form.carries else orientation(picture.metadata.exif)
+    pages = [turned(deepened(page, form.depths), turn) for page in picture.pages]
+    fitted = Picture(pages, name, picture.metadata)
+    if turn != 1:
+        fitted.remark(f"{name.upper()} has no orientation tag: the pixels were turned upright.")
+    if picture.format != name:
+        fitted.metadata = replace(picture.metadata, native=())
+    fitted.remark(*_losses(picture, fitted, name))
+    return fitted
+
+
+def _losses(picture: Picture, fitted: Picture, name: str) -> list[str]:
+    form, label = FORMATS[name], name.upper()
+    dropped = [word for field, word in LOSSES.items() if field not in form.carries and getattr(picture.metadata, field)]
+    lines = [f"{label} cannot hold {', '.join(dropped)}: dropped."] if dropped else []
+    if not form.gray and any(page.pixels.ndim == 2 for page in picture.pages):
+        lines.append(f"{label} knows no gray: written as three equal channels.")
+    if name == "bmp" and any(page.pixels.ndim == 2 and page.alpha is not None for page in picture.pages):
+        lines.append("BMP knows no gray with alpha: written as three equal channels and alpha.")
+    for before, after in zip(picture.pages, fitted.pages, strict=True):
+        if before.pixels.dtype != after.pixels.dtype:
+            bits = after.pixels.dtype.itemsize * 8
+            what = "[0, 1] float was clipped and scaled" if before.pixels.dtype.kind == "f" else "16 bit was rounded"
+            lines.append(f"{label} cannot hold {before.pixels.dtype}: {what} to {bits} bit.")
+    return lines
+
+
+def deepened(page: Page, depths: tuple[str, ...]) -> Page:
+    """`page` in its own dtype where `depths` has it, else in the last, deepest one of `depths`."""
+    if str(page.pixels.dtype) in depths:
+        return page
+    return Page(rescaled(page.pixels, depths[-1]), None if page.alpha is None else rescaled(page.alpha, depths[-1]))
+
+
+def rescaled(values: NDArray[np.generic], depth: str) -> NDArray[np.generic]:
+    """uint16 or float [0, 1] of any shape to the integer `depth`, rounded; not-a-number becomes 0."""
+    full = np.iinfo(depth).max
+    result = np.empty(values.shape, depth)
+    for rows in bands(values):
+        if values.dtype.kind == "f":
+            band = np.nan_to_num(values[rows].astype(np.float64), nan=0.0, posinf=1.0, neginf=0.0)
+            result[rows] = np.rint(np.clip(band, 0.0, 1.0) * full)
+        else:
+            result[rows] = (values[rows].astype(np.uint32) + 128) // 257  # 65535 = 257 * 255: exact for widened 8 bit
+    return result

@@ -1,0 +1,77 @@
+"""What a picture is between a file and a network."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+
+ByteOrder = Literal["<", ">"]  # least significant byte first, or last
+
+
+@dataclass
+class Page:
+    """One raster. `pixels` is (H, W) gray or (H, W, 3) RGB in uint8, uint16 or float32; the dtype decides the range.
+
+    `alpha`, where there is one, is (H, W) in the same dtype and passes untouched.
+    """
+
+    pixels: NDArray[np.generic]
+    alpha: NDArray[np.generic] | None = None
+
+
+@dataclass(frozen=True)
+class TiffLayout:
+    """How one page lay in its TIFF: tags as (code, type, count, raw bytes in the file's order), and the packing."""
+
+    tags: tuple[tuple[int, int, int, bytes], ...] = ()
+    resolution: tuple[tuple[int, int], tuple[int, int], int] | None = None  # X and Y as fractions, and the unit's code
+    compression: str | None = "zlib"
+    predictor: bool = False
+    extrasample: str = "unassalpha"
+
+
+@dataclass
+class Metadata:
+    """What a file carries beside its pixels."""
+
+    icc: bytes | None = None
+    exif: bytes | None = None  # from its byte-order mark on, without the prefix "Exif\0\0" that JPEG puts before it
+    xmp: bytes | None = None
+    dpi: tuple[float, float] | None = None  # pixels per inch, across and down
+    native: tuple[tuple[bytes, bytes], ...] = ()  # (kind, content) of blocks that only the same format understands
+    quality: int | None = None  # JPEG, 1 to 100, estimated from the quantisation tables
+    subsampling: str | None = None  # JPEG: "4:4:4" "4:2:2" "4:2:0" "4:4:0" "4:1:1"
+    lossless: bool = False  # WebP
+    tiff: tuple[TiffLayout, ...] = ()  # one for each page
+    byteorder: ByteOrder = "<"  # TIFF
+    bigtiff: bool = False
+
+
+@dataclass
+class Picture:
+    """A file's content. `notes` has one line for each conversion that reading, and later writing, had to make."""
+
+    pages: list[Page]
+    format: str
+    metadata: Metadata = field(default_factory=Metadata)
+    notes: list[str] = field(default_factory=list)
+
+    def remark(self, *lines: str) -> None:
+        """Add notes; a line that is there already is not said twice."""
+        self.notes.extend(line for line in dict.fromkeys(lines) if line not in self.notes)
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(width, height) of the first page, in pixels."""
+        height, width = self.pages[0].pixels.shape[:2]
+        return width, height
+
+    @property
+    def kept(self) -> dict[str, Any]:
+        """Metadata by name, without what is absent: handy to show or compare."""
+        return {name: value for name, value in vars(self.metadata).items() if value not in (None, (), False)}

@@ -1,0 +1,203 @@
+"""PNG: 8 and 16 bit, gray or RGB, with or without alpha. Chunks are read and written here; OpenCV inflates the pixels.
+
+The encoder streams: it filters a band of rows, deflates it and lets it go, so that it needs no memory to speak of.
+"""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import BinaryIO
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from medcli.images import exif
+from medcli.images.picture import Metadata, Page, Picture
+from medcli.images.pillow import opened_as, page_of
+from medcli.images.raster import Array, bands, from_bgr, interleaved
+from medcli.images.source import Source
+
+SIGNATURE = b"\x89PNG\r\n\x1a\n"
+XMP_KEYWORD = b"XML:com.adobe.xmp"
+GRAY, RGB, PALETTE, GRAY_ALPHA, RGBA = 0, 2, 3, 4, 6
+COLOUR_CHUNKS = frozenset((b"gAMA", b"cHRM", b"sRGB", b"cICP", b"mDCV", b"mDCv", b"cLLI", b"cLLi"))
+AVERAGE = 3  # the filter: with run lengths alone it packs photographs tighter, and faster, than libpng's choice
+PROFILE_LIMIT = 1 << 26  # bytes a compressed profile or text may grow to
+
+
+@dataclass(frozen=True)
+class Chunk:
+    kind: bytes
+    content: bytes
+    start: int  # position of the whole chunk in the file
+    stop: int
+
+
+@dataclass(frozen=True)
+class Header:
+    width: int
+    height: int
+    bits: int
+    colour: int
+
+
+def decode(source: Source) -> Picture:
+    """A `Picture` of one page. Raises InputError for a damaged file."""
+    data = source.content()
+    head = _header(data, source)
+    source.admit(head.width, head.height)
+    listed = list(chunks(data, source))
+    picture = Picture([], "png", _metadata(listed, head))
+    key = next((each for each in listed if each.kind == b"tRNS"), None)
+    if head.colour == PALETTE:
+        page, lines = page_of(opened_as("PngImagePlugin:PngImageFile", data, source), source)
+        picture.remark(*lines)
+    else:
+        plain = data if key is None else data[: key.start] + data[key.stop :]
+        page = _pixels(plain, head, source)
+        picture.remark(*_bits_note(head))
+        if key is not None:
+            page.alpha = _keyed(page.pixels, key.content, head)
+            picture.remark("The transparent colour became an alpha channel.")
+    if any(each.kind == b"acTL" for each in listed):
+        picture.remark("Only the first frame of the animation is kept.")
+    picture.pages.append(page)
+    return picture
+
+
+def _header(data: bytes, source: Source) -> Header:
+    if len(data) < 33 or data[12:16] != b"IHDR":
+        raise source.damaged("its header is incomplete")
+    return Header(*struct.unpack(">IIBB", data[16:26]))
+
+
+def chunks(data: bytes, source: Source) -> Iterator[Chunk]:
+    """Every chunk but the pixels, each with its checksum tested. Raises InputError where one is short or wrong."""
+    view, at = memoryview(data), len(SIGNATURE)
+    while at + 12 <= len(data):
+        length, kind = struct.unpack(">I4s", view[at : at + 8])
+        stop = at + 12 + length
+        if stop > len(data):
+            break
+        if zlib.crc32(view[at + 4 : stop - 4]) != int.from_bytes(view[stop - 4 : stop], "big"):
+            raise source.damaged(f"the checksum of its {kind.decode('latin-1')} chunk at byte {at} is wrong")
+        if kind == b"IEND":
+            return
+        if kind != b"IDAT":
+            yield Chunk(kind, bytes(view[at + 8 : stop - 4]), at, stop)
+        at = stop
+    raise source.damaged(f"it breaks off after {len(data)} bytes")
+
+
+def _pixels(data: bytes, head: Header, source: Source) -> Page:
+    try:
+        array = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+    except cv2.error:
+        array = None
+    if array is None or array.shape[:2] != (head.height, head.width):
+        raise source.damaged("its pixels cannot be unpacked")
+    if head.colour == GRAY_ALPHA and array.ndim == 3:  # OpenCV spreads gray over three channels
+        return Page(np.ascontiguousarray(array[:, :, 0]), np.ascontiguousarray(array[:, :, -1]))
+    return from_bgr(array)
+
+
+def _keyed(pixels: Array, key: bytes, head: Header) -> Array:
+    """Alpha that is 0 where a pixel has the transparent colour."""
+    value = np.array(struct.unpack(f">{len(key) // 2}H", key)) * (255 // (2**head.bits - 1) if head.bits < 8 else 1)
+    hit = pixels == value[0] if pixels.ndim == 2 else (pixels == value).all(axis=2)
+    return np.where(hit, 0, np.iinfo(pixels.dtype).max).astype(pixels.dtype)
+
+
+def _bits_note(head: Header) -> list[str]:
+    return [f"{head.bits}-bit gray was converted to 8-bit gray."] if head.bits < 8 else []
+
+
+def _metadata(listed: list[Chunk], head: Header) -> Metadata:
+    """What the chunks carry. A chunk that is unknown is kept where the PNG rules call it safe to copy."""
+    meta, native = Metadata(), []
+    for chunk in listed:
+        if chunk.kind == b"iCCP":
+            meta.icc = _inflated(chunk.content.partition(b"\0")[2][1:])
+        elif chunk.kind == b"eXIf":
+            meta.exif = exif.tidied(chunk.content, head.width, head.height)
+        elif chunk.kind == b"iTXt" and chunk.content.startswith(XMP_KEYWORD + b"\0"):
+            meta.xmp = _international_text(chunk.content)
+        elif chunk.kind in COLOUR_CHUNKS or chunk.kind[3:].islower():
+            native.append((chunk.kind, chunk.content))
+        if chunk.kind == b"pHYs" and len(chunk.content) == 9:
+            across, down, unit = struct.unpack(">IIB", chunk.content)
+            meta.dpi = (across * 0.0254, down * 0.0254) if unit == 1 and across and down else None
+    meta.native = tuple(native)
+    return meta
+
+
+def _inflated(packed: bytes) -> bytes | None:
+    try:
+        return zlib.decompressobj().decompress(packed, PROFILE_LIMIT)
+    except zlib.error:
+        return None
+
+
+def _international_text(content: bytes) -> bytes | None:
+    rest = content[len(XMP_KEYWORD) + 1 :]
+    text = rest[2:].split(b"\0", 2)[-1]
+    return _inflated(text) if rest[:1] == b"\1" else text
+
+
+def encode(picture: Picture, stream: BinaryIO, quality: int | None) -> None:
+    """Write one page, uint8 or uint16, with its metadata. `quality` means nothing to a lossless format."""
+    page = picture.pages[0]
+    height, width = page.pixels.shape[:2]
+    colour = {(2, False): GRAY, (2, True): GRAY_ALPHA, (3, False): RGB, (3, True): RGBA}
+    kind = colour[page.pixels.ndim, page.alpha is not None]
+    stream.write(SIGNATURE)
+    head = struct.pack(">IIBBBBB", width, height, page.pixels.dtype.itemsize * 8, kind, 0, 0, 0)
+    for chunk in ((b"IHDR", head), *_carried(picture.metadata)):
+        _put(stream, *chunk)
+    packer = zlib.compressobj(1, zlib.DEFLATED, 15, 9, zlib.Z_RLE)
+    for rows in _filtered(page):
+        packed = packer.compress(rows.data)
+        if packed:
+            _put(stream, b"IDAT", packed)
+    _put(stream, b"IDAT", packer.flush())
+    _put(stream, b"IEND", b"")
+
+
+def _put(stream: BinaryIO, kind: bytes, content: bytes) -> None:
+    stream.write(struct.pack(">I4s", len(content), kind))
+    stream.write(content)
+    stream.write(struct.pack(">I", zlib.crc32(content, zlib.crc32(kind))))
+
+
+def _carried(meta: Metadata) -> Iterator[tuple[bytes, bytes]]:
+    if meta.icc:
+        yield b"iCCP", b"ICC profile\0\0" + zlib.compress(meta.icc)
+    yield from meta.native
+    if meta.dpi and not any(kind == b"pHYs" for kind, _ in meta.native):
+        yield b"pHYs", struct.pack(">IIB", *(round(value / 0.0254) for value in meta.dpi), 1)
+    if meta.exif:
+        yield b"eXIf", meta.exif
+    if meta.xmp:
+        yield b"iTXt", XMP_KEYWORD + b"\0\0\0\0\0" + meta.xmp
+
+
+def _filtered(page: Page) -> Iterator[NDArray[np.uint8]]:
+    """Bands of rows, each row led by its filter's number: every byte less the mean of its left and upper neighbours."""
+    above: NDArray[np.uint8] | None = None
+    for rows in bands(page.pixels):
+        block = interleaved(page, rows)
+        step = block.dtype.itemsize * (1 if block.ndim == 2 else block.shape[2])
+        raw = block.astype(block.dtype.newbyteorder(">"), copy=False).view(np.uint8).reshape(len(block), -1)
+        up, left = np.zeros_like(raw), np.zeros_like(raw)
+        up[1:], left[:, step:] = raw[:-1], raw[:, :-step]
+        if above is not None:
+            up[0] = above
+        above = raw[-1].copy()
+        lines = np.empty((len(raw), raw.shape[1] + 1), np.uint8)
+        lines[:, 0] = AVERAGE
+        lines[:, 1:] = raw - ((left & up) + ((left ^ up) >> 1))
+        yield lines

@@ -1,0 +1,44 @@
+"""Reading: from a file or bytes to a `Picture`."""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+from typing import cast
+
+from medcli.errors import InputError
+from medcli.images.formats import FORMATS, KNOWN, format_of, sniff
+from medcli.images.picture import Picture
+from medcli.images.source import MAX_PIXELS, Source, opened
+
+
+def read(source: Path | bytes, *, name: str = "", max_pixels: int = MAX_PIXELS) -> Picture:
+    """Decode a picture with everything it carries; the content decides the format, not the name.
+
+    Pixels come as they are stored: the orientation tag stays in the metadata and is not applied.
+    The thumbnail inside EXIF, which would show the old pixels, is dropped. `name` stands for bytes in messages;
+    `max_pixels` bounds width x height summed over all pages, and is checked before anything is decoded.
+    Raises InputError: missing, empty, truncated, not a picture, of an unsupported kind, or too large.
+    """
+    label = name or (str(source) if isinstance(source, Path) else "The input")
+    with opened(source, label, max_pixels) as opening:
+        try:
+            return _decoded(opening)
+        except MemoryError:
+            raise InputError(f"{label} needs more memory than there is.", "Close other programs, or crop it.") from None
+        except OSError as error:
+            raise InputError(f"{label} cannot be read: {error.strerror or error}.", "Check the disk.") from None
+
+
+def _decoded(source: Source) -> Picture:
+    head = source.head()
+    if not head:
+        raise InputError(f"{source.name} is empty.", "It may not have been copied to the end.")
+    format = sniff(head)
+    if format is None:
+        raise InputError(f"{source.name} is not a picture that medcli knows.", f"{KNOWN} are read.")
+    picture = cast(Picture, importlib.import_module(FORMATS[format].codec).decode(source))
+    named = format_of(source.name)
+    if named is not None and named != format:
+        picture.remark(f"{source.name} holds a {format.upper()} picture, whatever its name says.")
+    return picture

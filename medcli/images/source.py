@@ -1,0 +1,73 @@
+"""An opened input: its name for letters, its bytes, and the limit on its pixels."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+from medcli.errors import InputError
+from medcli.images.formats import KNOWN
+
+MAX_PIXELS = 500_000_000
+
+
+@dataclass
+class Source:
+    """What a codec reads from. `max_pixels` bounds the sum over all pages."""
+
+    name: str
+    stream: BinaryIO
+    max_pixels: int = MAX_PIXELS
+
+    def head(self) -> bytes:
+        """The first bytes, with the position back at the start."""
+        start = self.stream.read(32)
+        self.stream.seek(0)
+        return start
+
+    def content(self) -> bytes:
+        """The whole file."""
+        self.stream.seek(0)
+        return self.stream.read()
+
+    def admit(self, width: int, height: int, pixels: int | None = None) -> None:
+        """Refuse a picture without area, or with more pixels than allowed, before anything is decoded."""
+        if width < 1 or height < 1:
+            raise self.damaged(f"its header says {width}x{height} pixels")
+        pixels = width * height if pixels is None else pixels
+        if pixels > self.max_pixels:
+            raise InputError(
+                f"{self.name} has {pixels / 1e6:,.0f} megapixels ({width}x{height}); "
+                f"the limit is {self.max_pixels / 1e6:,.0f}.",
+                "A small file that claims to be huge may be meant to fill the memory. Raise the limit if you trust it.",
+            )
+
+    def damaged(self, reason: str) -> InputError:
+        """The letter for a file that breaks off or contradicts itself."""
+        return InputError(f"{self.name} is damaged: {reason}.", "Copy it again from its origin, or repair it.")
+
+    def unfit(self, reason: str, hint: str) -> InputError:
+        """The letter for a sound file of a kind that is not read."""
+        return InputError(f"{self.name} cannot be read: {reason}.", hint)
+
+
+@contextmanager
+def opened(origin: Path | bytes, name: str, max_pixels: int) -> Iterator[Source]:
+    """A seekable `Source` on a file or on bytes; the causes that a user can meet become letters."""
+    if isinstance(origin, bytes):
+        yield Source(name, io.BytesIO(origin), max_pixels)
+        return
+    try:
+        file = origin.open("rb")
+    except FileNotFoundError:
+        raise InputError(f"There is no file {name}.", "Check the spelling and the folder.") from None
+    except IsADirectoryError:
+        raise InputError(f"{name} is a folder, not a picture.", f"Name a file: {KNOWN} are read.") from None
+    except OSError as error:
+        raise InputError(f"{name} cannot be opened: {error.strerror or error}.", "Check its permissions.") from None
+    with file:
+        yield Source(name, file if file.seekable() else io.BytesIO(file.read()), max_pixels)

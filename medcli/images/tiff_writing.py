@@ -1,0 +1,162 @@
+"""Writing TIFF: page after page by tifffile, then EXIF, for which tifffile has no place, is appended and linked."""
+
+from __future__ import annotations
+
+import io
+import struct
+from collections.abc import Iterator
+from typing import Any, BinaryIO
+
+from tifffile import TiffWriter
+
+from medcli.errors import OutputError
+from medcli.images import exif
+from medcli.images.picture import ByteOrder, Page, Picture, TiffLayout
+from medcli.images.raster import Array, interleaved
+
+ROOM = 2**32 - 2**25  # bytes that classic TIFF can address, less some for the tags
+NAMES = {exif.EXIF_IFD: "ExifTag", exif.GPS_IFD: "GPSTag"}  # tifffile refuses these two by number
+SUBFILE, DESCRIPTION, XMP = 254, 270, 700
+BYTE, LONG, RATIONALS = 1, 4, (5, 10)
+INCH = 2
+COMPRESSIONS = (None, "zlib", "lzma")  # that tifffile packs by itself
+
+Tag = tuple[int | str, int, int, Any, bool]
+
+
+def encode(picture: Picture, stream: BinaryIO, quality: int | None) -> None:
+    """Write every page, uint8, uint16 or float32, in the byte order and with the packing of the source."""
+    meta = picture.metadata
+    mark: ByteOrder = meta.byteorder if meta.tiff else (exif.order(meta.exif or b"") or "<")
+    big = meta.bigtiff or sum(page.pixels.nbytes * 4 // 3 for page in picture.pages) > ROOM
+    block = _linkable(picture, mark, big)
+    layouts = meta.tiff or tuple(_new_layout(picture, mark) for _ in picture.pages)
+    try:
+        with TiffWriter(stream, byteorder=mark, bigtiff=big) as writer:
+            for data, options in _series(picture, layouts, mark):
+                options["extratags"] += _links(block) if stream.tell() <= 16 else []
+                writer.write(data, **options)
+    except (ValueError, struct.error) as error:
+        raise OutputError(f"The picture cannot be written as TIFF: {error}.", "Write PNG.") from None
+    if block:
+        _attach(stream, block, mark)
+
+
+def _series(
+    picture: Picture, layouts: tuple[TiffLayout, ...], mark: ByteOrder
+) -> Iterator[tuple[Array | Iterator[Array], dict[str, Any]]]:
+    """What is written in one go, with its options: a page, or the whole stack where ImageJ expects it in one block."""
+    first = picture.pages[0]
+    if _is_imagej_stack(picture, layouts):
+        options = _options(picture, first, layouts[0], mark)
+        options["shape"] = (len(picture.pages), *_samples(first, mark).shape)
+        options["dtype"] = first.pixels.dtype.newbyteorder(mark)
+        yield (_samples(page, mark) for page in picture.pages), options
+        return
+    for page, layout in zip(picture.pages, layouts, strict=True):
+        yield _samples(page, mark), _options(picture, page, layout, mark)
+
+
+def _is_imagej_stack(picture: Picture, layouts: tuple[TiffLayout, ...]) -> bool:
+    named = any(tag[0] == DESCRIPTION and tag[3].startswith(b"ImageJ=") for tag in layouts[0].tags)
+    kinds = {(page.pixels.shape, page.pixels.dtype, page.alpha is None) for page in picture.pages}
+    return named and len(picture.pages) > 1 and len(kinds) == 1 and not any(each.compression for each in layouts)
+
+
+def _samples(page: Page, mark: ByteOrder) -> Array:
+    block = interleaved(page, slice(None))
+    return block.astype(block.dtype.newbyteorder(mark), copy=False)
+
+
+def _options(picture: Picture, page: Page, layout: TiffLayout, mark: ByteOrder) -> dict[str, Any]:
+    """The arguments of tifffile's write for one page."""
+    meta = picture.metadata
+    tags: list[Tag] = [_tag(each, mark) for each in layout.tags if each[0] != SUBFILE]
+    if meta.xmp and page is picture.pages[0]:
+        tags.append((XMP, BYTE, len(meta.xmp), meta.xmp, True))
+    compression = layout.compression if layout.compression in COMPRESSIONS else "zlib"
+    if compression != layout.compression:
+        picture.remark(f"TIFF compression {layout.compression} is read only: Deflate was used.")
+    options: dict[str, Any] = {
+        "photometric": "rgb" if page.pixels.ndim == 3 else "minisblack",
+        "planarconfig": None if page.pixels.ndim == 2 and page.alpha is None else "contig",
+        "extrasamples": [] if page.alpha is None else [layout.extrasample],
+        "compression": compression,
+        "compressionargs": {"level": 1} if compression == "zlib" else None,
+        "predictor": bool(compression and layout.predictor and page.pixels.dtype.kind == "u"),
+        "iccprofile": meta.icc if page is picture.pages[0] else None,
+        "subfiletype": next((_number(each, mark) for each in layout.tags if each[0] == SUBFILE), None),
+        "metadata": None,
+        "software": False,
+        "extratags": tags,
+    }
+    if layout.resolution:
+        options |= {"resolution": layout.resolution[:2], "resolutionunit": layout.resolution[2]}
+    return options
+
+
+def _number(tag: tuple[int, int, int, bytes], mark: ByteOrder) -> int:
+    return int.from_bytes(tag[3], "little" if mark == "<" else "big")
+
+
+def _tag(tag: tuple[int, int, int, bytes], mark: ByteOrder) -> Tag:
+    code, kind, count, raw = tag
+    value = struct.unpack(f"{mark}{2 * count}{'I' if kind == RATIONALS[0] else 'i'}", raw) if kind in RATIONALS else raw
+    return code, kind, count, value, True
+
+
+def _new_layout(picture: Picture, mark: ByteOrder) -> TiffLayout:
+    """The layout for a picture that came from another format."""
+    dpi = picture.metadata.dpi
+    across, down = ((round(value * 1000), 1000) for value in dpi) if dpi else ((1, 1), (1, 1))
+    return TiffLayout(
+        _main_tags(picture.metadata.exif, mark), (across, down, INCH) if dpi else None, "zlib", predictor=True
+    )
+
+
+def _main_tags(block: bytes | None, mark: ByteOrder) -> tuple[tuple[int, int, int, bytes], ...]:
+    """Camera, date and orientation, which TIFF keeps among its own tags."""
+    try:
+        first = struct.unpack_from(f"{mark}I", block or b"", 4)[0]
+        return tuple(each for each in exif.values(io.BytesIO(block or b""), first, mark) if each[0] in exif.MAIN_TAGS)
+    except struct.error:
+        return ()
+
+
+def _linkable(picture: Picture, mark: ByteOrder, big: bool) -> bytes | None:
+    """The EXIF block, where it has directories that this TIFF can link to."""
+    block = picture.metadata.exif
+    if not block:
+        return None
+    try:
+        places = exif.moved(block, 0)[1]
+    except struct.error:
+        places = {}
+    if places and not big and exif.order(block) == mark:
+        return block
+    if places:
+        picture.remark("EXIF cannot be linked to in this TIFF: dropped.")
+    return None
+
+
+def _links(block: bytes | None) -> list[Tag]:
+    """Placeholders for the links, to be filled in when it is known where the block lies."""
+    places = exif.moved(block, 0)[1] if block else {}
+    return [(NAMES[code], LONG, 1, 0, True) for code in places]
+
+
+def _attach(stream: BinaryIO, block: bytes, mark: ByteOrder) -> None:
+    """Append the block and fill in the links in the first directory."""
+    base = stream.seek(0, 2)
+    base += stream.write(b"\0" * (base % 2))
+    shifted, places = exif.moved(block, base)
+    stream.write(shifted)
+    stream.seek(4)
+    (first,) = struct.unpack(f"{mark}I", stream.read(4))
+    stream.seek(first)
+    (count,) = struct.unpack(f"{mark}H", stream.read(2))
+    stream.seek(first)
+    for entry in exif.directory(stream.read(2 + 12 * count), 0, mark)[0]:
+        if entry.tag in places:
+            stream.seek(first + entry.at)
+            stream.write(struct.pack(f"{mark}I", places[entry.tag]))

@@ -1,0 +1,88 @@
+"""Writing: from a `Picture` to a file that is there whole or not at all."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import secrets
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO, cast
+
+from medcli.errors import OutputError
+from medcli.images.fitting import fit
+from medcli.images.formats import FORMATS, KNOWN, format_of
+from medcli.images.picture import Picture
+from medcli.registry import nearest
+
+
+def write(
+    picture: Picture, destination: Path | BinaryIO, *, format: str | None = None, quality: int | None = None
+) -> None:
+    """Encode `picture` with everything it carries. A path gets the whole file or nothing; a stream gets it in one go.
+
+    `format` is a name in FORMATS; by default the path's suffix decides, and for a stream the picture's own format.
+    `quality` (1 to 100) is for JPEG and WebP; by default that of the source (lossless WebP stays lossless), else 95.
+    What the format cannot hold is converted, with a line added to `picture.notes`: 16 bit is rounded to 8, float in
+    [0, 1] goes to the deepest integer. While it is being written, no other thread may use `picture`.
+    Raises OutputError: unknown format, alpha or pages that it cannot hold, sides too long for it, no rights, no room.
+    """
+    name = _format(picture, destination, format)
+    if quality is not None and not 1 <= quality <= 100:
+        raise OutputError(f"Quality {quality} makes no sense.", "It goes from 1 to 100.")
+    fitted = fit(picture, name)
+    codec = importlib.import_module(FORMATS[name].codec)
+    label = str(destination) if isinstance(destination, Path) else "The output"
+    try:
+        with _replacing(destination) if isinstance(destination, Path) else _buffered(destination) as stream:
+            codec.encode(fitted, stream, quality)
+    except OSError as error:
+        raise OutputError(
+            f"{label} cannot be written: {error.strerror or error}.", "Choose another place with -o, or make room."
+        ) from None
+    picture.remark(*fitted.notes)
+
+
+def _format(picture: Picture, destination: Path | BinaryIO, format: str | None) -> str:
+    if format is not None:
+        name = format_of(f"x.{format.lower()}") or format.lower()
+        if name not in FORMATS:
+            raise OutputError(f"There is no output format '{format}'.", nearest(format, FORMATS))
+        return name
+    if not isinstance(destination, Path):
+        return picture.format
+    named = format_of(destination)
+    if named is None:
+        raise OutputError(f"The name {destination} does not say which format to write.", f"{KNOWN} are written.")
+    return named
+
+
+@contextmanager
+def _replacing(destination: Path) -> Iterator[BinaryIO]:
+    """A file beside the destination that takes its place when all went well, and is gone otherwise."""
+    # realpath: a link keeps pointing at its file. The new name is short, as the destination's may be at its limit.
+    target = Path(os.path.realpath(destination))
+    temporary = target.with_name(f".med-{os.getpid()}-{secrets.token_hex(4)}.part")
+    if target.is_dir():
+        raise OutputError(f"{destination} is a folder.", "Name a file in it.")
+    try:
+        with temporary.open("x+b") as stream:
+            yield stream
+            stream.flush()
+            os.fsync(stream.fileno())
+        temporary.replace(target)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def _buffered(destination: BinaryIO) -> Iterator[BinaryIO]:
+    """A seekable file whose content goes to the stream when all went well."""
+    with tempfile.NamedTemporaryFile() as stream:
+        yield cast(BinaryIO, stream.file)
+        stream.seek(0)
+        shutil.copyfileobj(stream, destination, 1 << 20)
+        destination.flush()

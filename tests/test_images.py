@@ -1,0 +1,534 @@
+"""Files come back as they were, and bad ones get a letter."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import struct
+import subprocess
+import sys
+import zlib
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pytest
+import tifffile
+from pictures import HEIGHT, ICC, WIDTH, XMP, by_pillow, coded, exif_block, metadata, noise, page
+from PIL import Image, ImageCms
+
+from medcli.errors import InputError, OutputError
+from medcli.images import Metadata, Page, Picture, exif, format_of, read, supported, write
+from medcli.images.formats import FORMATS
+
+LOSSLESS = [
+    *[("png", depth, kind) for depth in ("uint8", "uint16") for kind in ("L", "LA", "RGB", "RGBA")],
+    *[("tiff", depth, kind) for depth in ("uint8", "uint16", "float32") for kind in ("L", "LA", "RGB", "RGBA")],
+    *[("webp", "uint8", kind) for kind in ("RGB", "RGBA")],
+    *[("bmp", "uint8", kind) for kind in ("L", "RGB", "RGBA")],
+]
+SIZES = [(1, 1), (3, 7), (60, 20000), (20000, 2)]
+RGB = Image.fromarray(noise("uint8", (HEIGHT, WIDTH, 3)))
+
+
+def same(one: Page, other: Page) -> None:
+    assert one.pixels.dtype == other.pixels.dtype
+    np.testing.assert_array_equal(one.pixels, other.pixels)
+    assert (one.alpha is None) == (other.alpha is None)
+    if one.alpha is not None and other.alpha is not None:
+        assert one.alpha.dtype == other.alpha.dtype
+        np.testing.assert_array_equal(one.alpha, other.alpha)
+
+
+@pytest.mark.parametrize("names", ["", "icc", "exif", "xmp", "dpi", "icc exif xmp dpi"])
+@pytest.mark.parametrize(("format", "depth", "kind"), LOSSLESS)
+def test_what_is_written_is_read_again(format: str, depth: str, kind: str, names: str) -> None:
+    names = " ".join(name for name in names.split() if name in FORMATS[format].carries)
+    first = Picture([page(depth, kind)], format, metadata(names))
+    before = first.pages[0].pixels.copy()
+    second = read(coded(first))
+    np.testing.assert_array_equal(first.pages[0].pixels, before)
+    same(first.pages[0], second.pages[0])
+    assert first.notes == second.notes == []
+    for name in ("icc", "xmp"):
+        assert getattr(second.metadata, name) == getattr(first.metadata, name)
+    assert second.metadata.dpi == (pytest.approx((300, 150), rel=1e-3) if "dpi" in names else None)
+    assert exif.orientation(second.metadata.exif) == (6 if "exif" in names else 1)
+    third = read(coded(second))
+    same(second.pages[0], third.pages[0])
+    assert third.metadata == second.metadata
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("format", FORMATS)
+def test_every_shape(format: str, size: tuple[int, int]) -> None:
+    if max(size) > FORMATS[format].longest:
+        pytest.skip("beyond the format")
+    first = Picture([page(size=size)], format, Metadata(lossless=True, quality=100))
+    second = read(coded(first))
+    assert second.pages[0].pixels.shape == (*size, 3)
+    if format != "jpeg":
+        same(first.pages[0], second.pages[0])
+
+
+@pytest.mark.parametrize("format", ["png", "tiff", "jpeg", "webp"])
+def test_exif_stays_readable_for_others(format: str) -> None:
+    written = coded(Picture([page()], format, metadata("exif xmp icc")))
+    held = Image.open(io.BytesIO(written)).getexif()
+    assert (held[271], held[272], held[274]) == ("Maker", "Model with a long name", 6)
+    assert held.get_ifd(0x8769)[0x9003] == "2024:05:06 07:08:09"
+    assert held.get_ifd(0x8769)[0x927C] == b"\1\2\3\4" * 9
+    assert [float(value) for value in held.get_ifd(0x8825)[2]] == [48.0, 8.0, 12.5]
+    assert Image.open(io.BytesIO(written)).info["icc_profile"] == ICC
+
+
+def test_thumbnail_goes_and_sides_are_true() -> None:
+    block = exif_block(thumbnail=True)
+    result = read(by_pillow(RGB, "jpeg", exif=b"Exif\0\0" + block)).metadata.exif
+    assert b"\xff\xd8\xff" in block
+    assert result is not None
+    assert b"\xff\xd8\xff" not in result
+    held = Image.Exif()
+    held.load(b"Exif\0\0" + result)
+    assert not held.get_ifd(1)
+    assert (held.get_ifd(0x8769)[0xA002], held.get_ifd(0x8769)[0xA003]) == (WIDTH, HEIGHT)
+
+
+@pytest.mark.parametrize("format", ["jpeg", "png", "tiff", "webp"])
+def test_pixels_stay_as_they_are_stored(format: str) -> None:
+    lossless = {"lossless": True} if format == "webp" else {}
+    second = read(by_pillow(RGB, format, exif=b"Exif\0\0" + exif_block(orientation=6), **lossless))
+    expected = Image.open(io.BytesIO(by_pillow(RGB, format, **lossless)))
+    np.testing.assert_array_equal(second.pages[0].pixels, np.asarray(expected))
+    assert exif.orientation(second.metadata.exif) == 6
+
+
+@pytest.mark.parametrize("depth", ["uint8", "uint16"])
+@pytest.mark.parametrize("turn", range(1, 9))
+def test_pixels_that_libtiff_unpacks_stay_as_they_are_stored(turn: int, depth: str) -> None:
+    values = noise(depth, (5, 7, 3))
+    data = bytearray(_lzw(values))
+    with tifffile.TiffFile(io.BytesIO(data)) as file:
+        place = file.pages[0].tags[284].offset  # PlanarConfiguration has its default here: make it the orientation
+    data[place : place + 12] = struct.pack("<HHII", 274, 3, 1, turn)
+    second = read(bytes(data))
+    same(second.pages[0], Page(values))
+    assert exif.orientation(second.metadata.exif) == turn
+
+
+def _lzw(values: Any) -> bytes:
+    import cv2
+
+    done, packed = cv2.imencode(".tif", values[:, :, ::-1], [cv2.IMWRITE_TIFF_COMPRESSION, 5])
+    assert done
+    with tifffile.TiffFile(io.BytesIO(packed.tobytes())) as file:
+        assert file.pages[0].compression == 5
+    return bytes(packed)
+
+
+@pytest.mark.parametrize("turn", range(1, 9))
+def test_bmp_without_a_tag_is_turned(turn: int) -> None:
+    from PIL import ImageOps
+
+    source = read(by_pillow(RGB, "png", exif=b"Exif\0\0" + exif_block(orientation=turn)))
+    second = read(coded(source, format="bmp"))
+    upright = ImageOps.exif_transpose(Image.open(io.BytesIO(by_pillow(RGB, "png", exif=exif_block(orientation=turn)))))
+    np.testing.assert_array_equal(second.pages[0].pixels, np.asarray(upright))
+    assert any("upright" in line for line in source.notes) == (turn != 1)
+
+
+@pytest.mark.parametrize("subsampling", [0, 1, 2])
+@pytest.mark.parametrize("quality", [35, 75, 92, 100])
+def test_jpeg_keeps_quality_and_subsampling(quality: int, subsampling: int) -> None:
+    original = by_pillow(RGB, "jpeg", quality=quality, subsampling=subsampling, dpi=(118, 118), comment=b"hello")
+    first = read(original)
+    np.testing.assert_array_equal(first.pages[0].pixels, np.asarray(Image.open(io.BytesIO(original))))
+    second = read(coded(first))
+    assert first.metadata.quality == quality
+    assert first.metadata.subsampling == ("4:4:4", "4:2:2", "4:2:0")[subsampling]
+    assert second.metadata == first.metadata
+    assert first.metadata.dpi == pytest.approx((118, 118))
+    assert read(coded(first, quality=50)).metadata.quality == 50
+
+
+@pytest.mark.parametrize("format", ["jpeg", "webp"])
+@pytest.mark.parametrize("locked", [False, True])
+def test_writing_leaves_the_picture_as_it_was(format: str, locked: bool) -> None:
+    first = page()
+    first.pixels.flags.writeable = not locked
+    before = first.pixels.copy()
+    coded(Picture([first], format), quality=100)
+    np.testing.assert_array_equal(first.pixels, before)
+    smooth = np.full((8, 8, 3), (200, 30, 90), np.uint8)
+    second = read(coded(Picture([Page(smooth)], format), quality=100))
+    assert np.abs(second.pages[0].pixels.astype(int) - smooth).max() <= 4
+
+
+def test_gray_jpeg_stays_gray() -> None:
+    first = read(by_pillow(RGB.convert("L"), "jpeg"))
+    assert first.pages[0].pixels.ndim == 2
+    assert read(coded(first)).pages[0].pixels.ndim == 2
+
+
+def test_other_jpeg_segments() -> None:
+    iptc = b"Photoshop 3.0\x008BIM\x04\x04\0\0\0\0\0\x02\x1c\x02"
+    signature = b"JP\0\1 a signature over the old pixels"
+    plain = by_pillow(RGB, "jpeg")
+    blocks = b"".join(struct.pack(">BBH", 255, m, len(c) + 2) + c for m, c in ((0xED, iptc), (0xEB, signature)))
+    second = read(coded(read(plain[:2] + blocks + plain[2:])))
+    assert (b"\xed", iptc) in second.metadata.native
+    assert all(kind != b"\xeb" for kind, _ in second.metadata.native)
+
+
+def test_png_colour_chunks_and_text() -> None:
+    plain = by_pillow(RGB, "png")
+    added = [(b"gAMA", (45455).to_bytes(4, "big")), (b"cICP", b"\1\x0d\0\1"), (b"tEXt", b"Title\0night")]
+    added += [(b"tIME", bytes(7)), (b"pHYs", struct.pack(">IIB", 2835, 2835, 1))]
+    head = plain[:33] + b"".join(
+        struct.pack(">I4s", len(c), k) + c + struct.pack(">I", zlib.crc32(k + c)) for k, c in added
+    )
+    first = read(head + plain[33:])
+    assert first.metadata.native == tuple(each for each in added if each[0] != b"tIME")
+    assert read(coded(first)).metadata == first.metadata
+    assert first.metadata.dpi == pytest.approx((72.009, 72.009))
+
+
+@pytest.mark.parametrize("mode", ["1", "P", "PA", "L2"])
+def test_odd_png_says_what_was_done(mode: str) -> None:
+    image = RGB.convert("1") if mode == "1" else RGB.quantize(4) if mode == "L2" else RGB.convert("P")
+    options: dict[str, Any] = {"transparency": 1} if mode == "PA" else {}
+    first = read(by_pillow(image, "png", **options))
+    assert len(first.notes) == 1
+    if mode == "1":
+        np.testing.assert_array_equal(first.pages[0].pixels, np.asarray(image.convert("L")))
+    else:
+        np.testing.assert_array_equal(first.pages[0].pixels, np.asarray(image.convert("RGB")))
+    assert (first.pages[0].alpha is not None) == (mode == "PA")
+
+
+@pytest.mark.parametrize("kind", ["L", "RGB", "I;16"])
+def test_transparent_colour_becomes_alpha(kind: str) -> None:
+    image = Image.fromarray(noise("uint16", (5, 5))) if kind == "I;16" else RGB.convert(kind)
+    values = np.asarray(image)
+    key = tuple(int(v) for v in values[2, 2]) if kind == "RGB" else int(values[2, 2])
+    first = read(by_pillow(image, "png", transparency=key))
+    np.testing.assert_array_equal(first.pages[0].pixels, values)
+    hit = values == values[2, 2]
+    hit = hit.all(axis=2) if kind == "RGB" else hit
+    assert first.pages[0].alpha is not None
+    np.testing.assert_array_equal(first.pages[0].alpha == 0, hit)
+
+
+@pytest.mark.parametrize("format", ["jpeg", "tiff"])
+def test_cmyk_is_converted_and_loses_its_profile(format: str) -> None:
+    first = read(by_pillow(RGB.convert("CMYK"), format, icc_profile=b"not a profile at all"))
+    assert first.notes == ["CMYK was converted to RGB without a colour profile."]
+    assert first.metadata.icc is None
+    expected = Image.open(io.BytesIO(by_pillow(RGB.convert("CMYK"), format))).convert("RGB")
+    np.testing.assert_array_equal(first.pages[0].pixels, np.asarray(expected))
+
+
+@pytest.mark.parametrize("compression", [None, "tiff_lzw", "packbits", "tiff_adobe_deflate"])
+@pytest.mark.parametrize("mode", ["L", "LA", "RGB", "RGBA"])
+def test_tiff_compressions_of_others(mode: str, compression: str | None) -> None:
+    image = RGB.convert(mode)
+    if mode.endswith("A"):
+        image.putalpha(Image.fromarray(noise("uint8", (HEIGHT, WIDTH), 5)))
+    options = {"compression": compression} if compression else {}
+    first = read(by_pillow(image, "tiff", **options))
+    expected = page_of(np.asarray(image))
+    same(first.pages[0], expected)
+    again = read(coded(first))
+    same(again.pages[0], expected)
+    assert any("Deflate" in line for line in first.notes) == (compression in ("tiff_lzw", "packbits"))
+
+
+def page_of(values: Any) -> Page:
+    colours = {2: (values, None)}.get(values.ndim) or (values[..., :-1], values[..., -1])
+    if values.ndim == 3 and values.shape[2] == 3:
+        return Page(values)
+    return Page(colours[0][..., 0] if values.ndim == 3 and values.shape[2] == 2 else colours[0], colours[1])
+
+
+@pytest.mark.parametrize("depth", ["uint16", "float32"])
+def test_lzw_of_deep_pixels(depth: str) -> None:
+    values = noise(depth, (HEIGHT, WIDTH, 3))
+    same(read(_lzw(values)).pages[0], Page(values))
+
+
+@pytest.mark.parametrize("byteorder", ["<", ">"])
+@pytest.mark.parametrize("compression", [None, "zlib"])
+def test_imagej_stack(byteorder: Literal["<", ">"], compression: str | None) -> None:
+    stack = noise("uint16", (4, 5, 6))
+    stream = io.BytesIO()
+    options: dict[str, Any] = {
+        "resolution": (5.5, 5.5),
+        "metadata": {"unit": "um", "Info": "a note", "Labels": list("abcd")},
+    }
+    tifffile.imwrite(stream, stack, imagej=True, byteorder=byteorder, compression=compression, **options)
+    first = read(stream.getvalue())
+    written = coded(first)
+    with tifffile.TiffFile(io.BytesIO(stream.getvalue())) as old, tifffile.TiffFile(io.BytesIO(written)) as new:
+        assert new.imagej_metadata == old.imagej_metadata
+        assert new.byteorder == byteorder
+        assert new.pages[0].tags[282].value == old.pages[0].tags[282].value
+        np.testing.assert_array_equal(new.asarray(), stack)
+        if compression is None:  # ImageJ reads the slices from one block behind the first
+            starts = [each.dataoffsets[0] for each in new.pages]
+            assert np.diff(starts).tolist() == [60, 60, 60]
+    assert read(written).metadata == first.metadata
+
+
+def test_stack_with_one_directory() -> None:
+    stack = noise("uint8", (4, 5, 6))
+    stream = io.BytesIO()
+    tifffile.imwrite(stream, stack, truncate=True, photometric="minisblack")
+    assert [each.pixels.tolist() for each in read(stream.getvalue()).pages] == stack.tolist()
+
+
+def test_pages_of_different_kinds_and_ome() -> None:
+    stream = io.BytesIO()
+    with tifffile.TiffWriter(stream, bigtiff=True) as writer:
+        xml = "<OME>\u00b5m</OME>".encode()
+        writer.write(noise("uint8", (3, 4)), description=xml, metadata=None, software="one")
+        writer.write(noise("float32", (5, 6, 3)), photometric="rgb", planarconfig="contig", metadata=None)
+        writer.write(noise("uint16", (3, 5, 6)), photometric="rgb", planarconfig="separate", compression="zlib")
+    first = read(stream.getvalue())
+    assert [str(each.pixels.dtype) for each in first.pages] == ["uint8", "float32", "uint16"]
+    np.testing.assert_array_equal(first.pages[2].pixels, np.moveaxis(noise("uint16", (3, 5, 6)), 0, -1))
+    written = coded(first)
+    with tifffile.TiffFile(io.BytesIO(written)) as file:
+        assert file.is_bigtiff
+        assert file.pages[0].tags[270].value == xml.decode()
+        assert [int(each.compression) for each in file.pages] == [1, 1, 8]
+    for one, other in zip(first.pages, read(written).pages, strict=True):
+        same(one, other)
+
+
+@pytest.mark.parametrize(("depth", "note"), [("float64", "float64"), ("float16", "float16"), ("bool", "1-bit")])
+def test_tiff_kinds_that_are_converted(depth: str, note: str) -> None:
+    values = noise("float32", (4, 5)).astype(depth)
+    data = by_pillow(Image.fromarray(values), "tiff") if depth == "bool" else _tiff(values)
+    first = read(data)
+    assert note in first.notes[0]
+    scale = 255 if depth == "bool" else 1
+    np.testing.assert_array_equal(first.pages[0].pixels, values.astype("float32") * scale)
+
+
+def _tiff(values: Any, **options: Any) -> bytes:
+    stream = io.BytesIO()
+    tifffile.imwrite(stream, values, **options)
+    return stream.getvalue()
+
+
+def test_white_is_zero_is_turned() -> None:
+    values = noise("uint8", (4, 5))
+    assert read(_tiff(values, photometric="miniswhite")).pages[0].pixels.tolist() == (255 - values).tolist()
+
+
+@pytest.mark.parametrize("depth", ["int16", "uint32", "complex64"])
+def test_tiff_kinds_that_are_refused(depth: str) -> None:
+    with pytest.raises(InputError, match=depth):
+        read(_tiff(np.zeros((4, 5), depth)))
+
+
+def test_depth_is_decided_by_the_type_alone() -> None:
+    dark = Page(noise("uint8", (4, 5)).astype("uint16"))
+    assert read(coded(Picture([dark], "png"))).pages[0].pixels.dtype == np.uint16
+
+
+@pytest.mark.parametrize(("format", "depth"), [("png", "uint16"), ("jpeg", "uint8"), ("bmp", "uint8")])
+def test_float_is_scaled_with_a_note(format: str, depth: str) -> None:
+    values = np.array([[-1.0, 0.0, 0.25], [0.5, 1.0, np.nan]], "float32")
+    picture = Picture([Page(values)], "tiff")
+    second = read(coded(picture, format=format, quality=100))
+    full = np.iinfo(depth).max
+    expected = np.rint(np.nan_to_num(values).clip(0, 1) * full)
+    assert second.pages[0].pixels.dtype == depth
+    assert np.abs(second.pages[0].pixels - expected).max() <= (2 if format == "jpeg" else 0)
+    assert "float" in picture.notes[0]
+
+
+def test_sixteen_bit_is_rounded_with_a_note() -> None:
+    wide = np.arange(65536, dtype=np.uint16).reshape(256, 256)
+    picture = Picture([Page(wide)], "png")
+    second = read(coded(picture, format="bmp"))
+    np.testing.assert_array_equal(second.pages[0].pixels, np.rint(wide / 257).astype(np.uint8))
+    assert "16 bit was rounded to 8 bit" in picture.notes[0]
+
+
+@pytest.mark.parametrize(
+    ("picture", "format", "word"),
+    [
+        (Picture([page(kind="RGBA")], "png"), "jpeg", "transparency"),
+        (Picture([page(), page()], "tiff"), "png", "2 pages"),
+        (Picture([page(size=(1, 16384))], "png"), "webp", "16383"),
+        (Picture([page()], "png"), "pmg", "pmg"),
+    ],
+)
+def test_what_a_format_cannot_hold(picture: Picture, format: str, word: str, tmp_path: Path) -> None:
+    with pytest.raises(OutputError, match=word) as letter:
+        write(picture, tmp_path / "x", format=format)
+    assert letter.value.hint
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("format", ["png", "tiff", "jpeg", "webp"])
+@pytest.mark.parametrize("source", ["png", "tiff", "jpeg", "webp"])
+def test_metadata_crosses_formats(source: str, format: str) -> None:
+    first = read(coded(Picture([page()], source, metadata("icc exif xmp dpi"))))
+    second = read(coded(first, format=format)).metadata
+    assert second.icc == ICC
+    assert second.xmp == XMP
+    assert exif.orientation(second.exif) == 6
+    assert second.exif is not None
+    assert b"2024:05:06 07:08:09" in second.exif
+    if "webp" not in (source, format):
+        assert second.dpi == pytest.approx((300, 150), rel=1e-3)
+
+
+def _samples() -> dict[str, bytes]:
+    full = {name: coded(Picture([page()], name, metadata("icc exif xmp dpi"))) for name in FORMATS if name != "bmp"}
+    palette = RGB.convert("P")
+    full |= {"bmp": coded(Picture([page()], "bmp")), "lossy webp": by_pillow(RGB, "webp", quality=80)}
+    full |= {f"palette {name}": by_pillow(palette, name) for name in ("png", "bmp", "tiff")}
+    full |= {"lzw tiff": by_pillow(RGB, "tiff", compression="tiff_lzw"), "cmyk": by_pillow(RGB.convert("CMYK"), "jpeg")}
+    return full
+
+
+@pytest.mark.parametrize(("name", "data"), _samples().items())
+def test_truncated(name: str, data: bytes) -> None:
+    plain = len(data) - (len(exif_block()) + 2 if name == "tiff" else 0)  # EXIF lies last: it is lost with a note
+    assert read(data).pages
+    for stop in {1, 3, 12, 30, *range(40, plain, max(1, plain // 23)), plain - 4}:
+        with pytest.raises(InputError):
+            read(data[:stop], name="half.png")
+
+
+def test_one_wrong_byte_in_the_pixels_of_a_png() -> None:
+    data = bytearray(coded(Picture([page()], "png")))
+    data[data.index(b"IDAT") + 60] ^= 1
+    with pytest.raises(InputError, match="checksum"):
+        read(bytes(data))
+
+
+def test_truncated_exif_of_a_tiff_is_noted() -> None:
+    data = coded(Picture([page()], "tiff", metadata("exif")))
+    assert read(data[:-40]).notes == ["The EXIF could not be read: dropped."]
+
+
+@pytest.mark.parametrize(("name", "data"), _samples().items())
+def test_garbled_bytes_never_give_another_error(name: str, data: bytes) -> None:
+    generator = np.random.default_rng(1)
+    for _ in range(25):
+        broken = bytearray(data)
+        for at in generator.integers(0, min(len(data), 400), 3):
+            broken[at] = generator.integers(0, 256)
+        with contextlib.suppress(InputError):
+            assert read(bytes(broken)).pages
+
+
+def test_bad_inputs_by_path(tmp_path: Path) -> None:
+    (tmp_path / "empty.png").touch()
+    (tmp_path / "text.png").write_text("hello, this is no picture at all")
+    for name, word in [("none.png", "no file"), ("empty.png", "empty"), ("text.png", "not a picture"), ("", "folder")]:
+        with pytest.raises(InputError, match=word) as letter:
+            read(tmp_path / name)
+        assert letter.value.hint
+        assert str(tmp_path) in letter.value.problem
+
+
+def test_random_bytes_are_no_picture() -> None:
+    generator = np.random.default_rng(0)
+    for mark in (b"", b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"II*\0", b"BM", b"RIFF\0\0\0\0WEBP"):
+        with pytest.raises(InputError):
+            read(mark + generator.bytes(200))
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_limit_is_checked_before_decoding(format: str) -> None:
+    data = coded(Picture([page()], format))
+    assert read(data, max_pixels=HEIGHT * WIDTH).pages
+    with pytest.raises(InputError, match="limit"):
+        read(data, max_pixels=HEIGHT * WIDTH - 1)
+
+
+def test_bomb_in_a_few_bytes() -> None:
+    head = struct.pack(">IIBBBBB", 100_000, 100_000, 8, 2, 0, 0, 0)
+    chunk = struct.pack(">I", 13) + b"IHDR" + head + struct.pack(">I", zlib.crc32(b"IHDR" + head))
+    with pytest.raises(InputError, match="10,000 megapixels"):
+        read(b"\x89PNG\r\n\x1a\n" + chunk)
+
+
+def test_pages_count_together() -> None:
+    data = coded(Picture([page(), page()], "tiff"))
+    with pytest.raises(InputError, match="limit"):
+        read(data, max_pixels=HEIGHT * WIDTH)
+
+
+def test_wrong_suffix_is_noted(tmp_path: Path) -> None:
+    path = tmp_path / "photo.jpg"
+    path.write_bytes(coded(Picture([page()], "png")))
+    assert "PNG" in read(path).notes[0]
+
+
+def test_unicode_paths_and_links(tmp_path: Path) -> None:
+    path = tmp_path / "Fotoğraf 写真 é.tif"
+    path.write_bytes(b"old")
+    link = tmp_path / "link.tif"
+    link.symlink_to(path)
+    first = Picture([page()], "tiff")
+    write(first, link)
+    assert link.is_symlink()
+    same(first.pages[0], read(path).pages[0])
+
+
+def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    target = tmp_path / "x.png"
+    target.write_bytes(b"old")
+
+    def full(descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OutputError, match="No space left"):
+        write(Picture([page()], "png"), target)
+    assert [each.name for each in tmp_path.iterdir()] == ["x.png"]
+    assert target.read_bytes() == b"old"
+
+
+def test_a_failed_write_gives_a_stream_nothing() -> None:
+    stream = io.BytesIO()
+    broken = Picture([Page(np.zeros((2, 2), np.complex64))], "tiff")
+    broken.pages[0].pixels = np.zeros((2, 2, 5), np.uint8)
+    with pytest.raises(OutputError):
+        write(broken, stream)
+    assert stream.getvalue() == b""
+
+
+@pytest.mark.parametrize("name", ["no/such/folder/x.png", "file/x.png", ""])
+def test_unwritable_places(tmp_path: Path, name: str) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(OutputError) as letter:
+        write(Picture([page()], "png"), tmp_path / name, format="png")
+    assert letter.value.hint
+    assert [each.name for each in tmp_path.iterdir()] == ["file"]
+
+
+def test_names() -> None:
+    assert format_of("A/B.JPG") == "jpeg"
+    assert supported("x.TIFF")
+    assert not supported("x.gif")
+    assert not supported(".med-1-00.part")
+
+
+def test_profile_of_inks_is_used() -> None:
+    assert ImageCms.ImageCmsProfile(io.BytesIO(ICC))  # an RGB profile on CMYK is a wrong one: told, not followed
+    first = read(by_pillow(RGB.convert("CMYK"), "jpeg", icc_profile=ICC))
+    assert first.metadata.icc is None
+
+
+def test_import_is_light() -> None:
+    code = "import sys, medcli.images; print([m for m in ('torch', 'tifffile', 'PIL.Image') if m in sys.modules])"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"
