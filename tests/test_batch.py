@@ -19,7 +19,6 @@ import pytest
 
 from medcli.batch.alpha import Pixels, fill_hidden, restore_hidden
 from medcli.batch.files import Files, Settings, Streams
-from medcli.batch.landing import landing, sweep
 from medcli.batch.manifest import FILE_NAME, Entry, Identity, Manifest
 from medcli.batch.plan import STREAM, Job, Naming, folds_case, make_plan
 from medcli.batch.report import Facts, Outcome
@@ -27,6 +26,7 @@ from medcli.batch.restore import Progress, restore, restore_page
 from medcli.batch.run import Stages, run
 from medcli.errors import InputError, ModelError, OutputError
 from medcli.images import Page, Picture
+from medcli.images.landing import landing, sweep
 
 FACTS = Facts(width=8, height=6, pages=1, pixels=48, tile=0, precision="fp32", seconds=1.0)
 
@@ -468,7 +468,7 @@ WORKER = """
 import sys, time
 from pathlib import Path
 from medcli.batch.files import Files, Settings, Streams
-from medcli.batch.landing import sweep
+from medcli.images.landing import sweep
 from medcli.batch.plan import Naming, make_plan
 from medcli.batch.report import Facts
 from medcli.batch.run import Stages, run

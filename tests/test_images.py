@@ -498,8 +498,22 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path, mon
     assert target.read_bytes() == b"old"
 
 
-def test_a_failed_write_gives_a_stream_nothing() -> None:
-    stream = io.BytesIO()
+class Pipe(io.BytesIO):
+    """A stream that cannot be rewound."""
+
+    def seekable(self) -> bool:
+        return False
+
+
+def test_a_pipe_gets_what_a_file_gets() -> None:
+    pipe, file = Pipe(), io.BytesIO()
+    for stream in (pipe, file):
+        write(Picture([page()], "tiff"), stream)
+    assert pipe.getvalue() == file.getvalue() != b""
+
+
+def test_a_failed_write_gives_a_pipe_nothing() -> None:
+    stream = Pipe()
     broken = Picture([Page(np.zeros((2, 2), np.complex64))], "tiff")
     broken.pages[0].pixels = np.zeros((2, 2, 5), np.uint8)
     with pytest.raises(OutputError):
@@ -507,7 +521,7 @@ def test_a_failed_write_gives_a_stream_nothing() -> None:
     assert stream.getvalue() == b""
 
 
-@pytest.mark.parametrize("name", ["no/such/folder/x.png", "file/x.png", ""])
+@pytest.mark.parametrize("name", ["file/x.png", ""])
 def test_unwritable_places(tmp_path: Path, name: str) -> None:
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(OutputError) as letter:
@@ -520,7 +534,7 @@ def test_names() -> None:
     assert format_of("A/B.JPG") == "jpeg"
     assert supported("x.TIFF")
     assert not supported("x.gif")
-    assert not supported(".med-1-00.part")
+    assert not supported(".medcli-00.part")
 
 
 def test_profile_of_inks_is_used() -> None:

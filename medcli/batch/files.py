@@ -15,12 +15,12 @@ from functools import partial
 from pathlib import Path
 from typing import BinaryIO
 
-from medcli.batch.landing import landing
 from medcli.batch.manifest import Identity, Manifest
 from medcli.batch.plan import STREAM, Job
 from medcli.batch.report import Outcome
 from medcli.errors import InputError, OutputError
 from medcli.images import MAX_PIXELS, Picture, format_of, read, write
+from medcli.images.landing import landing
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 import click
 
 from medcli.batch.files import Files
-from medcli.batch.landing import sweep
 from medcli.batch.plan import STREAM, Job
 from medcli.batch.report import Facts, Outcome, Tally, as_json, as_lines
 from medcli.batch.restore import measured
@@ -19,6 +18,7 @@ from medcli.cli.options import TileSize
 from medcli.cli.progress import Display, letter, terminal_can_animate
 from medcli.errors import MedcliError, SomeFailed
 from medcli.images import Picture
+from medcli.images.landing import sweep
 
 if TYPE_CHECKING:
     from medcli.engine.denoiser import Denoiser

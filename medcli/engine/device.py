@@ -77,7 +77,7 @@ def _require_cuda(index: int) -> None:
     if torch.version.cuda is None and getattr(torch.version, "hip", None) is None:
         raise DeviceError(
             f"CUDA was asked for, but this PyTorch ({torch.__version__}) is a CPU-only build.",
-            "Install a CUDA build of PyTorch: https://pytorch.org/get-started/locally has the command. Or --device cpu.",
+            "Install a CUDA build: https://pytorch.org/get-started/locally has the command. Or use --device cpu.",
         )
     if not torch.cuda.is_available():
         raise DeviceError(

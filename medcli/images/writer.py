@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import os
-import secrets
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -15,6 +13,7 @@ from typing import BinaryIO, cast
 from medcli.errors import OutputError
 from medcli.images.fitting import fit
 from medcli.images.formats import FORMATS, KNOWN, format_of
+from medcli.images.landing import HINT, landing
 from medcli.images.picture import Picture
 from medcli.registry import nearest
 
@@ -22,7 +21,10 @@ from medcli.registry import nearest
 def write(
     picture: Picture, destination: Path | BinaryIO, *, format: str | None = None, quality: int | None = None
 ) -> None:
-    """Encode `picture` with everything it carries. A path gets the whole file or nothing; a stream gets it in one go.
+    """Encode `picture` with everything it carries. A path gets the whole file or nothing.
+
+    A stream that can be rewound is written as the encoder goes, so what it holds after an error means nothing; another,
+    such as a pipe, gets the whole file or nothing.
 
     `format` is a name in FORMATS; by default the path's suffix decides, and for a stream the picture's own format.
     `quality` (1 to 100) is for JPEG and WebP; by default that of the source (lossless WebP stays lossless), else 95.
@@ -37,12 +39,10 @@ def write(
     codec = importlib.import_module(FORMATS[name].codec)
     label = str(destination) if isinstance(destination, Path) else "The output"
     try:
-        with _replacing(destination) if isinstance(destination, Path) else _buffered(destination) as stream:
+        with landing(destination) if isinstance(destination, Path) else _rewindable(destination) as stream:
             codec.encode(fitted, stream, quality)
     except OSError as error:
-        raise OutputError(
-            f"{label} cannot be written: {error.strerror or error}.", "Choose another place with -o, or make room."
-        ) from None
+        raise OutputError(f"{label} cannot be written: {error.strerror or error}.", HINT) from None
     picture.remark(*fitted.notes)
 
 
@@ -61,26 +61,11 @@ def _format(picture: Picture, destination: Path | BinaryIO, format: str | None) 
 
 
 @contextmanager
-def _replacing(destination: Path) -> Iterator[BinaryIO]:
-    """A file beside the destination that takes its place when all went well, and is gone otherwise."""
-    # realpath: a link keeps pointing at its file. The new name is short, as the destination's may be at its limit.
-    target = Path(os.path.realpath(destination))
-    temporary = target.with_name(f".med-{os.getpid()}-{secrets.token_hex(4)}.part")
-    if target.is_dir():
-        raise OutputError(f"{destination} is a folder.", "Name a file in it.")
-    try:
-        with temporary.open("x+b") as stream:
-            yield stream
-            stream.flush()
-            os.fsync(stream.fileno())
-        temporary.replace(target)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-@contextmanager
-def _buffered(destination: BinaryIO) -> Iterator[BinaryIO]:
-    """A seekable file whose content goes to the stream when all went well."""
+def _rewindable(destination: BinaryIO) -> Iterator[BinaryIO]:
+    """The stream itself if it can be rewound, else a file whose content goes to it when all went well."""
+    if destination.seekable():
+        yield destination
+        return
     with tempfile.NamedTemporaryFile() as stream:
         yield cast(BinaryIO, stream.file)
         stream.seek(0)

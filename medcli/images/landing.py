@@ -17,6 +17,7 @@ from typing import BinaryIO
 from medcli.errors import OutputError
 
 PREFIX, ENDING = ".medcli-", ".part"
+HINT = "Choose another place with -o, or make room."
 
 
 @contextmanager
@@ -29,9 +30,7 @@ def landing(target: Path, before: Callable[[Path], None] | None = None) -> Itera
     try:
         target = target.resolve() if target.is_symlink() else target
         if target.exists() and not target.is_file():
-            raise OutputError(
-                f"{target} is not a plain file and cannot be replaced.", "Use '-o -' for standard output."
-            )
+            raise OutputError(f"{target} is not a plain file and cannot be replaced.", "Name a file, or use '-o -'.")
         target.parent.mkdir(parents=True, exist_ok=True)
         partial = target.with_name(f"{PREFIX}{secrets.token_hex(6)}{ENDING}")
         with _removed_on_error(partial), partial.open("x+b") as file:
@@ -40,7 +39,7 @@ def landing(target: Path, before: Callable[[Path], None] | None = None) -> Itera
             yield file
             _settle(file, partial, target, before)
     except OSError as error:
-        raise OutputError(f"{target} cannot be written: {error.strerror or error}.") from error
+        raise OutputError(f"{target} cannot be written: {error.strerror or error}.", HINT) from error
 
 
 def _settle(file: BinaryIO, partial: Path, target: Path, before: Callable[[Path], None] | None) -> None:
