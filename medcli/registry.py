@@ -21,7 +21,23 @@ METHODS: Mapping[str, str] = {
 
 NOISES: Mapping[str, str] = {
     "camera": "medcli.noise.camera:Camera",
+    "cast": "medcli.noise.sensor:Cast",
+    "clip": "medcli.noise.storage:Clip",
+    "column": "medcli.noise.sensor:Column",
+    "drop": "medcli.noise.drop:Drop",
     "gaussian": "medcli.noise.gaussian:Gaussian",
+    "local-variance": "medcli.noise.local_variance:LocalVariance",
+    "poisson": "medcli.noise.poisson:Poisson",
+    "poisson-255fold": "medcli.noise.poisson:Poisson255Fold",
+    "power": "medcli.noise.sensor:Power",
+    "quantisation": "medcli.noise.sensor:Quantisation",
+    "read": "medcli.noise.sensor:Read",
+    "rescale": "medcli.noise.rescale:Rescale",
+    "round": "medcli.noise.storage:Round",
+    "row": "medcli.noise.sensor:Row",
+    "salt-pepper": "medcli.noise.salt_pepper:SaltPepper",
+    "sensor": "medcli.noise.sensor:Sensor",
+    "speckle": "medcli.noise.speckle:Speckle",
 }
 
 OPTIMIZERS: Mapping[str, str] = {

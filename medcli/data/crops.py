@@ -16,8 +16,7 @@ from numpy.typing import NDArray
 from torch import Generator, Tensor
 
 from medcli.data.cache import PixelCache
-from medcli.noise.gaussian import uniform
-from medcli.noise.pool import Noise
+from medcli.noise.base import Noise, uniform
 
 
 def keyed_generator(*key: int | str) -> Generator:

@@ -11,7 +11,8 @@ from typing import Any
 import yaml
 
 from medcli.errors import RecipeError
-from medcli.noise.pool import Noise, Pool
+from medcli.noise.base import Noise
+from medcli.noise.pool import Pool
 from medcli.registry import NOISES, nearest, resolve
 
 

@@ -1,0 +1,18 @@
+"""Several noisy views of one picture, for methods that learn without clean ones."""
+
+from __future__ import annotations
+
+import torch
+from torch import Generator, Tensor
+
+from medcli.noise.base import Noise
+
+
+def views(noise: Noise, clean: Tensor, generator: Generator, count: int = 2) -> Tensor:
+    """(C, H, W) float in [0, 1] -> (count, C, H, W): the same kind and level of noise, each time drawn anew.
+
+    Source: Lehtinen et al., Noise2Noise (ICML 2018). For views that differ in kind or level, call the noise itself
+    once per view.
+    """
+    settled = noise.settle(generator)
+    return torch.stack([settled(clean, generator) for _ in range(count)])
