@@ -68,7 +68,9 @@ def bare_seconds(model: str, picture: np.ndarray, precision: str) -> tuple[float
     import torch
 
     import medcli
+    from medcli.engine.memory import keep_heap
 
+    keep_heap()  # as the command does; without it the network alone is slower than the command
     denoiser = medcli.load(model, device="cpu", precision=precision)
     network, shapes = denoiser.network, []
     hook = network.register_forward_pre_hook(lambda _, args: shapes.append(args[0].shape))

@@ -28,6 +28,7 @@ class Lazy(NamedTuple):
 COMMANDS: Mapping[str, Lazy] = {
     "denoise": Lazy("medcli.cli.denoise:command", "Remove the noise from pictures, folders or a pipe."),
     "train": Lazy("medcli.cli.train:command", "Train a denoiser, or go on training one."),
+    "eval": Lazy("medcli.cli.eval:command", "Measure denoisers on pictures whose clean mate is known."),
 }
 
 EXIT_CODES = """\b

@@ -1,0 +1,302 @@
+"""`med eval`: models, classical denoisers and the noisy input itself, measured against clean pictures."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from medcli.cli import EXIT_CODES, options
+from medcli.cli.options import TileSize
+from medcli.cli.progress import Display, terminal_can_animate
+
+if TYPE_CHECKING:
+    from medcli.batch.evaluate import Method
+    from medcli.batch.pairs import FilePairs, NoisedPictures
+    from medcli.batch.summary import Protocol, Table
+    from medcli.engine.denoiser import Denoiser
+    from medcli.metrics import Metric
+    from medcli.noise.base import Noise
+
+HELP = """Measure denoisers on pictures whose clean mate is known.
+
+\b
+Examples:
+  med eval -m photo --clean kodak/ --noise gaussian:25
+  med eval -m photo -m run/ --classical bm3d --clean kodak/ --noise gaussian:15 --noise noise
+  med eval -m photo --clean real/clean/ --noisy real/noisy/ --markdown scores.md
+
+The noisy input is always the first row. Every table says how its numbers were made: the noise, whether it was clipped
+or rounded, and what was scored. Figures are the mean over pictures, ± their standard deviation; a gain is PSNR over
+that of the noisy input.
+
+\b
+Where the noisy pictures come from:
+  --noise SPEC   noise is added to the clean ones in float; may be given again, one table each
+  --noisy DIR    pairs of files, matched by relative path; the extension may differ
+
+\b
+Metrics:
+  psnr           in dB, over all channels, always there
+  ssim           11x11 Gaussian window, sigma 1.5, population covariance
+  ssim7          7x7 uniform window, sample covariance: scikit-image's own choice
+  ms-ssim        five scales; sides of at least 176 pixels
+  lpips, fid     lower is better; only with weights that are on this machine, nothing is downloaded
+
+A draw of noise depends on the seed, the noise and the picture's relative name alone, so neither order nor number of
+files changes it.
+"""
+CLASSICAL = ("bm3d", "nlm", "wavelet")
+
+
+@dataclass(frozen=True)
+class Request:
+    """Which pictures, and what is done to them before anything is measured. round: None for what is usual."""
+
+    clean: Path
+    noisy: Path | None
+    noise: tuple[str, ...]
+    clip: bool | None
+    round: bool | None
+    seed: int
+    limit: int | None
+
+
+@dataclass(frozen=True)
+class Machine:
+    """How models are run."""
+
+    device: str
+    precision: str
+    ensemble: bool
+    strength: float
+    tile: TileSize
+
+    def load(self, names: Iterable[str]) -> dict[str, Denoiser]:
+        """Models by the names they were asked for; raises ModelError, DeviceError."""
+        from medcli.api import load
+
+        return {
+            name: load(name, device=self.device, precision=self.precision, tile=self.tile, ensemble=self.ensemble)
+            for name in dict.fromkeys(names)
+        }
+
+    def methods(self, denoisers: Mapping[str, Denoiser], display: Display) -> list[Method]:
+        from medcli.batch.evaluate import Method
+
+        return [
+            Method(name, partial(denoiser, strength=self.strength, progress=display.tiles))
+            for name, denoiser in denoisers.items()
+        ]
+
+    def words(self, denoisers: Mapping[str, Denoiser]) -> str:
+        """How the models were run, for the protocol; empty without models."""
+        if not denoisers:
+            return ""
+        device = next(iter(denoisers.values())).device
+        passes = ", eight flips and turns" if self.ensemble else ""
+        return f"models on {device}, precision {self.precision}, strength {self.strength:g}{passes}"
+
+
+@dataclass(frozen=True)
+class Files:
+    """Where the results go besides standard output."""
+
+    csv: Path | None
+    json: Path | None
+    markdown: Path | None
+
+    def write(self, tables: Sequence[Table]) -> None:
+        """Each file whole, with all tables so far; raises OutputError."""
+        from medcli.batch.summary import as_csv, as_json, markdown
+        from medcli.images.landing import landing
+
+        for path, form in ((self.csv, as_csv), (self.json, as_json), (self.markdown, markdown)):
+            if path is not None:
+                with landing(path) as file:
+                    file.write(form(tables).encode())
+
+
+@click.command(name="eval", help=HELP, epilog=EXIT_CODES)
+@click.option(
+    "-m",
+    "--model",
+    "models",
+    multiple=True,
+    metavar="NAME|FILE",
+    shell_complete=options.complete_model,
+    help="A model's name, a weight file or a run's folder; may be given again.",
+)
+@click.option(
+    "--clean",
+    required=True,
+    type=click.Path(path_type=Path, exists=True, file_okay=False),
+    metavar="DIR",
+    help="Folder of clean pictures, with its subfolders.",
+)
+@click.option(
+    "--noisy",
+    type=click.Path(path_type=Path, exists=True, file_okay=False),
+    metavar="DIR",
+    help="Folder of their noisy mates.",
+)
+@click.option("--noise", multiple=True, metavar="SPEC", help="Noise to add, such as gaussian:25; may be given again.")
+@click.option("--clip/--no-clip", default=None, help="Clip to [0, 1] after each component of --noise.  [default: no]")
+@click.option(
+    "--round/--no-round",
+    "rounded",
+    default=None,
+    help="Give methods, and score, integers: 8 bits with --noise, the file's with --noisy.  [default: with --noisy]",
+)
+@click.option("--seed", type=int, default=0, show_default=True, help="Of the noise.")
+@click.option("--limit", type=click.IntRange(min=1), metavar="N", help="At most so many pictures, spread evenly.")
+@click.option("--metrics", default="psnr,ssim,ssim7", show_default=True, metavar="LIST", help="Separated by commas.")
+@click.option(
+    "--classical",
+    multiple=True,
+    type=click.Choice(CLASSICAL),
+    help="A denoiser that was not trained; may be given again.",
+)
+@click.option("--csv", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE", help="One line per picture.")
+@click.option("--json", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE", help="All there is.")
+@click.option("--markdown", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE", help="The tables.")
+@click.option("--device", type=options.device, metavar="DEVICE", default="auto", show_default=True, help="For models.")
+@click.option("--precision", type=click.Choice(["auto", "fp32", "fp16", "bf16"]), default="auto", show_default=True)
+@click.option("--ensemble", is_flag=True, help="Models answer with the mean over eight flips and turns.")
+@click.option("--strength", type=options.strength, default=1.0, show_default="1", metavar="0..1", help="Of models.")
+@click.option("--tile", type=options.tile, metavar="auto|N|0", default="auto", show_default=True, help="Of models.")
+@click.option("-q", "--quiet", is_flag=True, help="No bar; only tables and errors.")
+def command(
+    models: tuple[str, ...],
+    clean: Path,
+    noisy: Path | None,
+    noise: tuple[str, ...],
+    clip: bool | None,
+    rounded: bool | None,
+    seed: int,
+    limit: int | None,
+    metrics: str,
+    classical: tuple[str, ...],
+    csv: Path | None,
+    json: Path | None,
+    markdown: Path | None,
+    device: str,
+    precision: str,
+    ensemble: bool,
+    strength: float,
+    tile: TileSize,
+    quiet: bool,
+) -> None:
+    from medcli.batch.evaluate import evaluate
+    from medcli.batch.summary import Table
+
+    request = Request(clean, noisy, noise, clip, rounded, seed, limit)
+    _check(request)
+    rulers, fid = _rulers(metrics)
+    tasks = [Task(each, pairs, _baselines(classical, each)) for each, pairs in _sources(request)]
+    machine = Machine(device, precision, ensemble, strength, tile)
+    denoisers = machine.load(models)
+    tables: list[Table] = []
+    for task in tasks:
+        steps = len(task.pairs) * (1 + len(denoisers) + len(task.baselines))
+        with Display(steps, animate=terminal_can_animate(), quiet=quiet) as display:
+            methods = [*machine.methods(denoisers, display), *task.baselines]
+            result = evaluate(task.pairs, methods, rulers, fid=fid, begin=display.begin)
+        tables.append(Table(_protocol(request, task, machine.words(denoisers)), result))
+        _show(tables[-1], first=len(tables) == 1)
+        Files(csv, json, markdown).write(tables)
+
+
+@dataclass(frozen=True)
+class Task:
+    """What one table is about. noise: None where both pictures of a pair come from files."""
+
+    noise: Noise | None
+    pairs: NoisedPictures | FilePairs
+    baselines: Sequence[Method]
+
+
+def _check(request: Request) -> None:
+    """Refuses combinations that contradict themselves."""
+    if bool(request.noise) == (request.noisy is not None):
+        raise click.UsageError("Say where the noisy pictures come from: --noise SPEC or --noisy DIR, one of them.")
+    if request.noisy is not None and request.clip is not None:
+        raise click.UsageError("--clip and --no-clip say how --noise is added; the files of --noisy are as they are.")
+    if request.clip is False and request.round and request.noise:
+        raise click.UsageError("--round makes 8-bit pictures, which end at black and white: leave --no-clip out.")
+
+
+def _rulers(names: str) -> tuple[dict[str, Metric], bool]:
+    """(metrics by name, whether FID is asked for); raises MedcliError for unknown ones and for what they lack."""
+    from medcli.metrics import FID, PER_PICTURE, Fid, check_names
+
+    asked = tuple(dict.fromkeys(("psnr", *(name.strip() for name in names.split(",") if name.strip()))))
+    check_names(asked)
+    if FID in asked:
+        Fid()  # what it lacks is said before the work, not after it
+    return {name: PER_PICTURE[name].make() for name in asked if name != FID}, FID in asked
+
+
+def _sources(request: Request) -> Iterator[tuple[Noise | None, NoisedPictures | FilePairs]]:
+    from medcli.batch.pairs import FilePairs, NoisedPictures, matched, pictures_in, thinned
+    from medcli.noise.notation import parse
+
+    if request.noisy is not None:
+        names = thinned(matched(request.noisy, request.clean), request.limit)
+        yield None, FilePairs(request.noisy, request.clean, names, round=request.round is not False)
+        return
+    pictures = thinned(pictures_in(request.clean), request.limit)
+    rounded = bool(request.round)
+    for noise in map(parse, request.noise):
+        pairs = NoisedPictures(request.clean, pictures, noise, request.seed, clip=bool(request.clip), round=rounded)
+        yield noise, pairs
+
+
+def _baselines(names: Iterable[str], noise: Noise | None) -> list[Method]:
+    from medcli.batch.evaluate import baseline
+
+    return [baseline(name, noise) for name in dict.fromkeys(names)]
+
+
+def _protocol(request: Request, task: Task, models: str) -> Protocol:
+    from medcli.batch.summary import Protocol
+
+    return Protocol(
+        noise="" if task.noise is None else str(task.noise),
+        pictures=str(request.clean if request.noisy is None else request.noisy),
+        against=str(request.clean),
+        count=len(task.pairs),
+        clip=bool(request.clip),
+        round=task.pairs.round,
+        seed=request.seed,
+        models=models,
+    )
+
+
+def _show(table: Table, *, first: bool) -> None:
+    """On standard output: drawn on a terminal, Markdown elsewhere."""
+    from medcli.batch.summary import cells, markdown
+
+    click.echo("" if first else "\n", nl=False)
+    if not sys.stdout.isatty():
+        click.echo(markdown([table]), nl=False)
+        return
+    from rich.box import SIMPLE_HEAD
+    from rich.console import Console
+    from rich.table import Table as Drawn
+    from rich.text import Text  # as it is: a file name may look like markup
+
+    headings, rows = cells(table)
+    drawn = Drawn(box=SIMPLE_HEAD, padding=(0, 0, 0, 1), pad_edge=False)
+    for place, heading in enumerate(headings):
+        drawn.add_column(Text(heading), justify="right" if place else "left", overflow="fold")
+    for name, *figures in rows:
+        drawn.add_row(Text(name), *(Text(figure.replace(" ± ", "\n±")) for figure in figures))
+    console = Console()
+    console.print(Text(table.protocol.sentence()))
+    console.print(drawn)

@@ -1,0 +1,316 @@
+"""`med eval` as a user meets it: pairs, protocols, tables and letters, with a tiny network of random weights."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import click
+import cv2
+import numpy as np
+import pytest
+import torch
+from conftest import TINY_UNET
+
+from medcli.archs.unet import ResidualUNet
+from medcli.batch.evaluate import IDENTITY, Method, Result, Score, baseline, evaluate, known_sigma
+from medcli.batch.pairs import FilePairs, NoisedPictures, as_floats, as_stored, matched, pictures_in, thinned
+from medcli.batch.summary import Protocol, Table, as_json, cells
+from medcli.cli import eval as door
+from medcli.cli import med
+from medcli.engine.classical import CLASSICAL, classical
+from medcli.errors import InputError, MedcliError, ModelError
+from medcli.images import read
+from medcli.metrics import PER_PICTURE, psnr
+from medcli.noise.gaussian import Gaussian
+from medcli.noise.notation import parse
+from medcli.zoo.weights import Card, save
+
+METRICS = {"psnr": psnr}
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    torch.manual_seed(0)
+    network = ResidualUNet(**TINY_UNET)
+    path = tmp_path_factory.mktemp("weights") / "tiny.safetensors"
+    save(path, network, Card(id="tiny", architecture="unet", config=network.config))
+    return path
+
+
+@pytest.fixture
+def noisy_folder(picture_folder: Path) -> Path:
+    """Mates of the pictures of `clean`, in a folder `noisy`: one has another extension."""
+    folder = picture_folder.with_name("noisy")
+    folder.mkdir()
+    draws = np.random.default_rng(1)
+    for path in picture_folder.iterdir():
+        pixels = read(path).pages[0].pixels
+        levels = (pixels + draws.normal(0, 15, pixels.shape)).round().clip(0, 255).astype(np.uint8)
+        cv2.imwrite(str(folder / path.with_suffix(".bmp" if path.stem == "0" else ".png").name), levels[..., ::-1])
+    return folder
+
+
+def run(*arguments: object) -> None:
+    med.main(["eval", *map(str, arguments)], prog_name="med", standalone_mode=False)
+
+
+def noised(folder: Path, spec: str = "gaussian:25", **options: Any) -> NoisedPictures:
+    return NoisedPictures(folder, pictures_in(folder), parse(spec), **options)
+
+
+def test_all_of_it(tiny: Path, picture_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("skimage", reason="scikit-image is not installed")
+    out = picture_folder.parent
+    arguments = ["-m", tiny, "--clean", picture_folder, "--noise", "gaussian:25", "--noise", "poisson:30"]
+    arguments += ["--classical", "nlm", "--classical", "wavelet", "--limit", 2, "--device", "cpu"]
+    run(*arguments, "--csv", out / "a.csv", "--json", out / "a.json", "--markdown", out / "a.md")
+    printed = capsys.readouterr().out
+    assert printed == (out / "a.md").read_text()
+    assert (
+        f"gaussian:25 on 2 pictures of {picture_folder}, seed 0, not clipped, not rounded; results scored in float, "
+        "clipped to [0, 1], over all channels; models on cpu, precision auto, strength 1.\n\n"
+        "| method | PSNR dB | SSIM 11x11 Gaussian | SSIM 7x7 uniform | gain dB | worst dB | lose > 0.1 dB | s | MP/s |"
+    ) in printed
+    tables = json.loads((out / "a.json").read_text())["tables"]
+    methods = [[row["method"] for row in table["methods"]] for table in tables]
+    assert methods[0] == ["noisy input", str(tiny), "nlm (sigma 25)", "wavelet (sigma 25)"]
+    assert methods[1] == ["noisy input", str(tiny), "nlm (sigma estimated)", "wavelet (sigma estimated)"]
+    lines = list(csv.DictReader((out / "a.csv").read_text().splitlines()))
+    assert len(lines) == 2 * 2 * 4
+    assert {line["noise"] for line in lines} == {"gaussian:25", "poisson:30"}
+    assert {line["picture"] for line in lines} == {"0.png", "2.png"}
+    wavelet = tables[0]["methods"][3]
+    gains = [float(line["gain"]) for line in lines if line["method"] == "wavelet (sigma 25)"]
+    assert wavelet["change"] == pytest.approx(np.mean(gains))
+    assert wavelet["worst"] == min(gains) > 0
+    psnrs = [float(line["psnr"]) for line in lines if line["method"] == "wavelet (sigma 25)"]
+    assert wavelet["mean"]["psnr"] == pytest.approx(np.mean(psnrs))
+    assert wavelet["deviation"]["psnr"] == pytest.approx(np.std(psnrs, ddof=1))
+
+
+def test_a_picture_is_the_same_whatever_is_beside_it(picture_folder: Path) -> None:
+    both = {pair.name: pair for pair in noised(picture_folder)}
+    (picture_folder / "1.png").unlink()
+    (picture_folder / "sub").mkdir()
+    shutil.copy(picture_folder / "4.png", picture_folder / "sub" / "4.png")
+    after = {pair.name: pair for pair in noised(picture_folder)}
+    assert all(np.array_equal(after[name].noisy, both[name].noisy) for name in ("0.png", "2.png", "3.png", "4.png"))
+    assert not np.array_equal(after["sub/4.png"].noisy, after["4.png"].noisy)
+
+
+def test_seed_and_noise_each_change_the_draw(picture_folder: Path) -> None:
+    def draw(**options: Any) -> Any:
+        pair = next(iter(noised(picture_folder, **options)))
+        return (pair.noisy - pair.clean) / np.std(pair.noisy - pair.clean)
+
+    first = draw()
+    assert np.array_equal(first, draw())
+    assert abs(np.mean(first * draw(seed=1))) < 0.05
+    assert abs(np.mean(first * draw(spec="gaussian:50"))) < 0.05
+
+
+def test_noise_is_added_in_float_and_clipped_and_rounded_only_when_asked(picture_folder: Path) -> None:
+    plain, clipped, rounded = (
+        next(iter(noised(picture_folder, "gaussian:60", **options))).noisy
+        for options in ({}, {"clip": True}, {"round": True})
+    )
+    assert plain.dtype == np.float32
+    assert plain.min() < 0
+    assert np.array_equal(clipped, plain.clip(0, 1))
+    assert rounded.dtype == np.uint8
+    assert np.array_equal(rounded, (clipped * 255).round())
+
+
+def test_the_level_that_was_drawn_is_told(picture_folder: Path) -> None:
+    pair = next(iter(noised(picture_folder, "gaussian:5-50")))
+    level = float(pair.drawn.partition(":")[2])
+    assert np.std(pair.noisy - pair.clean) * 255 == pytest.approx(level, rel=0.05)
+
+
+@pytest.mark.parametrize(("dtype", "white"), [(np.uint8, 255), (np.uint16, 65535)])
+def test_gray_and_16_bit(dtype: Any, white: int, tmp_path: Path, tiny: Path) -> None:
+    levels = np.linspace(0.2, 0.8, 40 * 48).reshape(40, 48)
+    cv2.imwrite(str(tmp_path / "a.png"), (levels * white).astype(dtype))
+    out = tmp_path / "out.json"
+    run(
+        "-m", tiny, "--clean", tmp_path, "--noise", "gaussian:10", "--metrics", "psnr", "--json", out, "--device", "cpu"
+    )
+    identity = json.loads(out.read_text())["tables"][0]["methods"][0]
+    assert identity["mean"]["psnr"] == pytest.approx(-20 * np.log10(10 / 255), abs=0.3)
+    assert identity["deviation"] == {"psnr": None}
+
+
+def test_identity_of_files_is_their_psnr(picture_folder: Path, noisy_folder: Path) -> None:
+    out = picture_folder.with_name("out.json")
+    run("--clean", picture_folder, "--noisy", noisy_folder, "--metrics", "psnr", "--json", out)
+    table = json.loads(out.read_text())["tables"][0]
+    sentence = f"5 pictures of {noisy_folder} against {picture_folder}, files as they are; results scored in the depth"
+    assert table["protocol"]["sentence"].startswith(sentence)
+    for score in table["pictures"]:
+        noisy, clean = (
+            cv2.imread(str(next(folder.glob(f"{score['picture'][0]}.*")))) for folder in (noisy_folder, picture_folder)
+        )
+        assert score["psnr"] == pytest.approx(cv2.PSNR(noisy, clean), abs=1e-4)
+        assert score["gain"] == 0
+
+
+@pytest.mark.parametrize(
+    ("noise", "options", "words"),
+    [
+        ("poisson:30", {}, "not clipped, not rounded; results scored in float,"),
+        ("poisson:30+clip", {}, "clipped where it says so, not rounded;"),
+        ("poisson:30", {"clip": True}, "clipped after each component, not rounded;"),
+        ("poisson:30", {"round": True}, "clipped at the end, rounded to 8 bits; results scored as 8-bit files would"),
+        ("", {}, "files as they are; results scored in float,"),
+        ("", {"round": True}, "files as they are; results scored in the depth of the noisy file,"),
+    ],
+)
+def test_the_protocol_says_what_was_done(noise: str, options: dict[str, bool], words: str) -> None:
+    assert words in replace(protocol(), **{"noise": noise, "round": False, **options}).sentence()
+
+
+def test_a_terminal_gets_a_drawn_table(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    monkeypatch.setenv("COLUMNS", "80")
+    scores = [Score(name, "[bold]", {"psnr": psnr}, 1.0, 0.5, 250_000) for name, psnr in (("a", 30.0), ("b", 31.0))]
+    door._show(Table(protocol(), Result(scores, {})), first=True)
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert ["[bold]", "30.50", "+1.00", "+1.00", "0", "1.00", "0.5"] in lines
+    assert ["±0.71"] in lines
+
+
+def test_help_needs_neither_torch_nor_numpy() -> None:
+    code = "import sys; from medcli.cli import med; med.main(['eval', '--help'], standalone_mode=False)"
+    checked = f"{code}; sys.exit(bool({{'torch', 'numpy', 'rich', 'skimage'}} & sys.modules.keys()))"
+    assert subprocess.run([sys.executable, "-c", checked], capture_output=True, check=False).returncode == 0
+
+
+def test_real_pairs_go_in_and_out_as_integers_unless_asked_otherwise(picture_folder: Path, noisy_folder: Path) -> None:
+    seen = []
+
+    def spy(noisy: Any) -> Any:
+        seen.append(noisy.dtype)
+        return noisy
+
+    for rounded in (True, False):
+        pairs = FilePairs(noisy_folder, picture_folder, matched(noisy_folder, picture_folder)[:1], round=rounded)
+        evaluate(pairs, [Method("spy", spy), baseline("nlm", None)], METRICS)
+    assert seen == [np.uint8] * 2 + [np.float32] * 2  # once to warm up, once timed
+
+
+def test_pictures_without_a_mate_are_listed(picture_folder: Path, noisy_folder: Path) -> None:
+    (noisy_folder / "3.png").rename(noisy_folder / "other.png")
+    with pytest.raises(InputError, match="2 pictures have no mate") as caught:
+        matched(noisy_folder, picture_folder)
+    assert str(noisy_folder / "other.png") in caught.value.problem
+    assert str(picture_folder / "3.png") in caught.value.problem
+
+
+def test_two_candidates_for_one_mate_are_refused(picture_folder: Path, noisy_folder: Path) -> None:
+    shutil.copy(picture_folder / "1.png", picture_folder / "1.bmp")
+    with pytest.raises(InputError, match="differ only in their extension"):
+        matched(noisy_folder, picture_folder)
+
+
+def test_a_pair_of_two_sizes_is_refused(picture_folder: Path, noisy_folder: Path) -> None:
+    cv2.imwrite(str(noisy_folder / "1.png"), np.zeros((48, 50, 3), np.uint8))
+    with pytest.raises(InputError, match=r"1\.png is 50x48 pixels in colour, but .*1\.png is 56x48"):
+        run("--clean", picture_folder, "--noisy", noisy_folder, "--metrics", "psnr")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ([], "Say where the noisy pictures come from"),
+        (["--noise", "gaussian:5", "--noisy", "."], "Say where the noisy pictures come from"),
+        (["--noisy", ".", "--clip"], "files of --noisy are as they are"),
+        (["--noise", "gaussian:5", "--round", "--no-clip"], "leave --no-clip out"),
+    ],
+)
+def test_contradictions_are_usage_errors(arguments: list[str], words: str, picture_folder: Path) -> None:
+    with pytest.raises(click.UsageError, match=words):
+        run("--clean", picture_folder, *arguments)
+
+
+def test_letters_come_before_the_work(picture_folder: Path) -> None:
+    common = ["--clean", picture_folder, "--noise"]
+    with pytest.raises(MedcliError, match="no metric called 'psrn'"):
+        run(*common, "gaussian:5", "--metrics", "psrn")
+    with pytest.raises(MedcliError, match="no noise or pool called 'gausian'"):
+        run(*common, "gausian:5", "--metrics", "psnr")
+    with pytest.raises(ModelError, match="no model called 'foto'"):
+        run(*common, "gaussian:5", "--metrics", "psnr", "-m", "foto")
+    with pytest.raises(InputError, match="holds no pictures"):
+        run("--clean", Path(__file__).parent, "--noise", "gaussian:5", "--metrics", "psnr")
+
+
+def test_a_failure_names_picture_and_method(picture_folder: Path) -> None:
+    with pytest.raises(InputError, match=r"0\.png, noisy input: Arrays of shape \(48, 56, 3\)"):
+        run("--clean", picture_folder, "--noise", "gaussian:5", "--metrics", "ms-ssim")
+
+
+def test_worst_and_losing_pictures_are_counted() -> None:
+    changes = {"a": 1.2, "b": 0.05, "c": -0.05, "d": -0.5, "e": -0.2}
+    scores = [Score(name, "m", {"psnr": 30 + change}, change, 0.5, 250_000) for name, change in changes.items()]
+    row = Table(protocol(), Result(scores, {})).rows()[0]
+    assert (row.worst, row.losing) == (-0.5, 2)
+    assert (row.change, row.seconds, row.speed) == (pytest.approx(0.1), 2.5, 0.5)
+
+
+def test_perfect_results_are_infinite_and_still_json(picture_folder: Path) -> None:
+    clean = list(noised(picture_folder, "gaussian:0"))[:1]
+    table = Table(protocol(), evaluate(clean, [], METRICS))
+    content = json.loads(as_json([table]), parse_constant=pytest.fail)
+    assert content["tables"][0]["pictures"][0]["psnr"] == "inf"
+    assert content["tables"][0]["pictures"][0]["gain"] == 0
+    assert cells(table)[1] == [[IDENTITY.name, "inf", "-", "-", "-", "-", "-"]]
+
+
+def protocol() -> Protocol:
+    return Protocol("", "noisy", "clean", 1, clip=False, round=True, seed=0, models="")
+
+
+def test_sigma_is_told_where_it_is_known() -> None:
+    assert known_sigma(Gaussian(25, 25)) == 25
+    assert [known_sigma(noise) for noise in (Gaussian(5, 50), parse("gaussian:25+clip"), None)] == [None] * 3
+
+
+@pytest.mark.parametrize(("channels", "sigma"), [(0, None), (3, 25.0)])
+@pytest.mark.parametrize("name", CLASSICAL)
+def test_classical_denoisers_gain(name: str, channels: int, sigma: float | None) -> None:
+    for package in ("pywt", "skimage", *(["bm3d"] if name == "bm3d" else [])):
+        pytest.importorskip(package, reason=f"{package} is not installed")
+    clean = np.full((32, 40, 3) if channels else (32, 40), 0.5, np.float32)
+    clean[:, 20:] = 0.3
+    if channels:
+        clean[..., 2] = 0.1
+    noisy = clean + np.random.default_rng(0).normal(0, 25 / 255, clean.shape).astype(np.float32)
+    restored = classical(name, sigma)(noisy)
+    assert restored.shape == clean.shape
+    assert psnr(restored.clip(0, 1), clean) > psnr(noisy.clip(0, 1), clean) + 3
+
+
+def test_the_door_offers_what_is_there() -> None:
+    assert set(door.CLASSICAL) == set(CLASSICAL)
+    assert all(f"  {name}" in door.HELP or f", {name}" in door.HELP for name in PER_PICTURE)
+
+
+def test_integers_and_floats_go_to_and_fro() -> None:
+    for dtype in (np.uint8, np.uint16):
+        levels = np.arange(np.iinfo(dtype).max + 1, dtype=dtype)
+        assert np.array_equal(as_stored(as_floats(levels), dtype), levels)
+    assert as_stored(np.float32([-0.5, 1.5]), np.uint8).tolist() == [0, 255]
+    assert as_stored(np.float32([-0.5, 1.5]), np.float32).tolist() == [-0.5, 1.5]
+
+
+def test_a_limit_spreads_evenly() -> None:
+    names = list(range(10))
+    assert thinned(names, 3) == [0, 3, 6]
+    assert thinned(names, None) == thinned(names, 99) == names
