@@ -47,7 +47,7 @@ def test_it_solves_a_least_squares_problem() -> None:
         loss.backward()
         optimizer.step()
         losses.append(loss.item())
-    assert losses[-1] < 1e-3 * losses[0]
+    assert losses[-1] < 1e-2 * losses[0]
 
 
 def test_parameters_without_a_gradient_stay() -> None:

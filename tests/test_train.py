@@ -90,7 +90,7 @@ class TestData:
 class TestLoop:
     def test_the_loss_falls(self, picture_folder: Path, tmp_path: Path) -> None:
         reports: list[dict[str, float]] = []
-        trainer = trainer_in(tmp_path / "run", tiny(steps=60, batch=4, learning_rate=3e-3), reports)
+        trainer = trainer_in(tmp_path / "run", tiny(steps=80, batch=4, learning_rate=0.02), reports)
         trainer.run(crops_of(picture_folder, tmp_path), Limits(report_every=10))
         assert reports[-1]["log_mse"] < reports[0]["log_mse"] - 0.1
         logged = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]

@@ -159,7 +159,7 @@ class TestCatalog:
 class TestShippedModels:
     """What the zoo promises of its weights, on a picture made here."""
 
-    @pytest.fixture(scope="class")
+    @pytest.fixture
     def clean(self) -> np.ndarray:
         rows, columns = np.mgrid[0:160, 0:192] / 64
         waves = [np.sin(2 * rows + c) * np.cos(3 * columns) + (columns + rows > 2 + c / 2) for c in range(3)]
