@@ -29,8 +29,8 @@ def load(
     """A denoiser with its model loaded, to be called with arrays.
 
     name: of a model, a weight file, or the folder of a training run. device: auto, cpu, cuda, cuda:N or mps.
-    precision: auto, fp32, fp16 or bf16. tile: side in pixels, 0 for the whole picture at once, or auto: by free memory. overlap: pixels,
-    None for what the network needs. ensemble: the mean of eight flips and turns, eight times the work.
+    precision: auto, fp32, fp16 or bf16. tile: side in pixels, 0 for the whole picture at once, or auto: by free memory.
+    overlap: pixels, None for what the network needs. ensemble: the mean of eight flips and turns, eight times the work.
 
     Raises ModelError for an unknown or corrupt model, DeviceError for a device that is not there.
     """

@@ -1,13 +1,13 @@
 """Everything a user can cause, as one family. Each error is a letter: what was wrong, what was seen, what to try.
 
-    MedcliError            exit 1
-    |- InputError          a file that cannot be read as a picture
-    |- OutputError         a result that cannot be written where it was asked for
-    |- ModelError          an unknown, corrupt or unsuitable model
-    |- DeviceError         a device that is absent, or too small for the work
-    |- RecipeError         a training recipe or an option of one that makes no sense
-    |- TrainingError       a training run that cannot go on
-    `- SomeFailed          exit 3: a run over many files that finished, with failures
+MedcliError            exit 1
+|- InputError          a file that cannot be read as a picture
+|- OutputError         a result that cannot be written where it was asked for
+|- ModelError          an unknown, corrupt or unsuitable model
+|- DeviceError         a device that is absent, or too small for the work
+|- RecipeError         a training recipe or an option of one that makes no sense
+|- TrainingError       a training run that cannot go on
+`- SomeFailed          exit 3: a run over many files that finished, with failures
 """
 
 from __future__ import annotations
