@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import struct
 import zlib
+from collections import deque
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import BinaryIO
 
@@ -158,12 +160,8 @@ def encode(picture: Picture, stream: BinaryIO, quality: int | None) -> None:
     head = struct.pack(">IIBBBBB", width, height, page.pixels.dtype.itemsize * 8, kind, 0, 0, 0)
     for chunk in ((b"IHDR", head), *_carried(picture.metadata)):
         _put(stream, *chunk)
-    packer = zlib.compressobj(1, zlib.DEFLATED, 15, 9, zlib.Z_RLE)
-    for rows in _filtered(page):
-        packed = packer.compress(rows.data)
-        if packed:
-            _put(stream, b"IDAT", packed)
-    _put(stream, b"IDAT", packer.flush())
+    for packed in _packed(page):
+        _put(stream, b"IDAT", packed)
     _put(stream, b"IEND", b"")
 
 
@@ -183,6 +181,26 @@ def _carried(meta: Metadata) -> Iterator[tuple[bytes, bytes]]:
         yield b"eXIf", meta.exif
     if meta.xmp:
         yield b"iTXt", XMP_KEYWORD + b"\0\0\0\0\0" + meta.xmp
+
+
+def _packed(page: Page) -> Iterator[bytes]:
+    """The zlib stream of all rows, band by band. Run lengths reach back one byte, so bands pack alone, side by side."""
+    checksum, waiting = 1, deque[Future[bytes]]()
+    yield b"\x78\x01"
+    with ThreadPoolExecutor(2, "med-deflate") as pool:
+        for rows in _filtered(page):
+            checksum = zlib.adler32(rows.data, checksum)
+            waiting.append(pool.submit(_deflated, rows))
+            if len(waiting) > 3:  # no more bands in memory than the two threads need
+                yield waiting.popleft().result()
+        for future in waiting:
+            yield future.result()
+    yield b"\x03\x00" + struct.pack(">I", checksum)  # an empty last block
+
+
+def _deflated(rows: NDArray[np.uint8]) -> bytes:
+    packer = zlib.compressobj(1, zlib.DEFLATED, -15, 9, zlib.Z_RLE)
+    return packer.compress(rows.data) + packer.flush(zlib.Z_SYNC_FLUSH)
 
 
 def _filtered(page: Page) -> Iterator[NDArray[np.uint8]]:
