@@ -2,7 +2,7 @@
 
 Jordan et al., Muon: An optimizer for hidden layers in neural networks (2024). Convolution kernels count as matrices of
 shape (out, in * height * width); vectors (biases, norms) move by Adam at a fixed share of the learning rate. On a small
-residual U-Net it reached in 700 steps what AdamW needed more than 7,000 for (docs/benchmarks.md).
+residual U-Net, 700 steps ended 1.0 to 2.0 dB above the best that Adam gave in as many (docs/benchmarks.md).
 """
 
 from __future__ import annotations
