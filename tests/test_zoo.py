@@ -176,6 +176,21 @@ class TestShippedModels:
         assert gain > 9
 
     @pytest.mark.parametrize("name", ["photo", "gaussian"])
+    def test_tiles_do_not_show(self, name: str, clean: np.ndarray) -> None:
+        """Exact where the overlap holds everything a pixel can see; with the default, a grey level or so."""
+        import medcli
+
+        wide = np.tile(clean, (1, 3, 1))
+        noisy = wide + np.random.default_rng(0).normal(0, 15 / 255, wide.shape).astype(np.float32)
+        whole, exact, usual = (
+            medcli.load(name, device="cpu", precision="fp32", tile=tile, overlap=overlap)(noisy)
+            for tile, overlap in ((0, None), (512, 448), (256, None))
+        )
+        assert np.abs(exact - whole).max() < 1e-5
+        assert np.abs(usual - whole).max() < 3 / 255
+        assert np.sqrt(np.mean((usual - whole) ** 2)) < 0.2 / 255
+
+    @pytest.mark.parametrize("name", ["photo", "gaussian"])
     def test_a_clean_picture_is_left_alone(self, name: str, clean: np.ndarray) -> None:
         import medcli
 
