@@ -421,13 +421,13 @@ def test_half_precision_is_for_convolutions_and_the_input_is_added_in_fp32() -> 
 
 def test_auto_takes_bf16_on_a_cpu_that_has_it_for_8_bits_only(monkeypatch: pytest.MonkeyPatch) -> None:
     cpu = torch.device("cpu")
-    monkeypatch.setattr(device, "_cpu_multiplies_bf16", lambda: True)
+    monkeypatch.setattr(device, "cpu_multiplies_bf16", lambda: True)
     assert choose_precision("auto", cpu, half_safe=True, eight_bit=True) == torch.bfloat16
     assert choose_precision("auto", cpu, half_safe=True, eight_bit=False) == torch.float32
     assert choose_precision("auto", cpu, half_safe=False, eight_bit=True) == torch.float32
     assert engine(Toy(), precision="auto").precision_in_force(noise(4, 4, depth="uint8")) == torch.bfloat16
     assert engine(Toy(), precision="auto").precision_in_force(noise(4, 4, depth="uint16")) == torch.float32
-    monkeypatch.setattr(device, "_cpu_multiplies_bf16", lambda: False)
+    monkeypatch.setattr(device, "cpu_multiplies_bf16", lambda: False)
     assert choose_precision("auto", cpu, half_safe=True, eight_bit=True) == torch.float32
 
 

@@ -64,10 +64,10 @@ def _best_precision(device: torch.device, *, half_safe: bool, eight_bit: bool) -
         return torch.float32
     if device.type in ("cuda", "mps"):
         return torch.float16
-    return torch.bfloat16 if eight_bit and _cpu_multiplies_bf16() else torch.float32
+    return torch.bfloat16 if eight_bit and cpu_multiplies_bf16() else torch.float32
 
 
-def _cpu_multiplies_bf16() -> bool:
+def cpu_multiplies_bf16() -> bool:
     """Whether bf16 is fast here, not merely possible: without matrix units it is emulated, slower than fp32."""
     probe = getattr(torch.cpu, "_is_amx_tile_supported", None)  # private, hence absent from some versions of torch
     return torch.backends.mkldnn.is_available() and probe is not None and bool(probe())  # type: ignore[no-untyped-call]

@@ -15,7 +15,7 @@ from torch import nn
 from medcli import __version__
 from medcli.data.cache import PixelCache, open_cache
 from medcli.data.crops import NoisyCrops
-from medcli.engine.device import choose_device
+from medcli.engine.device import choose_device, cpu_multiplies_bf16
 from medcli.errors import ModelError, OutputError, RecipeError
 from medcli.methods.supervised import LOSSES
 from medcli.registry import METHODS, nearest, resolve
@@ -80,8 +80,7 @@ def _fast_dtype(device: torch.device) -> torch.dtype:
     """bf16 where the hardware multiplies it natively, else fp32."""
     if device.type == "cuda":
         return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
-    has_amx = getattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
-    return torch.bfloat16 if device.type == "cpu" and has_amx() else torch.float32
+    return torch.bfloat16 if device.type == "cpu" and cpu_multiplies_bf16() else torch.float32
 
 
 def _open_pictures(recipe: Recipe, options: Options, say: Callable[[str], None]) -> PixelCache:
