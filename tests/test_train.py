@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import math
 import os
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,14 +20,18 @@ import yaml
 from conftest import TINY_UNET
 
 from medcli.data.cache import open_cache
-from medcli.data.crops import NoisyCrops
+from medcli.data.crops import Framing, MadeNoisy
 from medcli.errors import OutputError, RecipeError, TrainingError
-from medcli.methods.supervised import LOSSES, Supervised
+from medcli.methods.base import Batch
+from medcli.methods.losses import LOSSES
+from medcli.methods.supervised import Supervised
 from medcli.noise.gaussian import Gaussian
 from medcli.train import recipe as recipes
-from medcli.train.loop import Limits, Machine, Trainer, learning_rate
+from medcli.train.loop import Limits, Trainer, learning_rate
+from medcli.train.machine import Machine
 from medcli.train.recipe import Recipe
 from medcli.train.run import Options, build_method, train
+from medcli.train.validation import Validation
 from medcli.zoo import weights
 
 CPU = Machine(torch.device("cpu"), torch.float32, workers=0)
@@ -32,14 +39,15 @@ CPU = Machine(torch.device("cpu"), torch.float32, workers=0)
 
 def tiny(**changes: object) -> Recipe:
     recipe = Recipe(
-        id="tiny", title="Tiny", noises=[{"noise": "gaussian", "low": 25, "high": 25}], steps=12, config=TINY_UNET,
+        id="tiny", title="Tiny", noises={"gaussian:25": 1}, steps=12, loss="log_mse", config=TINY_UNET,
         patch=16, batch=2, warmup=2, ema=0.9, seed=3,
     )  # fmt: skip
     return replace(recipe, **changes)
 
 
-def crops_of(folder: Path, tmp_path: Path, seed: int = 3) -> NoisyCrops:
-    return NoisyCrops(open_cache([folder], tmp_path / "cache", smallest=16), Gaussian(25, 25), 16, seed, 0.5)
+def crops_of(folder: Path, tmp_path: Path, **changes: object) -> MadeNoisy:
+    pictures = open_cache(sorted(folder.iterdir()), tmp_path / "cache", smallest=16)
+    return replace(MadeNoisy(pictures, Gaussian(25, 25), Framing(16, 3, 0.5), seed=3), **changes)
 
 
 def trainer_in(folder: Path, recipe: Recipe, reports: list[dict[str, float]] | None = None) -> Trainer:
@@ -52,41 +60,6 @@ def same(first: torch.nn.Module, second: torch.nn.Module) -> bool:
     return all(torch.equal(a, b) for a, b in zip(first.parameters(), second.parameters(), strict=True))
 
 
-class TestData:
-    def test_a_sample_depends_on_its_key_alone(self, picture_folder: Path, tmp_path: Path) -> None:
-        crops = crops_of(picture_folder, tmp_path)
-        direct = crops.sample(7, 1)
-        crops.batch(3, 2)
-        again = crops.batch(7, 2)
-        assert all(torch.equal(one, many[1]) for one, many in zip(direct, again, strict=True))
-        assert not torch.equal(direct[1], crops.sample(8, 1)[1])
-        assert not torch.equal(direct[1], crops_of(picture_folder, tmp_path, seed=4).sample(7, 1)[1])
-
-    def test_clean_stays_in_range_and_noise_has_its_strength(self, picture_folder: Path, tmp_path: Path) -> None:
-        noisy, clean = crops_of(picture_folder, tmp_path).batch(0, 40)
-        assert clean.min() >= 0
-        assert clean.max() <= 1
-        assert ((noisy - clean) * 255).std().item() == pytest.approx(25, rel=0.05)
-
-    def test_cache_follows_the_folder(self, picture_folder: Path, tmp_path: Path) -> None:
-        first = open_cache([picture_folder], tmp_path / "cache", smallest=16)
-        (picture_folder / "0.png").unlink()
-        (picture_folder / "broken.png").write_bytes(b"not a picture")
-        second = open_cache([picture_folder], tmp_path / "cache", smallest=16)
-        assert (len(first), len(second)) == (5, 4)
-        assert "broken.png" in second.skipped[0]
-        assert (first[1] == second[0]).all()
-
-    def test_small_pictures_are_named(self, picture_folder: Path, tmp_path: Path) -> None:
-        with pytest.raises(TrainingError, match="None of the pictures") as caught:
-            open_cache([picture_folder], tmp_path / "cache", smallest=50)
-        assert "4.png: smaller than the 50 pixel patch" in caught.value.hint
-
-    def test_missing_folder(self, tmp_path: Path) -> None:
-        with pytest.raises(TrainingError, match="no folder"):
-            open_cache([tmp_path / "nowhere"], tmp_path / "cache", smallest=16)
-
-
 class TestLoop:
     def test_the_loss_falls(self, picture_folder: Path, tmp_path: Path) -> None:
         reports: list[dict[str, float]] = []
@@ -95,6 +68,7 @@ class TestLoop:
         assert reports[-1]["log_mse"] < reports[0]["log_mse"] - 0.1
         logged = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
         assert logged == reports
+        assert {"images_per_second", "seconds_left", "loader_wait", "rate"} <= logged[0].keys()
 
     def test_interrupted_and_resumed_is_bit_identical(self, picture_folder: Path, tmp_path: Path) -> None:
         crops = crops_of(picture_folder, tmp_path)
@@ -110,6 +84,88 @@ class TestLoop:
         second.run(crops, Limits())
         assert same(whole.average, second.average)
         assert same(whole.method.product, second.method.product)
+
+    def test_the_best_checkpoint_outlives_its_time(self, picture_folder: Path, tmp_path: Path) -> None:
+        crops = crops_of(picture_folder, tmp_path)
+        reports: list[dict[str, float]] = []
+        trainer = trainer_in(tmp_path / "run", tiny(), reports)
+        figures = iter([10.0, 30.0, 20.0, 20.0, 25.0, 5.0])
+        trainer.validation = _Scripted(figures)
+        trainer.run(crops, Limits(save_every=2))
+        kept = {path.name for path in trainer.checkpoints.iterdir()}
+        assert kept == {"best.safetensors", *(f"step-{step:07d}.safetensors" for step in (8, 10, 12))}
+        assert [line["psnr"] for line in reports if "psnr" in line] == [10.0, 30.0, 20.0, 20.0, 25.0, 5.0]
+        trainer.best()
+        assert trainer.step == 4
+
+    def test_the_best_is_found_again_after_a_kill(self, picture_folder: Path, tmp_path: Path) -> None:
+        trainer = trainer_in(tmp_path / "run", tiny())
+        trainer.validation = _Scripted(iter([10.0, 30.0, 20.0, 20.0, 25.0, 28.0]))
+        trainer.run(crops_of(picture_folder, tmp_path), Limits(save_every=2))
+        (trainer.checkpoints / "best.safetensors").unlink()  # killed between the checkpoint and its link
+        again = trainer_in(tmp_path / "run", tiny())
+        again.resume()
+        again.best()
+        assert again.step == 12
+
+    def test_validation_sees_the_average_and_leaves_the_run_alone(self, picture_folder: Path, tmp_path: Path) -> None:
+        crops = crops_of(picture_folder, tmp_path)
+        validation = Validation(crops.judged(), by_psnr=True)
+        alone, judged = trainer_in(tmp_path / "alone", tiny()), trainer_in(tmp_path / "judged", tiny())
+        judged.validation = validation
+        for trainer in (alone, judged):
+            trainer.run(crops, Limits(save_every=4))
+        assert same(alone.average, judged.average)
+        figures = validation.score(judged.method, judged.average, CPU)
+        assert figures["psnr_input"] == pytest.approx(-20 * math.log10(25 / 255), abs=0.2)
+        with torch.no_grad():
+            for parameter in judged.average.parameters():
+                parameter.zero_()  # a residual network of zeros is the identity
+        zeros = validation.score(judged.method, judged.average, CPU)
+        assert zeros["psnr"] == pytest.approx(zeros["psnr_input"], abs=0.01)
+
+    def test_without_clean_pictures_the_terms_judge(self, picture_folder: Path, tmp_path: Path) -> None:
+        crops = crops_of(picture_folder, tmp_path, views=2, alike=True, clean="none")
+        trainer = trainer_in(tmp_path / "run", tiny(method="n2n", loss="mse"))
+        trainer.validation = Validation(crops, by_psnr=False)
+        trainer.run(crops, Limits())
+        figures = trainer.validation.score(trainer.method, trainer.average, CPU)
+        assert figures["val_score"] == -figures["val_mse"]
+        assert (trainer.checkpoints / "best.safetensors").exists()
+
+    def test_a_full_disk_leaves_the_last_good_checkpoint(
+        self, picture_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        trainer = trainer_in(tmp_path / "run", tiny())
+        write = Path.write_bytes
+
+        def full(path: Path, data: bytes) -> int:
+            if "0000008" in path.name:
+                write(path, data[:100])
+                raise OSError(errno.ENOSPC, "No space left on device")
+            return write(path, data)
+
+        monkeypatch.setattr(Path, "write_bytes", full)
+        with pytest.raises(TrainingError, match="No space left") as caught:
+            trainer.run(crops_of(picture_folder, tmp_path), Limits(save_every=4))
+        assert "--resume" in caught.value.hint
+        assert [path.name for path in trainer.checkpoints.iterdir()] == ["step-0000004.safetensors"]
+
+    @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+    def test_an_interrupted_step_is_finished_and_saved(
+        self, picture_folder: Path, tmp_path: Path, number: signal.Signals
+    ) -> None:
+        crops = crops_of(picture_folder, tmp_path)
+        whole, cut = trainer_in(tmp_path / "whole", tiny()), trainer_in(tmp_path / "cut", tiny())
+        whole.run(crops, Limits())
+        cut.report = lambda line: os.kill(os.getpid(), number) if line["step"] == 5 else None
+        with pytest.raises(KeyboardInterrupt if number == signal.SIGINT else SystemExit):
+            cut.run(crops, Limits(report_every=1))
+        again = trainer_in(tmp_path / "cut", tiny())
+        again.resume()
+        assert again.step == 5
+        again.run(crops, Limits())
+        assert same(whole.average, again.average)
 
     def test_keeps_the_last_three_checkpoints(self, picture_folder: Path, tmp_path: Path) -> None:
         trainer = trainer_in(tmp_path / "run", tiny())
@@ -138,6 +194,18 @@ class TestLoop:
         assert learning_rate(recipe, 99, 1.0) == pytest.approx(0.0, abs=1e-9)
 
 
+class _Scripted:
+    """A validation whose verdicts are known beforehand."""
+
+    best_is = "psnr"
+
+    def __init__(self, figures: Iterator[float]) -> None:
+        self.figures = figures
+
+    def score(self, *_: object) -> dict[str, float]:
+        return {"psnr": next(self.figures)}
+
+
 def _stop_at(trainer: Trainer, step: int):
     def report(line: dict[str, float]) -> None:
         if line["step"] > step:
@@ -159,7 +227,8 @@ class TestLosses:
 
     def test_supervised_moves_its_one_player(self) -> None:
         method = Supervised(weights.build(weights.Card("x", "unet", TINY_UNET)), loss="l1")
-        terms = method.turns[0].terms((torch.zeros(1, 3, 16, 16), torch.ones(1, 3, 16, 16)))
+        batch = Batch([torch.zeros(1, 3, 16, 16)], torch.ones(1, 3, 16, 16), torch.zeros(1, dtype=torch.int64))
+        terms = method.turns[0].terms(batch)
         assert terms["l1"].item() == pytest.approx(1.0)
         assert method.players == {"denoiser": method.product}
 
@@ -184,7 +253,7 @@ class TestRecipes:
         [
             ({"stepz": 3}, "Did you mean 'steps'"),
             ({"steps": "many"}, "'steps' must be of type int"),
-            ({"noises": {}}, "'noises' must be of type list"),
+            ({"noises": []}, "'noises' must be of type dict"),
         ],
     )
     def test_mistakes_are_named(self, change: dict[str, object], message: str) -> None:
@@ -196,16 +265,19 @@ class TestRecipes:
     def test_unknown_names(self) -> None:
         with pytest.raises(RecipeError, match="Did you mean 'photo'"):
             recipes.load("phto")
-        with pytest.raises(RecipeError, match="no noise called 'gausian'"):
-            tiny(noises=[{"noise": "gausian"}]).draw_noise()
-        with pytest.raises(RecipeError, match="cannot be made"):
-            tiny(noises=[{"noise": "gaussian", "sigma": 3}]).draw_noise()
+        with pytest.raises(RecipeError, match="no noise or pool called 'gausian'"):
+            tiny(noises={"gausian:3": 1}).draw_noise()
+        with pytest.raises(RecipeError, match="must be numbers"):
+            tiny(noises={"gaussian:3": "often"}).draw_noise()
 
 
 class TestRun:
     def options(self, picture_folder: Path, tmp_path: Path, **changes: object) -> Options:
         return replace(
-            Options([picture_folder], tmp_path / "run", "cpu", "fp32", workers=0, cache=tmp_path / "cache"), **changes
+            Options(
+                tmp_path / "run", [picture_folder], device="cpu", precision="fp32", workers=0, cache=tmp_path / "cache"
+            ),
+            **changes,
         )
 
     def test_the_product_denoises(self, picture_folder: Path, tmp_path: Path) -> None:

@@ -5,7 +5,6 @@ The draw of a picture depends on (seed, noise, its relative name) alone: neither
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,13 +16,12 @@ from numpy.typing import NDArray
 
 from medcli.data.crops import keyed_generator
 from medcli.errors import InputError
-from medcli.images import read, supported
+from medcli.images import read
 from medcli.noise.base import Noise
 from medcli.noise.chain import clipped
 
 Pixels = NDArray[Any]
 Floats = NDArray[np.float32]
-LISTED = 10  # names in a letter
 
 
 @dataclass(frozen=True)
@@ -95,37 +93,6 @@ class FilePairs:
             yield Pair(clean_name.as_posix(), noisy if self.round else as_floats(noisy), clean)
 
 
-def pictures_in(folder: Path) -> list[Path]:
-    """Relative paths of the pictures in a folder and its subfolders, sorted; hidden ones are passed over.
-
-    Raises InputError where there is none.
-    """
-    found: list[Path] = []
-    for here, subfolders, names in os.walk(folder):
-        subfolders[:] = [name for name in subfolders if not name.startswith(".")]
-        paths = (Path(here, name) for name in names if not name.startswith("."))
-        found += [path.relative_to(folder) for path in paths if supported(path)]
-    if not found:
-        raise InputError(f"The folder {folder} holds no pictures.")
-    return sorted(found, key=Path.as_posix)
-
-
-def matched(noisy: Path, clean: Path) -> list[tuple[Path, Path]]:
-    """(noisy, clean) by relative path, whatever the extensions, sorted.
-
-    Raises InputError where a picture has no mate or more than one.
-    """
-    left, right = _by_stem(noisy), _by_stem(clean)
-    lonely = [str(noisy / left[key]) for key in sorted(left.keys() - right.keys())]
-    lonely += [str(clean / right[key]) for key in sorted(right.keys() - left.keys())]
-    if lonely:
-        raise InputError(
-            f"{len(lonely)} pictures have no mate of their name: {_listed(lonely)}.",
-            f"Every picture must be in both {noisy} and {clean}; only the extension may differ.",
-        )
-    return [(left[key], right[key]) for key in sorted(left)]
-
-
 def thinned(names: Sequence[Any], limit: int | None) -> list[Any]:
     """At most `limit` of the names, spread evenly; all for None."""
     count = len(names) if limit is None else min(limit, len(names))
@@ -155,18 +122,5 @@ def _pixels(path: Path) -> Pixels:
     return pages[0].pixels
 
 
-def _by_stem(folder: Path) -> dict[str, Path]:
-    found: dict[str, Path] = {}
-    for name in pictures_in(folder):
-        first = found.setdefault(name.with_suffix("").as_posix(), name)
-        if first is not name:
-            raise InputError(f"{folder / first} and {folder / name} differ only in their extension.", "Remove one.")
-    return found
-
-
 def _size(pixels: Pixels) -> str:
     return f"{pixels.shape[1]}x{pixels.shape[0]} pixels {'in gray' if pixels.ndim == 2 else 'in colour'}"
-
-
-def _listed(names: Sequence[str]) -> str:
-    return ", ".join(names[:LISTED]) + (f" and {len(names) - LISTED} more" if len(names) > LISTED else "")

@@ -243,7 +243,8 @@ def _rulers(names: str) -> tuple[dict[str, Metric], bool]:
 
 
 def _sources(request: Request) -> Iterator[tuple[Noise | None, NoisedPictures | FilePairs]]:
-    from medcli.batch.pairs import FilePairs, NoisedPictures, matched, pictures_in, thinned
+    from medcli.batch.pairs import FilePairs, NoisedPictures, thinned
+    from medcli.data.folders import matched, pictures_in
     from medcli.noise.notation import parse
 
     if request.noisy is not None:

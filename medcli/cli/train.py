@@ -1,81 +1,134 @@
-"""`med train`: a recipe, a folder of pictures, a weight file."""
+"""`med train`: pictures and a noise, or a recipe, or noisy pictures alone; in the end a weight file."""
 
 from __future__ import annotations
 
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from medcli.cli.options import complete_model
+
 if TYPE_CHECKING:
     from medcli.train.recipe import Recipe
+    from medcli.train.run import Options
+
+FOLDER = click.Path(path_type=Path, exists=True, file_okay=False)
+OWN_STEPS = 10_000
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.option("--data", multiple=True, type=FOLDER, help="Folder of clean pictures; may be given again.")
+@click.option("--noisy", multiple=True, type=FOLDER, help="Folder of pictures that are noisy already.")
+@click.option("--clean", multiple=True, type=FOLDER, help="Folder of clean pictures beside --noisy.")
+@click.option("--val", type=FOLDER, help="Folder that judges the model, instead of a share of the pictures.")
 @click.option(
-    "--data",
-    "data",
-    multiple=True,
-    required=True,
-    type=click.Path(path_type=Path),
-    help="Folder of pictures; may be given again.",
+    "-o", "--output", required=True, type=click.Path(path_type=Path, file_okay=False), help="The run's folder."
 )
-@click.option(
-    "-o", "--output", required=True, type=click.Path(path_type=Path, file_okay=False), help="Folder of the run."
-)
-@click.option("--recipe", default="photo", show_default=True, help="A recipe's name or YAML file.")
-@click.option("--method", help="How to learn; replaces the recipe's.")
-@click.option("--steps", type=click.IntRange(min=1), help="Steps of the whole run.")
+@click.option("--pool", help="Noises to learn: noise, gaussian, camera, corruption or a YAML file.")
+@click.option("--noise", help="One noise to learn, such as gaussian:25 or gaussian:5-50+speckle:25.")
+@click.option("--recipe", help="A recipe's name or YAML file, in place of the defaults.")
+@click.option("--method", help="How to learn.  [default: supervised]")
+@click.option("--arch", "architecture", help="The network.  [default: unet]")
+@click.option("--steps", type=click.IntRange(min=1), help=f"Steps of the whole run.  [default: {OWN_STEPS:,}]")
 @click.option("--minutes", type=click.FloatRange(min=0, min_open=True), help="End the schedule in this time.")
-@click.option("--batch", type=click.IntRange(min=1), help="Patches per step.")
+@click.option("--batch", type=click.IntRange(min=1), help="Patches per step and process.")
 @click.option("--patch", type=click.IntRange(min=16), help="Side of a patch in pixels.")
+@click.option("--loss", help="l1, mse, charbonnier or log_mse.")
 @click.option("--lr", "learning_rate", type=click.FloatRange(min=0, min_open=True), help="Peak learning rate.")
-@click.option("--init", help="A model to start from.")
+@click.option("--init", shell_complete=complete_model, help="A model to start from.")
+@click.option("--licence", help="Of the weights that come out, for the model card (SPDX).")
+@click.option("--data-licence", default="", help="Of the pictures, for the model card.")
 @click.option("--seed", type=int, help="Another seed gives another model.")
 @click.option("--resume", is_flag=True, help="Go on from the last checkpoint in the run's folder.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:N or mps.")
 @click.option("--precision", default="auto", show_default=True, type=click.Choice(["auto", "fp32", "bf16"]))
 @click.option("--workers", type=click.IntRange(min=0), help="Processes that draw patches.")
+@click.option("--cache", type=click.Path(path_type=Path, file_okay=False), help="Where decoded pictures are kept.")
+@click.option("--report-every", default=100, show_default=True, type=click.IntRange(min=1), help="In steps.")
+@click.option("--save-every", default=500, show_default=True, type=click.IntRange(min=1), help="In steps.")
 @click.option("-q", "--quiet", is_flag=True, help="Say nothing but errors.")
-def command(data: tuple[Path, ...], output: Path, recipe: str, **options: Any) -> None:
-    """Train a denoiser on a folder of clean pictures.
+def command(output: Path, recipe: str | None, pool: str | None, noise: str | None, **options: Any) -> None:
+    """Train a denoiser.
 
     \b
-    Example: med train --recipe photo --data pictures/ -o run/
-             med denoise photo.png --model run/
+    Clean pictures, which are made noisy:
+      med train --pool noise --data pictures/ -o run/
+      med train --noise gaussian:25 --method n2n --data pictures/ -o run/ --minutes 30
+    Pairs, or two noisy pictures of each scene, under equal names:
+      med train --noisy noisy/ --clean clean/ -o run/
+      med train --method n2n --noisy first/ --noisy second/ -o run/
+    A recipe of the zoo:
+      med train --recipe photo --data pictures/ -o run/
 
-    Killed at any moment, a run goes on with --resume from its last checkpoint.
+    Then: med denoise photo.png --model run/
+
+    Killed at any moment, a run goes on with --resume from its last checkpoint. Several GPUs or machines train
+    together under torchrun: torchrun --nproc-per-node 4 -m medcli train ...
     """  # fmt: skip
+    from medcli.cli.training import Display
     from medcli.train.loop import Limits
     from medcli.train.run import Options, train
 
+    if pool and noise:
+        raise click.UsageError("--pool and --noise exclude each other: a pool is a list of noises.")
     quiet = options.pop("quiet")
-    run_options = Options(
-        data=data,
-        output=output,
-        limits=Limits(minutes=options.pop("minutes")),
-        **{key: options.pop(key) for key in ("device", "precision", "workers", "resume")},
-    )
-    say = (lambda _: None) if quiet else _say
-    report = (lambda _: None) if quiet else (lambda line: _say(_line(line)))
-    path = train(_recipe(recipe, options, output, run_options.resume), run_options, report, say)
-    if not quiet:
-        _say(f"{path} is ready: med denoise PICTURE --model {output}")
+    limits = Limits(**{key: options.pop(key) for key in ("minutes", "save_every", "report_every")})
+    places = ("data", "noisy", "clean", "val", "device", "precision", "workers", "resume", "cache", "data_licence")
+    run = Options(output, limits=limits, command=_command(), **{key: options.pop(key) for key in places})
+    chosen = _recipe(recipe, options | {"noises": _noises(pool, noise)}, run)
+    with Display(chosen.steps, quiet=quiet) as display:
+        path = train(chosen, run, display.report, display.say)
+        display.say(f"{path} is ready: med denoise PICTURE --model {output}")
 
 
-def _recipe(name: str, overrides: dict[str, Any], output: Path, resume: bool) -> Recipe:
+def _command() -> str:
+    """The command line as the model card tells it."""
+    from medcli.zoo.modelcard import retold
+
+    return retold(["med", *sys.argv[1:]])
+
+
+def _noises(pool: str | None, noise: str | None) -> dict[str, float] | None:
+    """Notation to weight: a pool is opened up, so that the frozen recipe says all there is to say."""
+    from medcli.noise.notation import parse, parse_pool
+
+    if pool:
+        return {str(entry): weight for weight, entry in parse_pool(pool).noises}
+    return {str(parse(noise)): 1.0} if noise else None
+
+
+def _recipe(name: str | None, overrides: dict[str, Any], run: Options) -> Recipe:
     """The recipe with the options given; a resumed run keeps the recipe that was frozen in its folder."""
     from medcli.train.recipe import load
 
-    frozen = output / "recipe.yaml"
-    recipe = load(str(frozen) if resume and frozen.is_file() else name)
-    return replace(recipe, **{key: value for key, value in overrides.items() if value is not None})
+    frozen = run.output / "recipe.yaml"
+    given = {key: value for key, value in overrides.items() if value is not None}
+    if run.resume and frozen.is_file():
+        return replace(load(str(frozen)), **given)
+    return replace(load(name) if name else _own(given, run), **given)
 
 
-def _line(line: dict[str, Any]) -> str:
-    return "  ".join(f"{name} {value:g}" for name, value in line.items())
+def _own(given: dict[str, Any], run: Options) -> Recipe:
+    """Where no recipe is named: noise is made unless the pictures have it or the method can do without clean ones."""
+    from medcli.errors import RecipeError
+    from medcli.registry import METHODS, resolve
+    from medcli.train.recipe import Recipe
+    from medcli.zoo import catalog, weights
 
-
-def _say(text: str) -> None:
-    click.echo(text, err=True)
+    method = given.get("method", Recipe.method)
+    needs = getattr(resolve(METHODS, method, kind="method", error=RecipeError), "needs", None)
+    made = not run.noisy and (needs is None or needs.views > 1 or needs.clean == "mates")
+    recipe = Recipe(
+        id=run.output.resolve().name,
+        title=f"Trained on {', '.join(folder.name for folder in (*run.data, *run.noisy))}",
+        steps=OWN_STEPS,
+        noises=_noises("noise", None) or {} if made else {},
+        training_data=[folder.name for folder in (*run.data, *run.noisy, *run.clean)],
+    )
+    if init := given.get("init"):
+        card = weights.read_card(catalog.locate(init))
+        return replace(recipe, architecture=card.architecture, config=card.config)
+    return recipe

@@ -4,117 +4,149 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
+import mmap
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from medcli import images
-from medcli.errors import InputError, TrainingError
+from medcli.errors import InputError, OutputError, TrainingError
+from medcli.images.picture import Page
 
-FORMAT = 1
+FORMAT = 3
+ALIGNMENT = 8  # bytes; a picture starts at a multiple, whatever its dtype
+
+
+@dataclass(frozen=True)
+class Slot:
+    """Where a picture lies: first byte, (H, W, C) with C of 1 or 3, and dtype (uint8, uint16 or float32)."""
+
+    offset: int
+    shape: tuple[int, int, int]
+    dtype: str
 
 
 @dataclass(frozen=True)
 class PixelCache:
-    """Clean pictures as (H, W, 3) uint8 views into one file.
+    """Pictures as (H, W, C) views into one file, in the depth that they have.
 
-    pixels: the whole file, flat. shapes, offsets: height and width of each picture and where it starts.
     skipped: one line for each file that could not be used.
     """
 
-    pixels: NDArray[np.uint8]
+    file: Path
+    mapping: mmap.mmap
     names: list[str]
-    shapes: list[tuple[int, int]]
-    offsets: list[int]
+    slots: list[Slot]
     skipped: list[str]
 
     def __len__(self) -> int:
         return len(self.names)
 
-    def __getitem__(self, index: int) -> NDArray[np.uint8]:
-        (height, width), start = self.shapes[index], self.offsets[index]
-        return self.pixels[start : start + height * width * 3].reshape(height, width, 3)
+    def __getitem__(self, index: int) -> NDArray[Any]:
+        slot = self.slots[index]
+        return np.frombuffer(self.mapping, slot.dtype, math.prod(slot.shape), slot.offset).reshape(slot.shape)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Another process maps the file itself."""
+        return _mapped, (self.file, self.names, self.slots, self.skipped)
+
+    @property
+    def gray(self) -> bool:
+        """Whether no picture has colour."""
+        return all(slot.shape[2] == 1 for slot in self.slots)
+
+    def only(self, places: Sequence[int]) -> PixelCache:
+        """The pictures at these places, in this order; the pixels are shared."""
+        names, slots = [self.names[place] for place in places], [self.slots[place] for place in places]
+        return replace(self, names=names, slots=slots)
+
+    def release(self) -> None:
+        """Lets the system take back the memory of what was looked at, or a run would map the whole file in time."""
+        if hasattr(mmap, "MADV_DONTNEED"):
+            self.mapping.madvise(mmap.MADV_DONTNEED)
 
 
-def list_pictures(folders: Sequence[Path]) -> list[Path]:
-    """Every picture below the folders, in an order that does not depend on the file system."""
-    missing = [str(folder) for folder in folders if not folder.is_dir()]
-    if missing:
-        raise TrainingError(f"There is no folder {', '.join(missing)}.", "Give --data a folder of pictures.")
-    found = [p for folder in folders for p in sorted(folder.rglob("*")) if p.is_file() and images.supported(p)]
-    if not found:
-        raise TrainingError(f"No pictures in {', '.join(map(str, folders))}.", "Give --data a folder of pictures.")
-    return found
+def open_cache(paths: Sequence[Path], cache_dir: Path, *, smallest: int) -> PixelCache:
+    """The cache of these pictures, built when there is none or when one of them has changed. Each page is a picture.
+
+    smallest: pictures with a side below this many pixels are left out and named in `skipped`.
+    Raises TrainingError where no usable picture is left, OutputError where the cache cannot be written.
+    """
+    stem = cache_dir / _fingerprint(paths, smallest)
+    index_path, pixel_path = stem.with_suffix(".json"), stem.with_suffix(".pixels")
+    if not index_path.exists():
+        try:
+            _build(paths, smallest, index_path, pixel_path)
+        except OSError as error:
+            raise OutputError(
+                f"The decoded pictures cannot be kept in {cache_dir}: {error.strerror}.",
+                "Name another place with --cache.",
+            ) from error
+    index = json.loads(index_path.read_text())
+    if not index["names"]:
+        raise TrainingError("None of the pictures can be trained on.", "\n".join(index["skipped"][:10]))
+    slots = [Slot(offset, tuple(shape), dtype) for offset, shape, dtype in index["slots"]]
+    return _mapped(pixel_path, index["names"], slots, index["skipped"])
 
 
-def as_rgb8(picture: images.Picture) -> NDArray[np.uint8]:
-    """The first page as (H, W, 3) uint8; deeper pictures are rounded, gray ones repeated."""
-    pixels = picture.pages[0].pixels
-    if pixels.dtype != np.uint8:
-        top = 65535.0 if pixels.dtype == np.uint16 else 1.0
-        pixels = np.round(pixels.astype(np.float32).clip(0, top) * (255.0 / top))
-    levels = pixels.astype(np.uint8, copy=False)
-    return np.repeat(levels[..., None], 3, axis=2) if levels.ndim == 2 else levels
+def _mapped(file: Path, names: list[str], slots: list[Slot], skipped: list[str]) -> PixelCache:
+    with file.open("rb") as opened:
+        mapping = mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ)
+    return PixelCache(file, mapping, names, slots, skipped)
 
 
-def _decode(paths: Sequence[Path], smallest: int, skipped: list[str]) -> Iterator[tuple[Path, NDArray[np.uint8]]]:
+def _decode(paths: Sequence[Path], smallest: int, skipped: list[str]) -> Iterator[tuple[str, NDArray[Any]]]:
     for path in paths:
         try:
-            pixels = as_rgb8(images.read(path))
+            pages = images.read(path).pages
         except InputError as error:
             skipped.append(f"{path}: {error.problem}")
             continue
-        if min(pixels.shape[:2]) < smallest:
-            skipped.append(f"{path}: smaller than the {smallest} pixel patch")
-            continue
-        yield path, pixels
+        for number, page in enumerate(pages, start=1):
+            name = f"{path}#{number}" if len(pages) > 1 else str(path)
+            if min(page.pixels.shape[:2]) < smallest:
+                skipped.append(f"{name}: smaller than the {smallest} pixel patch")
+            else:
+                yield name, _in_order(page)
+
+
+def _in_order(page: Page) -> NDArray[Any]:
+    """(H, W, C), contiguous and in the machine's byte order."""
+    pixels = page.pixels if page.pixels.ndim == 3 else page.pixels[..., np.newaxis]
+    return np.ascontiguousarray(pixels, dtype=pixels.dtype.newbyteorder("="))
 
 
 def _fingerprint(paths: Sequence[Path], smallest: int) -> str:
     digest = hashlib.blake2b(f"{FORMAT} {smallest}".encode(), digest_size=16)
     for path in paths:
         status = path.stat()
-        digest.update(f"\n{path}\t{status.st_size}\t{status.st_mtime_ns}".encode())
+        digest.update(f"\n{path.absolute()}\t{status.st_size}\t{status.st_mtime_ns}".encode())
     return digest.hexdigest()
-
-
-def open_cache(folders: Sequence[Path], cache_dir: Path, *, smallest: int) -> PixelCache:
-    """The cache of these folders, built when there is none or when a file in them has changed.
-
-    smallest: pictures with a side below this many pixels are left out and named in `skipped`.
-    Raises TrainingError where no usable picture is left.
-    """
-    paths = list_pictures(folders)
-    stem = cache_dir / _fingerprint(paths, smallest)
-    index_path, pixel_path = stem.with_suffix(".json"), stem.with_suffix(".pixels")
-    if not index_path.exists():
-        _build(paths, smallest, index_path, pixel_path)
-    index = json.loads(index_path.read_text())
-    if not index["names"]:
-        raise TrainingError("None of the pictures can be trained on.", "\n".join(index["skipped"][:10]))
-    pixels = np.memmap(pixel_path, np.uint8, mode="r")
-    shapes = [(height, width) for height, width in index["shapes"]]
-    return PixelCache(pixels, index["names"], shapes, index["offsets"], index["skipped"])
 
 
 def _build(paths: Sequence[Path], smallest: int, index_path: Path, pixel_path: Path) -> None:
     index_path.parent.mkdir(parents=True, exist_ok=True)
     skipped: list[str] = []
-    names, shapes, offsets, offset = [], [], [], 0
+    names: list[str] = []
+    slots: list[tuple[int, tuple[int, ...], str]] = []
     partial = pixel_path.with_suffix(f".{os.getpid()}.tmp")
-    with partial.open("wb") as out:
-        for path, pixels in _decode(paths, smallest, skipped):
-            out.write(np.ascontiguousarray(pixels).data)
-            names.append(str(path))
-            shapes.append(pixels.shape[:2])
-            offsets.append(offset)
-            offset += pixels.size
-    partial.replace(pixel_path)
-    index = {"names": names, "shapes": shapes, "offsets": offsets, "skipped": skipped}
+    try:
+        with partial.open("wb") as out:
+            for name, pixels in _decode(paths, smallest, skipped):
+                out.write(bytes(-out.tell() % ALIGNMENT))
+                slots.append((out.tell(), pixels.shape, pixels.dtype.name))
+                names.append(name)
+                out.write(pixels.data)
+            out.write(bytes(ALIGNMENT))  # an empty file cannot be mapped
+        partial.replace(pixel_path)
+    finally:
+        partial.unlink(missing_ok=True)
     text = index_path.with_suffix(f".{os.getpid()}.tmp")
-    text.write_text(json.dumps(index))
+    text.write_text(json.dumps({"names": names, "slots": slots, "skipped": skipped}))
     text.replace(index_path)

@@ -1,13 +1,15 @@
-"""Training samples: a random crop, turned, sometimes enlarged, and its noisy mate. Every draw is keyed.
+"""Training samples: random crops, turned, with noise that is made or that was there. Every draw is keyed.
 
-Sample `index` of step `step` is a pure function of (seed, step, index): it does not matter how many workers draw,
-or whether the run was interrupted before.
+Sample `index` of step `step` is a pure function of (seed, step, index): it does not matter how many workers or machines
+draw, or whether the run was interrupted before.
 """
 
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal, NamedTuple, Protocol
 
 import cv2
 import numpy as np
@@ -17,54 +19,174 @@ from torch import Generator, Tensor
 
 from medcli.data.cache import PixelCache
 from medcli.noise.base import Noise, uniform
+from medcli.noise.views import views
+
+Clean = Literal["none", "mates", "others"]
+Stacked = tuple[list[Tensor], Tensor | None, Tensor]
+
+
+def keyed(*key: int | str) -> int:
+    """A hash of the key, a seed of 63 bits."""
+    return int.from_bytes(hashlib.blake2b(repr(key).encode(), digest_size=8).digest(), "little") >> 1
 
 
 def keyed_generator(*key: int | str) -> Generator:
     """A CPU generator seeded by a hash of the key."""
-    digest = hashlib.blake2b(repr(key).encode(), digest_size=8).digest()
-    return Generator().manual_seed(int.from_bytes(digest, "little") >> 1)
+    return Generator().manual_seed(keyed(*key))
+
+
+class Sample(NamedTuple):
+    """views: noisy pictures of one scene, each (C, patch, patch) float32. clean: same shape. key: for further draws."""
+
+    views: Sequence[Tensor]
+    clean: Tensor | None
+    key: int
+
+
+class Source(Protocol):
+    """Where samples come from."""
+
+    def sample(self, step: int, index: int) -> Sample: ...
+
+    def release(self) -> None:
+        """Gives back the memory of pictures that were looked at."""
 
 
 @dataclass(frozen=True)
-class NoisyCrops:
-    """Pairs of noisy and clean patches, (3, patch, patch) float in [0, 1].
+class Frame:
+    """One place in a picture, its size there and in the patch, and one of the eight flips and quarter turns."""
 
+    top: int
+    left: int
+    side: int
+    patch: int
+    turn: int
+
+    def cut(self, pixels: NDArray[Any], channels: int) -> Tensor:
+        """(H, W, C) -> (channels, patch, patch) float32; integers span [0, 1], floats keep their values."""
+        crop = as_unit(pixels[self.top : self.top + self.side, self.left : self.left + self.side])
+        if self.side != self.patch:
+            crop = cv2.resize(crop, (self.patch, self.patch), interpolation=cv2.INTER_CUBIC).clip(0, 1)
+            crop = crop.reshape(self.patch, self.patch, -1)
+        patch = torch.from_numpy(_with_channels(crop, channels)).permute(2, 0, 1)
+        if self.turn & 1:
+            patch = patch.flip(2)
+        return torch.rot90(patch, self.turn >> 1, (1, 2)).contiguous()
+
+
+@dataclass(frozen=True)
+class Framing:
+    """How frames are drawn.
+
+    patch: side in pixels. channels: of the patch; 3 repeats gray, 1 takes the mean of colours.
     enlarge_share: share of crops that are enlarged by a factor from U(1, 2.2) before the noise. Photographs at the
     camera's own resolution are softer than the downscaled pictures that one trains on.
     """
 
-    pictures: PixelCache
-    noise: Noise
     patch: int
-    seed: int
+    channels: int = 3
     enlarge_share: float = 0.0
 
-    def sample(self, step: int, index: int) -> tuple[Tensor, Tensor]:
-        """(noisy, clean) of one sample."""
-        generator = keyed_generator(self.seed, step, index)
-        picture = self.pictures[int(torch.randint(len(self.pictures), (), generator=generator))]
-        clean = _turn(self._crop(picture, generator), generator)
-        return self.noise(clean, generator), clean
-
-    def batch(self, step: int, size: int) -> tuple[Tensor, Tensor]:
-        """(noisy, clean), each (size, 3, patch, patch)."""
-        samples = [self.sample(step, index) for index in range(size)]
-        return torch.stack([noisy for noisy, _ in samples]), torch.stack([clean for _, clean in samples])
-
-    def _crop(self, picture: NDArray[np.uint8], generator: Generator) -> Tensor:
+    def draw(self, pixels: NDArray[Any], generator: Generator) -> Frame:
+        """A frame within `pixels`, (H, W, C)."""
         side = self.patch
         if uniform(0, 1, generator) < self.enlarge_share:
             side = round(self.patch / uniform(1.0, 2.2, generator))
-        top, left = (int(torch.randint(length - side + 1, (), generator=generator)) for length in picture.shape[:2])
-        crop = picture[top : top + side, left : left + side].astype(np.float32) / 255
-        if side != self.patch:
-            crop = cv2.resize(crop, (self.patch, self.patch), interpolation=cv2.INTER_CUBIC).clip(0, 1)
-        return torch.from_numpy(crop).permute(2, 0, 1)
+        top, left = (_below(length - side + 1, generator) for length in pixels.shape[:2])
+        return Frame(top, left, side, self.patch, _below(8, generator))
 
 
-def _turn(patch: Tensor, generator: Generator) -> Tensor:
-    """One of the eight flips and quarter turns."""
-    choice = int(torch.randint(8, (), generator=generator))
-    if choice & 1:
-        patch = patch.flip(2)
-    return torch.rot90(patch, choice >> 1, (1, 2)).contiguous()
+@dataclass(frozen=True)
+class MadeNoisy:
+    """Clean pictures that are made noisy. views, alike, clean: as in `medcli.methods.base.Needs`."""
+
+    pictures: PixelCache
+    noise: Noise
+    framing: Framing
+    seed: int
+    views: int = 1
+    alike: bool = False
+    clean: Clean = "mates"
+
+    def sample(self, step: int, index: int) -> Sample:
+        generator = keyed_generator(self.seed, step, index)
+        clean = _patch(self.pictures, self.framing, generator)
+        if self.alike:
+            noisy = list(views(self.noise, clean, generator, self.views))
+        else:
+            noisy = [self.noise(clean, generator) for _ in range(self.views)]
+        key = keyed(self.seed, step, index, "method")
+        if self.clean == "others":
+            return Sample(noisy, _patch(self.pictures, self.framing, generator), key)
+        return Sample(noisy, clean if self.clean == "mates" else None, key)
+
+    def judged(self) -> MadeNoisy:
+        """The same pictures and noise as pairs of one view and its clean mate."""
+        return replace(self, views=1, alike=False, clean="mates")
+
+    def release(self) -> None:
+        self.pictures.release()
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """Noisy pictures as they are.
+
+    noisy: one cache for each view; pictures of one place show one scene. clean: their mates, place by place, or other
+    scenes, or None.
+    """
+
+    noisy: Sequence[PixelCache]
+    framing: Framing
+    seed: int
+    clean: PixelCache | None = None
+    mates: bool = False
+
+    def sample(self, step: int, index: int) -> Sample:
+        generator = keyed_generator(self.seed, step, index)
+        place = _below(len(self.noisy[0]), generator)
+        pictures = [view[place] for view in self.noisy]
+        frame = self.framing.draw(pictures[0], generator)
+        noisy = [frame.cut(picture, self.framing.channels) for picture in pictures]
+        key = keyed(self.seed, step, index, "method")
+        if self.clean is None:
+            return Sample(noisy, None, key)
+        if self.mates:
+            return Sample(noisy, frame.cut(self.clean[place], self.framing.channels), key)
+        return Sample(noisy, _patch(self.clean, self.framing, generator), key)
+
+    def release(self) -> None:
+        for pictures in (*self.noisy, *filter(None, [self.clean])):
+            pictures.release()
+
+
+def stacked(source: Source, step: int, indices: Sequence[int]) -> Stacked:
+    """Samples as a batch: views, each (B, C, patch, patch); clean, same shape, or None; keys (B,) int64."""
+    samples = [source.sample(step, index) for index in indices]
+    noisy = [torch.stack(list(view)) for view in zip(*(sample.views for sample in samples), strict=True)]
+    clean = [sample.clean for sample in samples if sample.clean is not None]
+    keys = torch.tensor([sample.key for sample in samples])
+    return noisy, torch.stack(clean) if clean else None, keys
+
+
+def as_unit(pixels: NDArray[Any]) -> NDArray[np.float32]:
+    """float32, where integers span [0, 1]; floats keep their values, and those that are not finite become 0."""
+    if pixels.dtype.kind == "f":
+        return np.nan_to_num(pixels.astype(np.float32), nan=0.0, posinf=0.0, neginf=0.0)
+    scaled: NDArray[np.float32] = pixels.astype(np.float32) / np.float32(np.iinfo(pixels.dtype).max)
+    return scaled
+
+
+def _patch(pictures: PixelCache, framing: Framing, generator: Generator) -> Tensor:
+    picture = pictures[_below(len(pictures), generator)]
+    return framing.draw(picture, generator).cut(picture, framing.channels)
+
+
+def _with_channels(crop: NDArray[np.float32], channels: int) -> NDArray[np.float32]:
+    if crop.shape[2] == channels:
+        return crop
+    return np.repeat(crop, channels, axis=2) if crop.shape[2] == 1 else crop.mean(axis=2, keepdims=True)
+
+
+def _below(count: int, generator: Generator) -> int:
+    return int(torch.randint(count, (), generator=generator))

@@ -1,51 +1,107 @@
-"""Checkpoints: all that a run needs to go on, in one safetensors file. Nothing is pickled."""
+"""Checkpoints: all that a run needs to go on, in one safetensors file. Nothing is pickled.
+
+The file's one metadata key holds the step, which is the only position in the data there is, and what validation said.
+"""
 
 from __future__ import annotations
 
 import json
+import os
 import re
+import shutil
 from pathlib import Path
+from typing import Any
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from medcli.errors import TrainingError
 from medcli.zoo.weights import write_tensors
 
 KEY = "medcli-checkpoint"
 NAME = re.compile(r"step-(\d+)\.safetensors")
+BEST = "best.safetensors"
 
 
-def save(folder: Path, step: int, modules: dict[str, nn.Module], optimizers: dict[str, Optimizer], keep: int) -> None:
-    """Writes `step-N.safetensors` and removes all but the last `keep` checkpoints."""
-    folder.mkdir(parents=True, exist_ok=True)
+def save(
+    folder: Path,
+    step: int,
+    modules: dict[str, nn.Module],
+    optimizers: dict[str, Optimizer],
+    score: float | None = None,
+    *,
+    keep: int,
+) -> None:
+    """Writes `step-N.safetensors`, removes all but the last `keep`, and keeps the one of the highest score as BEST.
+
+    Raises TrainingError where there is no room or no right to write; what was there before is left.
+    """
     tensors = {f"module.{name}.{key}": t for name, m in modules.items() for key, t in m.state_dict().items()}
     for name, optimizer in optimizers.items():
         for index, state in optimizer.state_dict()["state"].items():
             tensors |= {f"optimizer.{name}.{index}.{key}": torch.as_tensor(value) for key, value in state.items()}
+    path = folder / f"step-{step:07d}.safetensors"
     # clone: averaged weights may share storage with the live ones, which safetensors refuses
-    write_tensors(
-        folder / f"step-{step:07d}.safetensors",
-        {name: tensor.clone() for name, tensor in tensors.items()},
-        {KEY: json.dumps({"step": step})},
+    whole = {name: tensor.clone() for name, tensor in tensors.items()}
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_tensors(path, whole, {KEY: json.dumps({"step": step, "score": score})})
+        keep_best(folder)
+        for old in saved(folder)[:-keep]:
+            old.unlink()
+    except OSError as error:
+        for partial in folder.glob(".*.tmp"):
+            partial.unlink()
+        raise unwritable(path, folder, error) from error
+
+
+def unwritable(path: Path, folder: Path, error: OSError) -> TrainingError:
+    """The letter for a file of the run that the disk does not take."""
+    return TrainingError(
+        f"{path} cannot be written: {error.strerror}.",
+        f"Make room and go on with --resume; the last good checkpoint is in {folder}.",
     )
-    for path in saved(folder)[:-keep]:
-        path.unlink()
+
+
+def keep_best(folder: Path) -> None:
+    """Links the checkpoint of the highest score, of those that are there and the best so far, as BEST."""
+    best = folder / BEST
+    scored = {path: verdict for path in (best, *saved(folder)) if (verdict := score(path)) is not None}
+    path = max(scored, key=lambda path: scored[path], default=best)
+    if path != best:
+        partial = folder / f".{BEST}.tmp"
+        partial.unlink(missing_ok=True)
+        _link(path, partial)
+        partial.replace(best)
+
+
+def _link(path: Path, place: Path) -> None:
+    try:
+        os.link(path, place)
+    except OSError:  # a file system without links
+        shutil.copyfile(path, place)
 
 
 def saved(folder: Path) -> list[Path]:
-    """Checkpoints in a folder, oldest first."""
+    """Checkpoints in a folder, oldest first; without the best, which is one of them or older."""
     return sorted(path for path in folder.glob("step-*.safetensors") if NAME.fullmatch(path.name))
 
 
 def load(path: Path, modules: dict[str, nn.Module], optimizers: dict[str, Optimizer]) -> int:
-    """Restores modules and optimizers in place and returns the step at which the checkpoint was taken."""
-    with safe_open(path, "pt") as file:
-        step = int(json.loads(file.metadata()[KEY])["step"])
-        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (not a mapping)
-    for name, module in modules.items():
-        module.load_state_dict(_below(f"module.{name}.", tensors))
+    """Restores modules and optimizers in place and returns the step at which the checkpoint was taken.
+
+    Raises TrainingError where the file is damaged or belongs to another kind of run.
+    """
+    try:
+        with safe_open(path, "pt") as file:
+            step = int(_facts(file.metadata())["step"])
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (not a mapping)
+        for name, module in modules.items():
+            module.load_state_dict(_below(f"module.{name}.", tensors))
+    except (SafetensorError, RuntimeError, KeyError, ValueError, TypeError) as error:
+        raise TrainingError(f"The checkpoint {path} does not fit this run: {error}", "Start a new run.") from error
     for name, optimizer in optimizers.items():
         state: dict[int, dict[str, Tensor]] = {}
         for key, tensor in _below(f"optimizer.{name}.", tensors).items():
@@ -53,6 +109,20 @@ def load(path: Path, modules: dict[str, nn.Module], optimizers: dict[str, Optimi
             state.setdefault(int(index), {})[slot] = tensor
         optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
     return step
+
+
+def _facts(metadata: dict[str, str]) -> dict[str, Any]:
+    facts: dict[str, Any] = json.loads(metadata[KEY])
+    return facts
+
+
+def score(path: Path) -> float | None:
+    """What validation said of a checkpoint; None where it said nothing or the file is not there."""
+    if not path.exists():
+        return None
+    with safe_open(path, "pt") as file:
+        verdict: float | None = _facts(file.metadata()).get("score")
+    return verdict
 
 
 def _below(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:

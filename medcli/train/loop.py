@@ -1,52 +1,34 @@
-"""One training loop for every method: draw a batch, let each player take its turn, average, report, save."""
+"""One training loop for every method: draw a batch, let each player take its turn, average, judge, save."""
 
 from __future__ import annotations
 
 import copy
 import json
 import math
+import signal
+import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import NoReturn
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils.data import DataLoader, Dataset
 
-from medcli.data.crops import NoisyCrops
+from medcli.data.crops import Source, Stacked, keyed, stacked
 from medcli.errors import RecipeError, TrainingError
-from medcli.methods.supervised import Turn
+from medcli.methods.base import Batch, Method, Turn
 from medcli.registry import OPTIMIZERS, resolve
 from medcli.train import checkpoint
+from medcli.train.machine import Machine
+from medcli.train.processes import Team
 from medcli.train.recipe import Recipe
+from medcli.train.validation import Validation
 
-Batch = tuple[Tensor, Tensor]
-
-
-class Method(Protocol):
-    """What the loop asks of a method; see `medcli.methods.supervised`."""
-
-    players: dict[str, nn.Module]
-    turns: list[Turn]
-
-    @property
-    def product(self) -> nn.Module: ...
-
-
-@dataclass(frozen=True)
-class Machine:
-    """Where and how to compute: device, dtype of the forward pass, worker processes that draw samples."""
-
-    device: torch.device
-    dtype: torch.dtype
-    workers: int = 1
-
-    def autocast(self) -> AbstractContextManager[Any]:
-        return torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32)
+Line = dict[str, float]
 
 
 @dataclass
@@ -67,37 +49,40 @@ class Limits:
         return max(share, first / steps + (1 - first / steps) * elapsed)
 
 
-class _Batches(Dataset[Batch]):
-    """Batch number `step` of the run; workers ask for them by number."""
+class _Steps(Dataset[Stacked]):
+    """This process's samples of step number `step`; workers ask for them by number."""
 
-    def __init__(self, crops: NoisyCrops, size: int) -> None:
-        self.crops, self.size = crops, size
+    def __init__(self, source: Source, share: range) -> None:
+        self.source, self.share = source, share
 
-    def __getitem__(self, step: int) -> Batch:
-        return self.crops.batch(step, self.size)
+    def __getitem__(self, step: int) -> Stacked:
+        samples = stacked(self.source, step, self.share)
+        self.source.release()
+        return samples
 
 
-def _single_thread(_: int) -> None:
+def _as_worker(_: int) -> None:
     import cv2
 
+    for number in Interruption.SIGNALS:  # they reach the whole group; the process that owns the run ends its workers
+        signal.signal(number, signal.SIG_IGN)
     torch.set_num_threads(1)
     cv2.setNumThreads(0)
 
 
-def batches(crops: NoisyCrops, recipe: Recipe, machine: Machine, first: int) -> Iterator[Batch]:
-    """Batches first, first + 1, ... of the run, drawn ahead by worker processes."""
+def batches(source: Source, share: range, steps: range, machine: Machine) -> Iterator[Batch]:
+    """The batches of these steps, drawn ahead by worker processes."""
     loader = DataLoader(
-        _Batches(crops, recipe.batch),
+        _Steps(source, share),
         batch_size=None,
-        sampler=range(first, recipe.steps),
+        sampler=steps,
         num_workers=machine.workers,
         prefetch_factor=4 if machine.workers else None,
-        worker_init_fn=_single_thread,
+        worker_init_fn=_as_worker,
         pin_memory=machine.device.type == "cuda",
-        generator=torch.Generator(),
+        generator=torch.Generator(),  # otherwise it draws from the global one, which a resumed run would notice
     )
-    for noisy, clean in loader:
-        yield tuple(t.to(machine.device, non_blocking=True, memory_format=torch.channels_last) for t in (noisy, clean))
+    return (machine.batch(samples) for samples in loader)
 
 
 def learning_rate(recipe: Recipe, step: int, progress: float) -> float:
@@ -107,20 +92,29 @@ def learning_rate(recipe: Recipe, step: int, progress: float) -> float:
 
 
 class Trainer:
-    """A run in a folder: `checkpoints/`, `log.jsonl`; the product is for the caller to keep.
+    """A run in a folder: `checkpoints/` and `log.jsonl`; the product is for the caller to keep.
 
-    method: players on the machine's device. report: called with each line of the log.
+    method: players on the machine's device. report: called with each line of the log. validation: judges the averaged
+    product whenever a checkpoint is saved; the best one is kept. team: the processes that train together.
     """
 
     def __init__(
-        self, method: Method, recipe: Recipe, machine: Machine, folder: Path, report: Callable[[dict[str, Any]], None]
+        self,
+        method: Method,
+        recipe: Recipe,
+        machine: Machine,
+        folder: Path,
+        report: Callable[[Line], None],
+        validation: Validation | None = None,
+        team: Team | None = None,
     ) -> None:
         self.method, self.recipe, self.machine = method, recipe, machine
         self.checkpoints, self.log = folder / "checkpoints", folder / "log.jsonl"
-        self.report = report
+        self.report, self.validation, self.team = report, validation, team or Team()
         build = resolve(OPTIMIZERS, recipe.optimizer, kind="optimizer", error=RecipeError)
         self.optimizers: dict[str, Optimizer] = {
-            name: build(player.parameters(), lr=recipe.learning_rate) for name, player in method.players.items()
+            turn.player: build(method.players[turn.player].parameters(), lr=recipe.learning_rate)
+            for turn in method.turns
         }
         self.average = copy.deepcopy(method.product).requires_grad_(False)
         self.step = 0
@@ -134,56 +128,97 @@ class Trainer:
         found = checkpoint.saved(self.checkpoints)
         if found:
             self.step = checkpoint.load(found[-1], self.modules, self.optimizers)
+            checkpoint.keep_best(self.checkpoints)
         return bool(found)
 
     def save(self) -> None:
-        checkpoint.save(self.checkpoints, self.step, self.modules, self.optimizers, keep=3)
+        """Judges the product and writes a checkpoint; every process must call it."""
+        figures = self._judged()
+        if self.team.leads:
+            score = figures.get(self.validation.best_is) if self.validation else None
+            checkpoint.save(self.checkpoints, self.step, self.modules, self.optimizers, score, keep=3)
+            if figures:
+                self._write({"step": self.step} | figures)
+        self.team.wait()
 
-    def run(self, crops: NoisyCrops, limits: Limits) -> nn.Module:
-        """Trains to the recipe's last step or the time limit and returns the averaged product."""
-        first, waited, since = self.step, 0.0, time.monotonic()
-        source = batches(crops, self.recipe, self.machine, first)
-        totals: dict[str, float] = {}
-        while self.step < self.recipe.steps:
-            progress = limits.progress(self.step, self.recipe.steps, first)
-            if progress >= 1:
-                break
-            asked = time.monotonic()
-            batch = next(source)
-            waited += time.monotonic() - asked
-            for name, value in self._turn_all(batch, progress).items():
-                totals[name] = totals.get(name, 0.0) + value
-            self.step += 1
-            if self.step % limits.report_every == 0:
-                spent = time.monotonic() - since
-                self._write(totals, limits.report_every, progress, spent, waited / spent)
-                totals, waited, since = {}, 0.0, time.monotonic()
-            if self.step % limits.save_every == 0:
-                self.save()
-        self.save()
+    def rescue(self) -> None:
+        """A checkpoint of this very step, unjudged; the other processes are not waited for."""
+        if self.team.leads:
+            checkpoint.save(self.checkpoints, self.step, self.modules, self.optimizers, keep=3)
+
+    def best(self) -> nn.Module:
+        """The averaged product of the best checkpoint if one was judged, else the last."""
+        path = self.checkpoints / checkpoint.BEST
+        if path.exists():
+            self.step = checkpoint.load(path, {"average": self.average}, {})
         return self.average
 
+    def run(self, source: Source, limits: Limits) -> nn.Module:
+        """Trains to the recipe's last step or the time limit and returns the averaged product.
+
+        Ctrl-C and SIGTERM let the step in hand end, save, and then do what they always do.
+        """
+        with Interruption() as asked:
+            self._run(source, limits, asked)
+        return self.average
+
+    def _run(self, source: Source, limits: Limits, asked: Interruption) -> None:
+        first, clock = self.step, _Clock()
+        supply = batches(source, self.team.share(self.recipe.batch), range(first, self.recipe.steps), self.machine)
+        while self.step < self.recipe.steps:
+            progress = self._agreed(limits.progress(self.step, self.recipe.steps, first), limits)
+            if progress >= 1:
+                break
+            batch = clock.next_of(supply)
+            clock.add(self._turn_all(batch, progress))
+            self.step += 1
+            if self.step % limits.report_every == 0:
+                self._report(clock, limits.progress(self.step, self.recipe.steps, first), first)
+            if self.step % limits.save_every == 0:
+                self.save()
+                clock.skip()
+            if asked.to_stop:
+                self.rescue()
+                asked.obey()
+        if self.step % limits.save_every or not checkpoint.saved(self.checkpoints):
+            self.save()
+
+    def _agreed(self, progress: float, limits: Limits) -> float:
+        return progress if limits.minutes is None else self.team.agree(progress, self.machine.device)
+
     def _turn_all(self, batch: Batch, progress: float) -> dict[str, float]:
+        # What layers draw by themselves (stochastic depth) depends on the step alone, so it need not be saved.
+        torch.manual_seed(keyed(self.recipe.seed, self.step, self.team.rank))
         rate = learning_rate(self.recipe, self.step, progress)
-        seen: dict[str, float] = {}
+        seen = {"rate": rate}
         for turn in self.method.turns:
-            player, optimizer = self.method.players[turn.player], self.optimizers[turn.player]
-            optimizer.param_groups[0]["lr"] = rate
-            optimizer.zero_grad(set_to_none=True)
-            with self.machine.autocast():
-                terms = turn.terms(batch)
-            loss = torch.stack(list(terms.values())).sum()
-            loss.backward()  # type: ignore[no-untyped-call]
-            norm = nn.utils.clip_grad_norm_(player.parameters(), self.recipe.clip)
-            if not torch.isfinite(norm):
-                raise TrainingError(
-                    f"The loss became {loss.item()} at step {self.step}.",
-                    f"The last good checkpoint is in {self.checkpoints}; go on from it with a lower --lr.",
-                )
-            optimizer.step()
-            seen |= {name: value.item() for name, value in terms.items()} | {"gradient": norm.item()}
+            if self.step % turn.every == 0:
+                seen |= self._take(turn, batch, rate * turn.rate)
         self._follow()
         return seen
+
+    def _take(self, turn: Turn, batch: Batch, rate: float) -> dict[str, float]:
+        player, optimizer = self.method.players[turn.player], self.optimizers[turn.player]
+        for name, other in self.method.players.items():
+            other.requires_grad_(name == turn.player)
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        optimizer.zero_grad(set_to_none=True)
+        with self.machine.autocast():
+            terms = turn.terms(batch)
+        loss = torch.stack(list(terms.values())).sum()
+        loss.backward()  # type: ignore[no-untyped-call]
+        self.team.average([p.grad for p in player.parameters() if p.grad is not None])
+        norm = nn.utils.clip_grad_norm_(player.parameters(), self.recipe.clip)
+        if not torch.isfinite(norm):
+            raise TrainingError(
+                f"The loss became {loss.item()} at step {self.step}.",
+                f"The last good checkpoint is in {self.checkpoints}; go on from it with a lower --lr.",
+            )
+        optimizer.step()
+        if turn.after:
+            turn.after()
+        return {name: value.item() for name, value in terms.items()} | {"gradient": norm.item()}
 
     @torch.no_grad()
     def _follow(self) -> None:
@@ -194,10 +229,105 @@ class Trainer:
         for kept, moving in zip(self.average.buffers(), self.method.product.buffers(), strict=True):
             kept.copy_(moving)  # statistics of batch normalisation are averages already
 
-    def _write(self, totals: dict[str, float], count: int, progress: float, spent: float, waiting: float) -> None:
+    def _judged(self) -> Line:
+        # On one process: the others wait, and their answers would be the same.
+        if not (self.validation and self.team.leads):
+            return {}
+        figures = self.validation.score(self.method, self.average, self.machine)
+        return {name: round(value, 4) for name, value in figures.items()}
+
+    def _report(self, clock: _Clock, progress: float, first: int) -> None:
+        means = clock.means()
+        names, values = list(means), torch.tensor(list(means.values()), device=self.machine.device)
+        self.team.average([values])
+        start = first / self.recipe.steps
+        left = clock.total() * (1 - progress) / max(progress - start, 1e-9)
         line = {"step": self.step, "progress": round(progress, 5)}
-        line |= {name: round(value / count, 5) for name, value in totals.items()}
-        line |= {"steps_per_second": round(count / spent, 3), "loader_wait": round(waiting, 4)}
-        with self.log.open("a") as log:
-            log.write(json.dumps(line) + "\n")
+        line |= {name: float(f"{value:.6g}") for name, value in zip(names, values.tolist(), strict=True)}
+        line |= clock.pace(self.recipe.batch * self.team.size) | {"seconds_left": round(left)}
+        clock.restart()
+        if self.team.leads:
+            self._write(line)
+
+    def _write(self, line: Line) -> None:
+        try:
+            with self.log.open("a") as log:
+                log.write(json.dumps(line) + "\n")
+        except OSError as error:
+            raise checkpoint.unwritable(self.log, self.checkpoints, error) from error
         self.report(line)
+
+
+class Interruption:
+    """While entered, Ctrl-C and SIGTERM are noted (`to_stop`) instead of cutting a step in two; a second one cuts."""
+
+    SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+    def __init__(self) -> None:
+        self.to_stop = 0
+
+    def __enter__(self) -> Interruption:
+        self._former = {n: signal.signal(n, self._note) for n in self.SIGNALS if _in_main_thread()}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._former.items():
+            signal.signal(number, handler)
+
+    def obey(self) -> NoReturn:
+        """What the signal would have done."""
+        raise KeyboardInterrupt if self.to_stop == signal.SIGINT else SystemExit(128 + self.to_stop)
+
+    def _note(self, number: int, frame: object) -> None:
+        if self.to_stop:
+            self.obey()
+        self.to_stop = number
+
+
+def _in_main_thread() -> bool:
+    return threading.current_thread() is threading.main_thread()  # others may not touch signals
+
+
+class _Clock:
+    """Means of the terms since the last report, and where the time went."""
+
+    def __init__(self) -> None:
+        self._born = time.monotonic()
+        self.restart()
+
+    def restart(self) -> None:
+        self._since, self._waited, self._steps = time.monotonic(), 0.0, 0
+        self._sums: dict[str, tuple[float, int]] = {}
+
+    def skip(self) -> None:
+        """Validation and checkpoints are no steps: they do not count in the pace of the next report."""
+        if not self._steps:
+            self._since = time.monotonic()
+
+    def next_of(self, supply: Iterator[Batch]) -> Batch:
+        """The next batch; the time it took counts as waiting."""
+        asked = time.monotonic()
+        batch = next(supply)
+        self._waited += time.monotonic() - asked
+        return batch
+
+    def add(self, terms: dict[str, float]) -> None:
+        self._steps += 1
+        for name, value in terms.items():
+            total, count = self._sums.get(name, (0.0, 0))
+            self._sums[name] = total + value, count + 1
+
+    def means(self) -> dict[str, float]:
+        return {name: total / count for name, (total, count) in self._sums.items()}
+
+    def total(self) -> float:
+        return time.monotonic() - self._born
+
+    def pace(self, patches: int) -> Line:
+        spent = time.monotonic() - self._since
+        steps = self._steps / spent
+        return {
+            "steps_per_second": round(steps, 3),
+            "images_per_second": round(steps * patches, 1),
+            "loader_wait": round(self._waited / spent, 4),
+        }

@@ -12,26 +12,30 @@ import yaml
 
 from medcli.errors import RecipeError
 from medcli.noise.base import Noise
+from medcli.noise.notation import parse as parse_noise
 from medcli.noise.pool import Pool
-from medcli.registry import NOISES, nearest, resolve
+from medcli.registry import nearest
 
 
 @dataclass(frozen=True)
 class Recipe:
     """Everything but the pictures and the machine.
 
-    noises: entries {noise: name, weight: share, ...arguments of the noise}. learning_rate: the peak, reached after
-    `warmup` steps and lowered to nothing along a half cosine. ema: decay of the averaged weights that become the
-    product. init: a model to start from. enlarge_share: see `medcli.data.crops`.
+    noises: notation to weight, as in a pool's file; empty where the pictures are noisy already. learning_rate: the
+    peak, reached after `warmup` steps and lowered to nothing along a half cosine. batch: patches per step and process.
+    loss: the method's own unless given; options: further arguments of the method. ema: decay of the averaged weights
+    that become the product. init: a model to start from. enlarge_share: see `medcli.data.crops`. held_out: share of
+    the pictures that are not trained on but judge the model, where no others are given for it.
     """
 
     id: str
     title: str
-    noises: list[dict[str, Any]]
     steps: int
+    noises: dict[str, float] = field(default_factory=dict)
     noise: str = ""
     method: str = "supervised"
-    loss: str = "log_mse"
+    loss: str = ""
+    options: dict[str, Any] = field(default_factory=dict)
     architecture: str = "unet"
     config: dict[str, Any] = field(default_factory=dict)
     init: str = ""
@@ -43,26 +47,23 @@ class Recipe:
     clip: float = 1.0
     ema: float = 0.999
     enlarge_share: float = 0.0
+    held_out: float = 0.05
     seed: int = 0
     licence: str = ""
     training_data: list[str] = field(default_factory=list)
 
     def draw_noise(self) -> Noise:
-        """The noise that the recipe describes; raises RecipeError for an unknown name or argument."""
-        return Pool([_noise(dict(entry)) for entry in self.noises])
+        """The noise that the recipe describes; raises RecipeError where it cannot be understood, or is none."""
+        try:
+            return Pool([(float(weight), parse_noise(notation)) for notation, weight in self.noises.items()])
+        except (TypeError, ValueError) as error:
+            raise RecipeError(
+                f"The weights of the noises must be numbers, not {list(self.noises.values())}."
+            ) from error
 
     def dump(self) -> str:
         """The recipe as YAML."""
         return yaml.safe_dump(asdict(self), sort_keys=False)
-
-
-def _noise(entry: dict[str, Any]) -> tuple[float, Noise]:
-    weight, name = float(entry.pop("weight", 1.0)), str(entry.pop("noise", ""))
-    kind = resolve(NOISES, name, kind="noise", error=RecipeError)
-    try:
-        return weight, kind(**entry)
-    except TypeError as error:
-        raise RecipeError(f"The noise '{name}' cannot be made: {error}") from error
 
 
 def bundled() -> dict[str, Path]:

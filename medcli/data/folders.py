@@ -1,0 +1,61 @@
+"""Folders of pictures: what lies in them, and which pictures of two folders belong together."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from medcli.errors import InputError
+from medcli.images import supported
+
+LISTED = 10  # names in a letter
+
+
+def pictures_in(folder: Path) -> list[Path]:
+    """Relative paths of the pictures in a folder and its subfolders, sorted; hidden ones are passed over.
+
+    Raises InputError where there is none.
+    """
+    if not folder.is_dir():
+        raise InputError(f"There is no folder {folder}.", "Name a folder of pictures.")
+    found: list[Path] = []
+    for here, subfolders, names in os.walk(folder):
+        subfolders[:] = [name for name in subfolders if not name.startswith(".")]
+        paths = (Path(here, name) for name in names if not name.startswith("."))
+        found += [path.relative_to(folder) for path in paths if supported(path)]
+    if not found:
+        raise InputError(f"The folder {folder} holds no pictures.")
+    return sorted(found, key=Path.as_posix)
+
+
+def matched(*folders: Path) -> list[tuple[Path, ...]]:
+    """The pictures of equal name, one of each folder, by relative path whatever the extensions, sorted.
+
+    Raises InputError where a picture has no mate in another folder, or more than one.
+    """
+    by_stem = [_by_stem(folder) for folder in folders]
+    common = set.intersection(*(set(names) for names in by_stem))
+    lonely = [
+        str(f / names[key]) for f, names in zip(folders, by_stem, strict=True) for key in sorted(names.keys() - common)
+    ]
+    if lonely:
+        raise InputError(
+            f"{len(lonely)} pictures have no mate of their name: {listed(lonely)}.",
+            f"Every picture must be in each of {', '.join(map(str, folders))}; only the extension may differ.",
+        )
+    return [tuple(names[key] for names in by_stem) for key in sorted(common)]
+
+
+def listed(names: Sequence[str]) -> str:
+    """The first names, and how many more there are."""
+    return ", ".join(names[:LISTED]) + (f" and {len(names) - LISTED} more" if len(names) > LISTED else "")
+
+
+def _by_stem(folder: Path) -> dict[str, Path]:
+    found: dict[str, Path] = {}
+    for name in pictures_in(folder):
+        first = found.setdefault(name.with_suffix("").as_posix(), name)
+        if first is not name:
+            raise InputError(f"{folder / first} and {folder / name} differ only in their extension.", "Remove one.")
+    return found

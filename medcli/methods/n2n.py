@@ -1,0 +1,37 @@
+"""Noise2Noise: one noisy view in, another out. No clean picture is needed.
+
+Lehtinen et al., Noise2Noise: Learning Image Restoration without Clean Data (ICML 2018), equation 6.
+"""
+
+from __future__ import annotations
+
+from torch import nn
+
+from medcli.methods.base import Batch, Needs, Terms, Turn
+from medcli.methods.losses import LOSSES
+
+
+class Noise2Noise:
+    """Each of two views of a scene is the target of the other.
+
+    The noise must keep the mean: then the mean of all targets, which MSE finds, is the clean picture. L1 finds the
+    median. A logarithm of the error of one patch, as in `log_mse`, weighs patches by it and changes nothing within one.
+    """
+
+    needs = Needs(views=2, alike=True)
+
+    def __init__(self, network: nn.Module, *, loss: str = "mse") -> None:
+        self.network = network
+        self.loss_name, self.loss = loss, LOSSES[loss]
+        self.players: dict[str, nn.Module] = {"denoiser": network}
+        self.turns = [Turn("denoiser", self.terms)]
+
+    @property
+    def product(self) -> nn.Module:
+        return self.network
+
+    def terms(self, batch: Batch) -> Terms:
+        first, second = batch.views
+        there = self.loss(self.network(first).float(), second)
+        back = self.loss(self.network(second).float(), first)
+        return {self.loss_name: 0.5 * (there + back)}

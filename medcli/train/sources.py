@@ -1,0 +1,193 @@
+"""Which pictures a run trains on and which judge it: from folders and a method's needs to sources of samples."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from medcli.data.cache import PixelCache, open_cache
+from medcli.data.crops import Framing, MadeNoisy, Recorded, Source, keyed
+from medcli.data.folders import matched, pictures_in
+from medcli.errors import RecipeError
+from medcli.methods.base import Needs
+from medcli.train.recipe import Recipe
+from medcli.train.validation import Validation, validation_of
+
+MOST_HELD_OUT = 32  # pictures
+
+
+@dataclass(frozen=True)
+class Folders:
+    """What was given. data: pictures that are clean, or noisy where the recipe makes no noise. noisy, clean: recorded.
+
+    val: judges the model; like data, or with subfolders `noisy` and `clean` where the pictures are recorded.
+    cache: where decoded pictures are kept.
+    """
+
+    cache: Path
+    data: Sequence[Path] = ()
+    noisy: Sequence[Path] = ()
+    clean: Sequence[Path] = ()
+    val: Path | None = None
+
+
+@dataclass(frozen=True)
+class Sources:
+    """train: the samples. validation: None where no picture was given or held out for it."""
+
+    train: Source
+    validation: Validation | None
+    pictures: int
+    held_out: int
+    gray: bool
+    skipped: Sequence[str] = field(default_factory=list)
+
+
+def open_sources(recipe: Recipe, needs: Needs, folders: Folders) -> Sources:
+    """Decodes the pictures and deals them out. Raises RecipeError where they are not what the method needs.
+
+    Colour or gray follows the recipe's `channels`; without them, gray where no picture has colour.
+    """
+    recorded = bool(folders.noisy) or not recipe.noises
+    groups = _recorded(recipe, needs, folders) if recorded else _clean(folders)
+    check = _checked(groups, recipe, folders)
+    gray = all(cache.gray for cache in check.all)
+    framing = Framing(recipe.patch, recipe.config.get("channels", 1 if gray else 3), recipe.enlarge_share)
+    mates = needs.clean == "mates"
+    make = _recorder(framing, recipe.seed, mates) if recorded else _maker(framing, recipe, needs)
+    trained, held = check.split(recipe.held_out, recipe.seed) if folders.val is None else (check, None)
+    if folders.val is not None:
+        held = _checked(_validation_paths(folders.val, needs, recorded=recorded), recipe, folders)
+    validation = validation_of(make(held), mates=mates) if held else None
+    count = len(held.first) if held else 0
+    return Sources(make(trained), validation, len(trained.first), count, gray, check.skipped)
+
+
+@dataclass(frozen=True)
+class _Paths:
+    """scenes: for each view of the scenes, their files, place by place; clean: mates, or others, or none."""
+
+    views: Sequence[Sequence[Path]]
+    clean: Sequence[Path] = ()
+    aligned: bool = False
+
+
+@dataclass(frozen=True)
+class _Pictures:
+    views: Sequence[PixelCache]
+    clean: PixelCache | None
+    aligned: bool
+
+    @property
+    def first(self) -> PixelCache:
+        return self.views[0]
+
+    @property
+    def all(self) -> list[PixelCache]:
+        return [*self.views, *filter(None, [self.clean])]
+
+    @property
+    def skipped(self) -> list[str]:
+        return [line for cache in self.all for line in cache.skipped]
+
+    def split(self, share: float, seed: int) -> tuple[_Pictures, _Pictures | None]:
+        """(to train on, to judge by): chosen by name, so that new pictures do not shift the old ones."""
+        wanted = min(MOST_HELD_OUT, round(share * len(self.first)) or (share > 0 and len(self.first) >= 8))
+        order = sorted(range(len(self.first)), key=lambda place: keyed(seed, Path(self.first.names[place]).name))
+        if not wanted:
+            return self, None
+        return self._only(sorted(order[wanted:])), self._only(sorted(order[:wanted]))
+
+    def _only(self, places: Sequence[int]) -> _Pictures:
+        clean = self.clean.only(places) if self.clean and self.aligned else self.clean
+        return replace(self, views=[view.only(places) for view in self.views], clean=clean)
+
+
+def _clean(folders: Folders) -> _Paths:
+    return _Paths([_files([*folders.data, *folders.clean])])
+
+
+def _recorded(recipe: Recipe, needs: Needs, folders: Folders) -> _Paths:
+    noisy = folders.noisy or folders.data
+    clean = folders.clean if folders.noisy else ()
+    if needs.clean != "none" and not clean:
+        raise RecipeError(
+            f"'{recipe.method}' needs clean pictures besides the noisy ones.",
+            "Give them with --clean, or choose a method that needs none, such as n2s.",
+        )
+    if needs.views == 1 and needs.clean != "mates":
+        return _Paths([_files(noisy)], _files(clean) if needs.clean == "others" else ())
+    if needs.views > 1 and len(noisy) != needs.views:
+        raise RecipeError(
+            f"'{recipe.method}' needs {needs.views} noisy pictures of each scene, but {len(noisy)} folders were given.",
+            f"Give --noisy {needs.views} times, each with the same names; or clean pictures and --noise.",
+        )
+    if needs.clean == "mates" and (len(noisy), len(clean)) != (1, 1):
+        raise RecipeError("Pairs come from one folder of noisy and one of clean pictures.", "Give each one once.")
+    together = [*noisy, *clean] if needs.clean == "mates" else list(noisy)
+    names = list(zip(*matched(*together), strict=True))
+    files = [[folder / name for name in column] for folder, column in zip(together, names, strict=True)]
+    return _Paths(files[: needs.views], files[needs.views] if needs.clean == "mates" else (), aligned=True)
+
+
+def _validation_paths(folder: Path, needs: Needs, *, recorded: bool) -> _Paths:
+    if not recorded or (needs.clean == "none" and needs.views == 1):
+        return _Paths([_files([folder])])
+    if needs.clean == "none" or not (folder / "noisy").is_dir() or not (folder / "clean").is_dir():
+        raise RecipeError(f"{folder} cannot judge this run.", "It must hold two folders, 'noisy' and 'clean'.")
+    names = matched(folder / "noisy", folder / "clean")
+    return _Paths([[folder / "noisy" / a for a, _ in names]], [folder / "clean" / b for _, b in names], aligned=True)
+
+
+def _files(folders: Sequence[Path]) -> list[Path]:
+    if not folders:
+        raise RecipeError("There is nothing to train on.", "Give --data a folder of pictures.")
+    return [folder / name for folder in folders for name in pictures_in(folder)]
+
+
+def _checked(paths: _Paths, recipe: Recipe, folders: Folders) -> _Pictures:
+    caches = [open_cache(files, folders.cache, smallest=recipe.patch) for files in paths.views]
+    clean = open_cache(paths.clean, folders.cache, smallest=recipe.patch) if paths.clean else None
+    if paths.aligned:
+        columns = [*paths.views, *([paths.clean] if clean else [])]
+        aligned = _aligned([*caches, *filter(None, [clean])], columns)
+        caches, clean = aligned[: len(caches)], aligned[-1] if clean else None
+    return _Pictures(caches, clean, paths.aligned)
+
+
+def _aligned(caches: Sequence[PixelCache], columns: Sequence[Sequence[Path]]) -> list[PixelCache]:
+    """The scenes of which every picture could be read; raises RecipeError where two of one scene differ in size."""
+    places = [{name: place for place, name in enumerate(cache.names)} for cache in caches]
+    rows = [[str(path) for path in row] for row in zip(*columns, strict=True)]
+    whole = [row for row in rows if all(name in known for name, known in zip(row, places, strict=True))]
+    for row in whole:
+        sizes = {cache.slots[known[name]].shape[:2] for cache, known, name in zip(caches, places, row, strict=True)}
+        if len(sizes) > 1:
+            raise RecipeError(
+                f"{' and '.join(row)} differ in size.", "Pictures of one scene must match pixel by pixel."
+            )
+    if not whole:
+        raise RecipeError("No scene is left of which every picture can be used.", "Look at the pictures left out.")
+    return [
+        cache.only([known[row[i]] for row in whole])
+        for i, (cache, known) in enumerate(zip(caches, places, strict=True))
+    ]
+
+
+def _maker(framing: Framing, recipe: Recipe, needs: Needs) -> Callable[[_Pictures], Source]:
+    noise = recipe.draw_noise()
+
+    def make(pictures: _Pictures) -> Source:
+        return MadeNoisy(pictures.first, noise, framing, recipe.seed, needs.views, needs.alike, needs.clean)
+
+    return make
+
+
+def _recorder(framing: Framing, seed: int, mates: bool) -> Callable[[_Pictures], Source]:
+    plain = replace(framing, enlarge_share=0.0)  # enlarging would smooth the noise
+
+    def make(pictures: _Pictures) -> Source:
+        return Recorded(pictures.views, plain, seed, pictures.clean, mates)
+
+    return make

@@ -1,0 +1,98 @@
+"""How good a network is on pictures that it is not trained on: the same patches and the same noise each time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from medcli.data.crops import MadeNoisy, Source, stacked
+from medcli.methods.base import Batch, Method
+from medcli.train.machine import Machine
+
+PATCHES, AT_ONCE = 64, 16
+STEP = -1  # no step of training has this number, so its draws are nobody else's
+
+
+@dataclass(frozen=True)
+class Validation:
+    """64 patches of held-out pictures, drawn by the seed.
+
+    source: where they come from. by_psnr: whether a clean mate is known, so that PSNR can judge; otherwise the method's
+    own terms do, which needs no clean picture.
+    """
+
+    source: Source
+    by_psnr: bool
+
+    @property
+    def best_is(self) -> str:
+        """The figure that decides which checkpoint is the best; the higher the better."""
+        return "psnr" if self.by_psnr else "val_score"
+
+    def score(self, method: Method, network: nn.Module, machine: Machine) -> dict[str, float]:
+        """Figures for the log: `psnr` and that of the input, in dB; or the terms of the first turn, as `val_<term>`."""
+        with torch.no_grad(), in_place(method.product, network):
+            figures = self._psnr(method.product, machine) if self.by_psnr else self._terms(method, machine)
+        self.source.release()
+        return figures
+
+    def batches(self, machine: Machine) -> Iterator[Batch]:
+        """The patches, 16 at a time."""
+        for start in range(0, PATCHES, AT_ONCE):
+            yield machine.batch(stacked(self.source, STEP, range(start, start + AT_ONCE)))
+
+    def _psnr(self, network: nn.Module, machine: Machine) -> dict[str, float]:
+        before, after = [], []
+        for batch in self.batches(machine):
+            assert batch.clean is not None
+            with machine.autocast():
+                restored = network(batch.noisy).float()
+            before.append(psnr(batch.noisy.clamp(0, 1), batch.clean))
+            after.append(psnr(restored.clamp(0, 1), batch.clean))
+        return {"psnr": _mean(after), "psnr_input": _mean(before)}
+
+    def _terms(self, method: Method, machine: Machine) -> dict[str, float]:
+        sums: dict[str, float] = {}
+        for batch in self.batches(machine):
+            with machine.autocast():
+                for name, value in method.turns[0].terms(batch).items():
+                    sums[f"val_{name}"] = sums.get(f"val_{name}", 0.0) + value.item() * AT_ONCE / PATCHES
+        return sums | {"val_score": -sum(sums.values())}
+
+
+def psnr(restored: Tensor, clean: Tensor) -> Tensor:
+    """(B, C, H, W) in [0, 1] -> (B,) in dB, at most 100."""
+    return -10 * torch.log10((restored - clean).square().mean((1, 2, 3)).clamp(min=1e-10))
+
+
+@contextmanager
+def in_place(product: nn.Module, other: nn.Module) -> Iterator[None]:
+    """Lends the product the parameters and buffers of `other`, for methods whose terms run the product."""
+    pairs = list(zip(product.parameters(), other.parameters(), strict=True))
+    pairs += list(zip(product.buffers(), other.buffers(), strict=True))  # type: ignore[arg-type]
+    own = [mine.data for mine, _ in pairs]
+    was_training = product.training
+    try:
+        for mine, lent in pairs:
+            mine.data = lent.data
+        product.eval()
+        yield
+    finally:
+        for (mine, _), data in zip(pairs, own, strict=True):
+            mine.data = data
+        product.train(was_training)
+
+
+def validation_of(source: Source, *, mates: bool) -> Validation:
+    """Made noise always knows its clean picture; recorded pictures know it where they have mates."""
+    if isinstance(source, MadeNoisy):
+        return Validation(source.judged(), by_psnr=True)
+    return Validation(source, by_psnr=mates)
+
+
+def _mean(parts: list[Tensor]) -> float:
+    return torch.cat(parts).mean().item()

@@ -1,0 +1,67 @@
+"""What a run leaves for people to look at: curves, pictures of the validation set, events for TensorBoard."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from medcli.methods.base import Method, ShowsNoise
+from medcli.train import curves
+from medcli.train.grid import grid
+from medcli.train.machine import Machine
+from medcli.train.tensorboard import Board
+from medcli.train.validation import Validation, in_place
+
+PAUSE = 60.0  # seconds between two drawings of the curves, which take about one
+ROWS = 6
+Line = dict[str, float]
+
+
+class Witness:
+    """Passes each line of the log on to `report`, and draws from time to time into the run's folder."""
+
+    def __init__(self, folder: Path, report: Callable[[Line], None]) -> None:
+        self.folder, self._report = folder, report
+        self._board = Board.open(folder / "events")
+        self._drawn = time.monotonic()
+
+    def __call__(self, line: Line) -> None:
+        self._report(line)
+        if self._board:
+            self._board.scalars(line)
+        if time.monotonic() - self._drawn > PAUSE:
+            self.draw()
+
+    def draw(self) -> None:
+        """curves.png as the log stands."""
+        curves.draw(self.folder / "log.jsonl", self.folder / "curves.png")
+        self._drawn = time.monotonic()
+
+    def show(self, validation: Validation, method: Method, network: nn.Module, machine: Machine, step: int) -> None:
+        """validation.png: noisy, restored, the noise taken away, and the clean mate where there is one."""
+        with torch.no_grad(), in_place(method.product, network), machine.autocast():
+            batch = next(validation.batches(machine))
+            restored = method.product(batch.noisy).float()
+            noise = method.noise(batch.noisy).float() if isinstance(method, ShowsNoise) else batch.noisy - restored
+        columns = {"noisy": batch.noisy, "restored": restored, "estimated noise": noise + 0.5}
+        if batch.clean is not None:
+            columns["clean"] = batch.clean
+        path = self.folder / "validation.png"
+        grid(list(zip(*map(_pictures, columns.values()), strict=True)), list(columns), path)
+        if self._board:
+            self._board.picture(path, step)
+
+    def close(self) -> None:
+        if self._board:
+            self._board.close()
+
+
+def _pictures(batch: Tensor) -> list[NDArray[Any]]:
+    """(B, C, H, W) -> the first few as (H, W, C)."""
+    return list(batch[:ROWS].permute(0, 2, 3, 1).cpu().numpy())

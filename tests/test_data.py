@@ -1,0 +1,247 @@
+"""Claims about training data: what a key fixes, what a cache keeps, which pictures belong together."""
+
+from __future__ import annotations
+
+import pickle
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tifffile
+import torch
+from PIL import Image
+
+from medcli.data.cache import PixelCache, open_cache
+from medcli.data.crops import Frame, Framing, MadeNoisy, Recorded, stacked
+from medcli.data.folders import matched, pictures_in
+from medcli.errors import InputError, OutputError, RecipeError, TrainingError
+from medcli.methods.base import Needs
+from medcli.noise.gaussian import Gaussian
+from medcli.train.recipe import Recipe
+from medcli.train.sources import Folders, Sources, open_sources
+
+
+def cache_of(folder: Path, tmp_path: Path, smallest: int = 16) -> PixelCache:
+    return open_cache([folder / name for name in pictures_in(folder)], tmp_path / "cache", smallest=smallest)
+
+
+def made_of(folder: Path, tmp_path: Path, **changes: object) -> MadeNoisy:
+    made = MadeNoisy(cache_of(folder, tmp_path), Gaussian(25, 25), Framing(16, 3, 0.5), seed=3)
+    return replace(made, **changes)
+
+
+class TestMadeNoisy:
+    def test_a_sample_depends_on_its_key_alone(self, picture_folder: Path, tmp_path: Path) -> None:
+        made = made_of(picture_folder, tmp_path)
+        direct = made.sample(7, 1)
+        stacked(made, 3, range(2))
+        (noisy,), clean, keys = stacked(made, 7, [0, 1])
+        assert torch.equal(direct.views[0], noisy[1])
+        assert torch.equal(direct.clean, clean[1])
+        assert direct.key == keys[1]
+        for other in (made.sample(8, 1), made.sample(7, 2), made_of(picture_folder, tmp_path, seed=4).sample(7, 1)):
+            assert not torch.equal(direct.clean, other.clean)
+            assert direct.key != other.key
+
+    def test_clean_stays_in_range_and_noise_has_its_strength(self, picture_folder: Path, tmp_path: Path) -> None:
+        (noisy,), clean, _ = stacked(made_of(picture_folder, tmp_path), 0, range(40))
+        assert clean.min() >= 0
+        assert clean.max() <= 1
+        assert ((noisy - clean) * 255).std().item() == pytest.approx(25, rel=0.05)
+
+    def test_views_share_the_scene_and_only_alike_ones_the_level(self, picture_folder: Path, tmp_path: Path) -> None:
+        def levels(*, alike: bool) -> torch.Tensor:
+            made = made_of(picture_folder, tmp_path, noise=Gaussian(1, 60), views=2, alike=alike)
+            noisy, clean, _ = stacked(made, 0, range(60))
+            first, second = (view - clean for view in noisy)
+            assert abs(torch.corrcoef(torch.stack([first.flatten(), second.flatten()]))[0, 1]) < 0.05
+            return torch.stack([noise.std((1, 2, 3)) * 255 for noise in (first, second)])
+
+        same, different = levels(alike=True), levels(alike=False)
+        assert (same[0] / same[1]).log().abs().max() < 0.25
+        assert (different[0] - different[1]).abs().mean() > 8
+
+    def test_other_scenes(self, picture_folder: Path, tmp_path: Path) -> None:
+        made = made_of(picture_folder, tmp_path, noise=Gaussian(0, 0), clean="others")
+        noisy, clean, _ = stacked(made, 0, range(20))
+        assert (noisy[0] - clean).abs().mean((1, 2, 3)).min() > 0.001
+        assert stacked(replace(made, clean="none"), 0, [0])[1] is None
+
+
+class TestFrames:
+    def test_depth_and_colour(self) -> None:
+        deep = np.full((20, 20, 1), 65535, np.uint16)
+        patch = Frame(2, 3, 8, 8, 0).cut(deep, 3)
+        assert patch.shape == (3, 8, 8)
+        assert (patch == 1).all()
+        colours = np.stack([np.full((20, 20), level, np.uint8) for level in (0, 51, 102)], -1)
+        assert Frame(0, 0, 8, 8, 0).cut(colours, 1).mean().item() == pytest.approx(0.2)
+        assert Frame(0, 0, 5, 8, 0).cut(deep, 1).shape == (1, 8, 8)  # enlarged
+        gaps = np.full((8, 8, 1), np.nan, np.float32)
+        assert (Frame(0, 0, 8, 8, 0).cut(gaps, 1) == 0).all()
+
+    def test_every_turn_is_another_one(self) -> None:
+        picture = np.arange(64, dtype=np.float32).reshape(8, 8, 1)
+        turned = {tuple(Frame(0, 0, 8, 8, turn).cut(picture, 1).flatten().tolist()) for turn in range(8)}
+        assert len(turned) == 8
+
+
+class TestCache:
+    def test_follows_the_folder(self, picture_folder: Path, tmp_path: Path) -> None:
+        first = cache_of(picture_folder, tmp_path)
+        (picture_folder / "0.png").unlink()
+        (picture_folder / "broken.png").write_bytes(b"not a picture")
+        second = cache_of(picture_folder, tmp_path)
+        assert (len(first), len(second)) == (5, 4)
+        assert "broken.png" in second.skipped[0]
+        assert (first[1] == second[0]).all()
+
+    def test_is_read_not_made_again(self, picture_folder: Path, tmp_path: Path) -> None:
+        cache_of(picture_folder, tmp_path)
+        stamps = {path: path.stat().st_mtime_ns for path in (tmp_path / "cache").iterdir()}
+        cache_of(picture_folder, tmp_path)
+        assert {path: path.stat().st_mtime_ns for path in (tmp_path / "cache").iterdir()} == stamps
+
+    def test_keeps_depth_gray_and_pages(self, tmp_path: Path) -> None:
+        folder = tmp_path / "deep"
+        folder.mkdir()
+        stack = (np.arange(2 * 20 * 30).reshape(2, 20, 30) * 7).astype(np.uint16)
+        tifffile.imwrite(folder / "stack.tif", stack)
+        floats = np.linspace(-1, 2, 600, dtype=np.float32).reshape(20, 30)
+        tifffile.imwrite(folder / "float.tif", floats)
+        cache = cache_of(folder, tmp_path)
+        assert [Path(name).name for name in cache.names] == ["float.tif", "stack.tif#1", "stack.tif#2"]
+        assert cache.gray
+        assert (cache[0][..., 0] == floats).all()
+        assert (cache[2][..., 0] == stack[1]).all()
+
+    def test_reaches_other_processes_as_a_file_name(self, picture_folder: Path, tmp_path: Path) -> None:
+        cache = cache_of(picture_folder, tmp_path)
+        parcel = pickle.dumps(cache)
+        assert len(parcel) < 2000 < cache[0].nbytes
+        assert (pickle.loads(parcel)[3] == cache[3]).all()
+
+    def test_may_be_released_at_any_time(self, picture_folder: Path, tmp_path: Path) -> None:
+        cache = cache_of(picture_folder, tmp_path)
+        before = cache[1].copy()
+        view = cache[1]
+        cache.release()
+        assert (view == before).all()
+
+    def test_small_pictures_are_named(self, picture_folder: Path, tmp_path: Path) -> None:
+        with pytest.raises(TrainingError, match="None of the pictures") as caught:
+            cache_of(picture_folder, tmp_path, smallest=50)
+        assert "4.png: smaller than the 50 pixel patch" in caught.value.hint
+
+    def test_no_room_is_a_letter(self, picture_folder: Path, tmp_path: Path) -> None:
+        (tmp_path / "cache").write_text("a file, not a folder")
+        with pytest.raises(OutputError, match="cannot be kept"):
+            cache_of(picture_folder, tmp_path)
+
+
+class TestFolders:
+    def test_three_folders_match_by_name(self, tmp_path: Path) -> None:
+        for folder, suffix in (("a", "png"), ("b", "jpg"), ("c", "png")):
+            (tmp_path / folder / "sub").mkdir(parents=True)
+            Image.new("L", (8, 8)).save(tmp_path / folder / "sub" / f"one.{suffix}")
+        assert matched(tmp_path / "a", tmp_path / "b", tmp_path / "c") == [
+            (Path("sub/one.png"), Path("sub/one.jpg"), Path("sub/one.png"))
+        ]
+        Image.new("L", (8, 8)).save(tmp_path / "c" / "two.png")
+        with pytest.raises(InputError, match="1 pictures have no mate"):
+            matched(tmp_path / "a", tmp_path / "b", tmp_path / "c")
+
+    def test_missing_folder(self, tmp_path: Path) -> None:
+        with pytest.raises(InputError, match="no folder"):
+            pictures_in(tmp_path / "nowhere")
+
+
+@pytest.fixture
+def pairs(picture_folder: Path, tmp_path: Path) -> tuple[Path, Path]:
+    """(noisy, clean): the noisy mates are the clean pictures with 40 added."""
+    noisy = tmp_path / "noisy"
+    noisy.mkdir()
+    for path in picture_folder.iterdir():
+        Image.fromarray(np.asarray(Image.open(path)) // 2 + 40).save(noisy / path.name)
+    return noisy, picture_folder
+
+
+RECIPE = Recipe(id="x", title="", steps=1, patch=16, held_out=0.0)
+
+
+def sources(tmp_path: Path, needs: Needs, recipe: Recipe = RECIPE, **folders: object) -> Sources:
+    return open_sources(recipe, needs, Folders(tmp_path / "cache", **folders))
+
+
+class TestSources:
+    def test_pairs_stay_together(self, pairs: tuple[Path, Path], tmp_path: Path) -> None:
+        noisy, clean = pairs
+        (noisy / "0.png").write_bytes(b"broken")  # its mate goes with it
+        found = sources(tmp_path, Needs(clean="mates"), noisy=[noisy], clean=[clean])
+        assert found.pictures == 4
+        assert "0.png" in found.skipped[0]
+        for index in range(10):
+            (view,), mate, _ = found.train.sample(0, index)
+            assert ((view - (mate / 2 + 40 / 255)).abs() <= 0.51 / 255).all()
+
+    def test_unpaired_pictures_are_of_other_scenes(self, pairs: tuple[Path, Path], tmp_path: Path) -> None:
+        noisy, clean = pairs
+        found = sources(tmp_path, Needs(clean="others"), noisy=[noisy], clean=[clean])
+        differences = [
+            (s.views[0] - (s.clean / 2 + 40 / 255)).abs().max() for s in (found.train.sample(0, i) for i in range(8))
+        ]
+        assert min(differences) > 0.01
+
+    def test_two_noisy_views(self, pairs: tuple[Path, Path], tmp_path: Path) -> None:
+        first, second = pairs
+        found = sources(tmp_path, Needs(views=2), noisy=[first, second])
+        one, two = found.train.sample(0, 0).views
+        assert ((one - (two / 2 + 40 / 255)).abs() <= 0.51 / 255).all()
+
+    def test_noisy_only_is_judged_without_clean(self, picture_folder: Path, tmp_path: Path) -> None:
+        recipe = replace(RECIPE, held_out=0.4)
+        found = sources(tmp_path, Needs(), recipe, data=[picture_folder])
+        assert isinstance(found.train, Recorded)
+        assert found.train.sample(0, 0).clean is None
+        assert not found.validation.by_psnr
+        assert (found.pictures, found.held_out) == (3, 2)
+
+    def test_held_out_pictures_are_never_trained_on(self, picture_folder: Path, tmp_path: Path) -> None:
+        recipe = replace(RECIPE, held_out=0.4, noises={"gaussian:5": 1})
+        found = sources(tmp_path, Needs(clean="mates"), recipe, data=[picture_folder])
+        trained, held = set(found.train.pictures.names), set(found.validation.source.pictures.names)
+        assert (len(trained), len(held)) == (3, 2)
+        assert not trained & held
+
+    def test_a_folder_may_judge(self, pairs: tuple[Path, Path], tmp_path: Path) -> None:
+        noisy, clean = pairs
+        judge = tmp_path / "judge"
+        judge.mkdir()
+        (judge / "noisy").symlink_to(noisy)
+        (judge / "clean").symlink_to(clean)
+        found = sources(tmp_path, Needs(clean="mates"), noisy=[noisy], clean=[clean], val=judge)
+        assert found.validation.by_psnr
+        with pytest.raises(RecipeError, match="cannot judge"):
+            sources(tmp_path, Needs(clean="mates"), noisy=[noisy], clean=[clean], val=noisy)
+
+    @pytest.mark.parametrize(
+        ("needs", "given", "message"),
+        [
+            (Needs(clean="mates"), "noisy", "needs clean pictures"),
+            (Needs(views=3), "noisy", "needs 3 noisy pictures"),
+            (Needs(clean="mates"), "", "needs clean pictures"),
+            (Needs(), "", "nothing to train on"),
+        ],
+    )
+    def test_what_is_missing_is_named(
+        self, pairs: tuple[Path, Path], tmp_path: Path, needs: Needs, given: str, message: str
+    ) -> None:
+        with pytest.raises(RecipeError, match=message):
+            sources(tmp_path, needs, **({given: [pairs[0]]} if given else {}))
+
+    def test_pairs_of_two_sizes(self, pairs: tuple[Path, Path], tmp_path: Path) -> None:
+        noisy, clean = pairs
+        Image.new("RGB", (30, 30)).save(noisy / "0.png")
+        with pytest.raises(RecipeError, match="differ in size"):
+            sources(tmp_path, Needs(clean="mates"), noisy=[noisy], clean=[clean])
