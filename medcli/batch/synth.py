@@ -1,0 +1,399 @@
+"""The noisy mates of clean pictures, as files with a manifest, made by as many processes as there are.
+
+A mate depends on the clean file, its relative name, the noise, the seed and the number of the draw alone, so neither
+the number of processes nor an interruption changes it. Workers make files, which appear whole or not at all; this
+process keeps the manifest. A mate whose row was lost with a killed run is known by its bytes, which can be made again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import closing
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from medcli import __version__
+from medcli.batch.crew import Lost, spread
+from medcli.batch.pairs import Floats, as_floats, as_stored
+from medcli.batch.plan import folds_case
+from medcli.batch.report import Status
+from medcli.data.crops import keyed_generator
+from medcli.data.folders import pictures_in
+from medcli.errors import InputError, MedcliError, OutputError
+from medcli.images import Page, Picture, format_of, read, write
+from medcli.images.formats import FORMATS
+from medcli.images.landing import landing, sweep
+from medcli.noise.base import Noise, spell
+from medcli.noise.chain import Chain
+from medcli.noise.pool import Pool
+
+MANIFEST = "pairs.jsonl"
+DEPTHS: Mapping[str, str] = {"8": "uint8", "16": "uint16", "float": "float32"}
+LOSSLESS = ("png", "tiff", "bmp")
+
+
+class Drawer(Protocol):
+    """What makes a picture noisy: a noise with a notation, or a model that has learned one. Workers get a pickle of it.
+
+    name: what people call it, part of the key of every draw. spelled: all of it, such that equal words mean an equal
+    noise: a pool with its shares, or the digest of a model's weights.
+    """
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def spelled(self) -> str: ...
+
+    def draw(self, clean: Tensor, generator: torch.Generator, /) -> tuple[Tensor, str]:
+        """(C, H, W) float in [0, 1] -> (noisy of the same shape, what was drawn with its parameters)."""
+
+
+@dataclass(frozen=True)
+class NoiseDrawer:
+    """A noise from `medcli.noise`, settled for each page before it is drawn."""
+
+    noise: Noise
+
+    @property
+    def name(self) -> str:
+        return str(self.noise)
+
+    @property
+    def spelled(self) -> str:
+        return _spelled(self.noise)
+
+    def draw(self, clean: Tensor, generator: torch.Generator, /) -> tuple[Tensor, str]:
+        settled = self.noise.settle(generator)
+        return settled(clean, generator), str(settled)
+
+
+@dataclass(frozen=True)
+class Order:
+    """What is to be made. clean, noisy: folders. count: draws per picture, each in a folder of its own if above 1.
+
+    depth: a key of DEPTHS, None for that of the clean file. format: one of LOSSLESS, None for the clean file's if that
+    is lossless and can hold the depth. overwrite: also what is up to date, and files that nobody here has made.
+    """
+
+    clean: Path
+    noisy: Path
+    drawer: Drawer
+    seed: int = 0
+    count: int = 1
+    depth: str | None = None
+    format: str | None = None
+    overwrite: bool = False
+
+
+@dataclass(frozen=True)
+class Task:
+    """One mate. source, output: relative to the folders, with slashes. draw: its number, from 0."""
+
+    source: str
+    output: str
+    draw: int
+
+
+@dataclass(frozen=True)
+class Row:
+    """A line of the manifest. noise, spelled: of the Drawer; drawn: what came of it, page by page where pages differ.
+
+    depth: as asked, None for that of the clean file; protocol: what became of the values. medcli: the version that made
+    the file, which is no part of its identity.
+    """
+
+    source: str
+    output: str
+    draw: int
+    seed: int
+    noise: str
+    spelled: str
+    drawn: str
+    depth: str | None
+    protocol: str
+    source_sha256: str
+    output_sha256: str
+    medcli: str
+
+    def line(self) -> bytes:
+        return json.dumps(asdict(self)).encode() + b"\n"
+
+    def answers(self, task: Task, order: Order, source_sha256: str) -> bool:
+        """Whether this is what would be made now."""
+        asked = (task.source, task.draw, order.seed, order.drawer.name, order.drawer.spelled, order.depth)
+        mine = (self.source, self.draw, self.seed, self.noise, self.spelled, self.depth)
+        return (*mine, self.source_sha256) == (*asked, source_sha256)
+
+
+@dataclass(frozen=True)
+class Made:
+    """What became of a task. row: of a mate that is there; error: of one that failed. notes: a line per conversion."""
+
+    task: Task
+    status: Status
+    row: Row | None = None
+    notes: tuple[str, ...] = ()
+    error: MedcliError | None = None
+
+
+class Ledger:
+    """The manifest of a folder, one row per mate: appended to while a run lasts, sorted and written anew in the end."""
+
+    def __init__(self, folder: Path) -> None:
+        """Raises OutputError for a file of this name that is something else; a line torn by a killed run is ignored."""
+        self._folder, self.path = folder, folder / MANIFEST
+        content = self.path.read_bytes() if self.path.exists() else b""
+        try:
+            self._rows = {row.output: row for row in map(_parsed, content.splitlines()) if row}
+        except (ValueError, TypeError):
+            raise OutputError(f"{self.path} is no manifest of noisy mates.", "Choose another --to.") from None
+        self._gap = bool(content) and not content.endswith(b"\n")
+
+    def past(self, task: Task) -> Row | None:
+        """The last row of the task's output."""
+        return self._rows.get(task.output)
+
+    def append(self, row: Row) -> None:
+        try:
+            with self.path.open("ab") as file:
+                file.write(b"\n" * self._gap + row.line())
+        except OSError as error:
+            raise OutputError(f"{self.path} cannot be written: {error.strerror}.", "Make room.") from error
+        self._gap, self._rows[row.output] = False, row
+
+    def tidy(self) -> None:
+        """One row for each mate that exists, sorted by output; the same rows give the same bytes."""
+        rows = [self._rows[output] for output in sorted(self._rows) if (self._folder / output).is_file()]
+        content = b"".join(row.line() for row in rows)
+        if self.path.exists() and self.path.read_bytes() != content:
+            with landing(self.path) as file:
+                file.write(content)
+
+
+def plan(order: Order) -> list[Task]:
+    """Every draw of every picture, in a stable order, each with an output of its own.
+
+    Raises InputError for a folder without pictures, OutputError where the folders lie in one another or where two
+    pictures would become one.
+    """
+    _refuse_overlap(order.clean, order.noisy)
+    folders = [f"{draw:04d}/" for draw in range(order.count)] if order.count > 1 else [""]
+    names = pictures_in(order.clean)
+    outputs = [_output(name, order).as_posix() for name in names]
+    _refuse_collisions(names, outputs, order.noisy)
+    pairs = zip(names, outputs, strict=True)
+    return [Task(name.as_posix(), f + output, draw) for name, output in pairs for draw, f in enumerate(folders)]
+
+
+def rehearse(order: Order, tasks: Sequence[Task]) -> Generator[Made, None, None]:
+    """What `synthesise` would skip, and what it would make."""
+    ledger = Ledger(order.noisy)
+    for task in tasks:
+        past = ledger.past(task)
+        try:
+            current = past and _is_current(past, task, order, _sha256((order.clean / task.source).read_bytes()))
+            yield Made(task, "skipped", past) if current else Made(task, "planned")
+        except OSError as error:
+            yield _failed(error, task, order)
+
+
+def synthesise(order: Order, tasks: Sequence[Task], processes: int = 1) -> Generator[Made, None, None]:
+    """Makes the mates and yields what became of each, in the order of the tasks; mates that are current are skipped.
+
+    A picture that cannot be read or written, and one whose process is killed, is yielded as failed. Stopping early
+    (closing the iterator, Ctrl-C) lets the files in progress be finished. Raises OutputError for a manifest that cannot
+    be kept.
+    """
+    ledger = Ledger(order.noisy)
+    sweep((order.noisy / task.output).parent for task in tasks)
+    todo = [(task, ledger.past(task)) for task in tasks]
+    early: dict[int, Made] = {}
+    due = 0
+    with closing(spread(partial(make, order=order), todo, processes)) as results:
+        for number, result in results:
+            made = _failed(result, tasks[number], order) if isinstance(result, Lost) else result
+            if made.status == "done" and made.row:
+                ledger.append(made.row)
+            early[number] = made
+            while due in early:
+                yield early.pop(due)
+                due += 1
+    ledger.tidy()
+
+
+def make(todo: tuple[Task, Row | None], order: Order) -> Made:
+    """One mate, unless it is there already. todo: what, and the row of an earlier run for the same output."""
+    try:
+        return _made(*todo, order)
+    except (MedcliError, OSError, MemoryError) as error:
+        return _failed(error, todo[0], order)
+
+
+def add_noise(picture: Picture, task: Task, order: Order) -> tuple[str, str]:
+    """Makes the colours of `picture` noisy in place, in the depth of `order`; returns what was drawn, and the protocol.
+
+    Draw 0 is that of `med eval` for the same seed, noise and name; further draws add their number to the key. Pages are
+    drawn one after the other. Values that are not finite count as black or white, and floats keep them.
+    Raises InputError where the noise does not fit the picture.
+    """
+    generator = keyed_generator(order.seed, order.drawer.name, task.source, *([task.draw] if task.draw else []))
+    drawn = []
+    for number, page in enumerate(picture.pages):
+        depth = DEPTHS[order.depth] if order.depth else str(page.pixels.dtype)
+        noisy, words = _noisy(as_floats(page.pixels), order.drawer, generator, keep=depth == "float32")
+        alpha = page.alpha
+        if alpha is not None and alpha.dtype != depth:
+            alpha = as_stored(as_floats(alpha), depth)
+        picture.pages[number] = Page(as_stored(noisy, depth), alpha)
+        drawn.append(words)
+    depths = dict.fromkeys(str(page.pixels.dtype) for page in picture.pages)
+    return " | ".join(drawn if len(set(drawn)) > 1 else drawn[:1]), "; ".join(map(_protocol, depths))
+
+
+def _spelled(noise: Noise) -> str:
+    if isinstance(noise, Pool):
+        return "(" + "|".join(f"{spell(weight)}*{_spelled(each)}" for weight, each in noise.noises) + ")"
+    return "+".join(map(_spelled, noise.noises)) if isinstance(noise, Chain) else str(noise)
+
+
+def _parsed(line: bytes) -> Row | None:
+    """The row; None for the beginning of one. Raises ValueError, TypeError for anything else."""
+    try:
+        return Row(**json.loads(line))
+    except ValueError:
+        start = b'{"source": '
+        if line.startswith(start) or start.startswith(line):
+            return None
+        raise
+
+
+def _refuse_overlap(clean: Path, noisy: Path) -> None:
+    if noisy.exists() and not noisy.is_dir():
+        raise OutputError(f"{noisy} is a file.", "Let --to name a folder.")
+    for inner, outer in ((noisy, clean), (clean, noisy)):
+        if any(each.exists() and each.samefile(outer) for each in (inner, *inner.resolve().parents) if outer.exists()):
+            raise OutputError(
+                f"{noisy} would mix noisy pictures with the clean ones of {clean}.",
+                "Neither folder may lie in the other: choose another --to.",
+            )
+
+
+def _output(name: Path, order: Order) -> Path:
+    """The relative name of a mate: that of its source, but for the extension where the source's will not do."""
+    named = format_of(name)
+    if order.format:
+        wanted = order.format
+    elif named in LOSSLESS and (order.depth is None or DEPTHS[order.depth] in FORMATS[named].depths):
+        wanted = named
+    else:
+        wanted = "tiff" if order.depth == "float" else "png"
+    return name if named == wanted else name.with_suffix(FORMATS[wanted].suffixes[0])
+
+
+def _refuse_collisions(names: Sequence[Path], outputs: Sequence[str], folder: Path) -> None:
+    folds = folds_case(folder)
+    taken: dict[str, Path] = {}
+    for name, output in zip(names, outputs, strict=True):
+        first = taken.setdefault(output.casefold() if folds else output, name)
+        if first is not name:
+            raise OutputError(f"Both {first} and {name} would become {output}.", "Rename one of them.")
+
+
+def _is_current(past: Row, task: Task, order: Order, source_sha256: str) -> bool:
+    if order.overwrite or not past.answers(task, order, source_sha256):
+        return False
+    return past.output_sha256 == _present(order.noisy / task.output)
+
+
+def _made(task: Task, past: Row | None, order: Order) -> Made:
+    source, target = order.clean / task.source, order.noisy / task.output
+    content = source.read_bytes()
+    stamp = _sha256(content)
+    if past and _is_current(past, task, order, stamp):
+        return Made(task, "skipped", past)
+    picture = read(content, name=str(source))
+    drawn, protocol = add_noise(picture, task, order)
+    encoded = _encoded(picture, target)
+    asked = (task.source, task.output, task.draw, order.seed, order.drawer.name, order.drawer.spelled, drawn)
+    row = Row(*asked, order.depth, protocol, stamp, _sha256(encoded), __version__)
+    _land(encoded, target, (row.output_sha256, past.output_sha256 if past else ""), order)
+    return Made(task, "done", row, tuple(picture.notes))
+
+
+def _land(encoded: bytes, target: Path, ours: tuple[str, str], order: Order) -> None:
+    """Writes the file unless it is there. ours: digests that a file to be replaced may have, the new one first."""
+    present = _present(target)
+    if present and present not in ours and not order.overwrite:
+        problem = f"{target} exists, and is no result of an earlier run here, or was changed since."
+        raise OutputError(problem, "Add --overwrite to replace it, or choose another --to.")
+    if present != ours[0]:
+        with landing(target) as file:
+            file.write(encoded)
+
+
+def _sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+def _present(path: Path) -> str:
+    """Digest of the file there; empty where there is none."""
+    return _sha256(path.read_bytes()) if path.exists() else ""
+
+
+def _noisy(clean: Floats, drawer: Drawer, generator: torch.Generator, *, keep: bool) -> tuple[Floats, str]:
+    """(H, W) or (H, W, 3) -> the same with noise, and what was drawn. keep: give back values that are not finite."""
+    finite = np.isfinite(clean)
+    sound = clean if finite.all() else np.nan_to_num(clean, nan=0.0, posinf=1.0, neginf=0.0)
+    planes = torch.from_numpy(sound.reshape(*sound.shape[:2], -1)).permute(2, 0, 1)
+    try:
+        noisy, words = drawer.draw(planes, generator)
+        pixels: Floats = noisy.permute(1, 2, 0).reshape(clean.shape).numpy()
+    except RuntimeError as error:  # torch's word for shapes that do not fit
+        kind = f"{clean.shape[1]}x{clean.shape[0]} pixels {'in gray' if clean.ndim == 2 else 'in colour'}"
+        hint = f"Some noises need colour, or a few more pixels.\n{str(error).splitlines()[0]}"
+        raise InputError(f"'{drawer.name}' cannot be added to {kind}.", hint) from error
+    return (np.where(finite, pixels, clean) if keep else pixels), words
+
+
+def _protocol(depth: str) -> str:
+    if depth == "float32":
+        return "noise added in float, clipped and rounded only where the noise says so"
+    return f"noise added in float, clipped at the end, rounded to {np.iinfo(depth).bits} bits"
+
+
+def _encoded(picture: Picture, target: Path) -> bytes:
+    """The file's content; raises OutputError where the format would change the values."""
+    name = format_of(target) or "png"
+    for page in picture.pages:
+        if str(page.pixels.dtype) not in FORMATS[name].depths:
+            raise OutputError(f"{name.upper()} cannot hold {page.pixels.dtype}.", "Choose a --depth, or --format tiff.")
+    buffer = io.BytesIO()
+    write(picture, buffer, format=name)
+    return buffer.getvalue()
+
+
+def _failed(error: MedcliError | OSError | MemoryError | Lost, task: Task, order: Order) -> Made:
+    """The error as a letter that names the picture."""
+    source = str(order.clean / task.source)
+    if isinstance(error, Lost):
+        hint = "If memory ran out, try fewer --processes; the same command goes on with what is missing."
+        letter = MedcliError(f"{source}: the process that worked on it {error.how}.", hint)
+    elif isinstance(error, MemoryError):
+        letter = InputError(f"{source}: there is not enough memory for this picture.", "Try fewer --processes.")
+    elif isinstance(error, OSError):
+        letter = InputError(f"{error.filename or source}: {error.strerror or error}.")
+    elif source in error.problem or str(order.noisy / task.output) in error.problem:
+        letter = error
+    else:
+        letter = type(error)(f"{source}: {error.problem}", error.hint)
+    return Made(task, "failed", error=letter)

@@ -1,0 +1,160 @@
+"""`med synth-pairs`: a folder of clean pictures becomes a folder of their noisy mates, with a manifest."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from medcli.cli import EXIT_CODES
+from medcli.cli.progress import Display, letter, terminal_can_animate
+from medcli.errors import MedcliError, SomeFailed
+
+if TYPE_CHECKING:
+    from medcli.batch.synth import Drawer, Made, Order
+
+HELP = """Make the noisy mate of every clean picture, under the same relative name.
+
+\b
+Examples:
+  med synth-pairs --from clean/ --to noisy/                       the pool 'noise'
+  med synth-pairs --from clean/ --to noisy/ --noise gaussian:25
+  med synth-pairs --from clean/ --to noisy/ --pool mine.yaml --count 4 --seed 1
+  med eval -m photo --clean clean/ --noisy noisy/                 what they are good for
+
+Noise is added in float to the colours, never to alpha. Integers are clipped to black and white after the last component
+and rounded; floats are neither. For a clip in between, write it: gaussian:25+clip+speckle:25. Depth, gray, alpha,
+profile and metadata come back as they were.
+
+\b
+Names and formats:
+  PNG, TIFF, BMP   keep their name and format, if it can hold the depth
+  JPEG, WebP       become .png: compressed noise would be another noise
+  --count N        one folder per draw, 0000/ to N-1, each a whole mirror of the clean folder, so that
+                   'med eval' and 'med train' pair each of them by name
+  pairs.jsonl      one line per output: source, noise drawn with its parameters, seed, number of the
+                   draw, SHA-256 of both files, protocol, version
+
+A draw depends on the seed, the noise and the picture's relative name alone: neither the number of processes nor what
+else is in the folder changes it. Draw 0 is what 'med eval --noise SPEC' adds to the same picture with the same seed.
+
+Run it again to go on where a run was stopped: mates that are up to date (same noise, seed, depth and clean file) are
+skipped, other results of its own are made again. Files of anybody else are not replaced without --overwrite.
+
+Every option can be set in the environment: MED_SYNTH_PAIRS_SEED, ...
+"""
+
+
+@click.command(name="synth-pairs", help=HELP, epilog=EXIT_CODES)
+@click.option(
+    "--from",
+    "clean",
+    required=True,
+    type=click.Path(path_type=Path, exists=True, file_okay=False),
+    metavar="DIR",
+    help="Folder of clean pictures, with its subfolders.",
+)
+@click.option(
+    "--to",
+    "noisy",
+    required=True,
+    type=click.Path(path_type=Path, file_okay=False),
+    metavar="DIR",
+    help="Folder for their mates; neither may lie in the other.",
+)
+@click.option("--noise", metavar="SPEC", help="Noise to add, such as gaussian:25 or poisson:30+gaussian:5-10.")
+@click.option("--pool", metavar="NAME|YAML", help="Noises to draw from, one per picture.  [default: noise]")
+@click.option("--seed", type=int, default=0, show_default=True, help="Another seed gives other noise.")
+@click.option("--count", type=click.IntRange(min=1), default=1, show_default=True, help="Draws per picture.")
+@click.option("--depth", type=click.Choice(["8", "16", "float"]), help="Of the mates.  [default: as the clean file]")
+@click.option("--format", "format_", type=click.Choice(["png", "tiff", "bmp"]), help="Of mates.  [default: as above]")
+@click.option("--processes", type=click.IntRange(min=1), metavar="N", help="At work side by side.  [default: cores]")
+@click.option("--overwrite", is_flag=True, help="Replace files of anybody; make again what is up to date.")
+@click.option("-n", "--dry-run", is_flag=True, help="Say what would be done, and do nothing.")
+@click.option("-q", "--quiet", is_flag=True, help="Only errors on standard error.")
+def command(
+    clean: Path,
+    noisy: Path,
+    noise: str | None,
+    pool: str | None,
+    seed: int,
+    count: int,
+    depth: str | None,
+    format_: str | None,
+    processes: int | None,
+    overwrite: bool,
+    dry_run: bool,
+    quiet: bool,
+) -> None:
+    from medcli.batch.synth import Order, plan, rehearse, synthesise
+
+    _check(depth, format_)
+    order = Order(clean, noisy, _drawer(noise, pool), seed, count, depth, format_, overwrite)
+    tasks = plan(order)
+    workers = min(processes or _cores(), len(tasks))
+    made = rehearse(order, tasks) if dry_run else synthesise(order, tasks, workers)
+    with Display(len(tasks), animate=terminal_can_animate(), quiet=quiet) as display, closing(made):
+        _tell_all(made, order, display)
+
+
+def _check(depth: str | None, format_: str | None) -> None:
+    """Refuses a depth that the format cannot hold."""
+    from medcli.batch.synth import DEPTHS
+    from medcli.images.formats import FORMATS
+
+    if depth and format_ and DEPTHS[depth] not in FORMATS[format_].depths:
+        raise click.UsageError(f"{format_.upper()} cannot hold --depth {depth}. TIFF can: --format tiff")
+
+
+def _drawer(noise: str | None, pool: str | None) -> Drawer:
+    """Raises RecipeError for what is no noise or pool."""
+    from medcli.batch.synth import NoiseDrawer
+    from medcli.noise.notation import parse, parse_pool
+
+    if noise and pool:
+        raise click.UsageError("Say what to add: --noise SPEC or --pool NAME, one of them.")
+    return NoiseDrawer(parse(noise) if noise else parse_pool(pool or "noise"))
+
+
+def _cores() -> int:
+    """Those that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _tell_all(outcomes: Iterable[Made], order: Order, display: Display) -> None:
+    """Raises SomeFailed where some are done and others failed, MedcliError where none is done."""
+    from medcli.batch.report import Tally
+
+    tally = Tally()
+    for made in outcomes:
+        display.begin(made.task.output)
+        tally.counts[made.status] += 1
+        if made.error is not None:
+            tally.errors.append(made.error)
+        for line in _lines(made, order):
+            display.line(line, error=made.error is not None)
+        display.tiles(1, 1)
+    display.line(tally.summary(display.seconds))
+    _conclude(tally.errors, sum(tally.counts.values()))
+
+
+def _lines(made: Made, order: Order) -> list[str]:
+    """One line on a picture, and one for each thing that was converted on its way."""
+    if made.error is not None:
+        return letter(made.error)
+    way = f"{order.clean / made.task.source} -> {order.noisy / made.task.output}"
+    if made.status != "done" or made.row is None:
+        return [f"{way}: {'up to date' if made.status == 'skipped' else 'to do'}"]
+    return [f"{way}: {made.row.drawn}, {made.row.protocol}", *(f"  note: {note}" for note in made.notes)]
+
+
+def _conclude(errors: Sequence[MedcliError], count: int) -> None:
+    why = "\n".join(error.problem for error in errors)
+    if errors and len(errors) == count:
+        raise MedcliError(f"None of {count} noisy mates could be made:", why)
+    if errors:
+        raise SomeFailed(f"{len(errors)} of {count} noisy mates failed:", why)
