@@ -28,7 +28,9 @@ class Lazy(NamedTuple):
 COMMANDS: Mapping[str, Lazy] = {
     "denoise": Lazy("medcli.cli.denoise:command", "Remove the noise from pictures, folders or a pipe."),
     "train": Lazy("medcli.cli.train:command", "Train a denoiser, or go on training one."),
+    "synth-pairs": Lazy("medcli.cli.synth_pairs:command", "Make the noisy mate of every clean picture."),
     "eval": Lazy("medcli.cli.eval:command", "Measure denoisers on pictures whose clean mate is known."),
+    "models": Lazy("medcli.cli.models:command", "The models: what there is, fetch, check, pack, publish."),
 }
 
 EXIT_CODES = """\b

@@ -6,6 +6,7 @@ import re
 from typing import Literal
 
 import click
+from click.shell_completion import CompletionItem
 
 TileSize = int | Literal["auto"]
 DEVICES = re.compile(r"auto|cpu|mps|cuda(:\d+)?")
@@ -42,8 +43,24 @@ def suffix(value: str) -> str:
     return value
 
 
-def complete_model(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
-    """Model names that begin like this, for the shell."""
+def complete_model(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Model names that begin like this, for the shell, and files where there are none."""
+    return complete_id(ctx, param, incomplete) or [CompletionItem(incomplete, type="file")]
+
+
+def complete_id(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Model names alone that begin like this, with their titles; those given already are left out."""
     from medcli.zoo.catalog import entries
 
-    return [name for name in entries() if name.startswith(incomplete)]
+    given = ctx.params.get(param.name or "") or ()
+    found = [entry for name, entry in entries().items() if name.startswith(incomplete) and name not in given]
+    return [CompletionItem(entry.id, help=entry.title) for entry in found]
+
+
+def complete_fetched(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Names of models that do not come with medcli and are on this machine."""
+    from medcli.zoo.catalog import entries, is_here
+
+    known = entries()
+    items = complete_id(ctx, param, incomplete)
+    return [item for item in items if known[item.value].hub is not None and is_here(known[item.value])]

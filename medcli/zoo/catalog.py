@@ -3,45 +3,104 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from functools import lru_cache
 from pathlib import Path
-from typing import Any
-
-import yaml
+from typing import TYPE_CHECKING, Any
 
 from medcli.errors import ModelError
 from medcli.registry import nearest
+from medcli.zoo.schema import FIELDS, HUB_FIELDS, Row, read_rows
+
+if TYPE_CHECKING:
+    from medcli.zoo.fetch import HubFile
+    from medcli.zoo.weights import Card
 
 PACKAGE = Path(__file__).parent.parent
 WEIGHTS = PACKAGE / "weights"
+HOME_VARIABLE = "MED_HOME"
+BEST = "best.safetensors"
+CHUNK = 1 << 20
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One model of the zoo.
+    """One model of the zoo: a row of `models.yaml`.
 
-    file, bytes, sha256: the weights below `medcli/weights`. noise: what it removes, in words. scores: protocol to
-    figure. licence: of the weights; data_licence: of the pictures it was trained on.
+    domain: what pictures it is for, a key of `schema.DOMAINS`; noise: what it removes and how much of it, in words.
+    architecture, config, strategy, channels: as on the card of its weights. value_range: of pictures. multiple,
+    receptive_field: of its network, in pixels. macs_per_pixel: multiplications in a picture of 256x256, per pixel.
+    source: 'bundled', or a file on the Hub; file: its name there, or below `medcli/weights`. naming: of the tensors,
+    where they are not ours. bytes: None where nobody stated it. licence: of the weights; data_licence: of the
+    pictures it was trained on. scores: protocol to figure. tolerance: of the test vector, in grey levels of 255;
+    None where there is no vector.
     """
 
     id: str
     title: str
     summary: str
+    domain: str
     architecture: str
+    config: dict[str, Any]
+    strategy: str
+    channels: int
     noise: str
+    value_range: tuple[float, float]
+    multiple: int
+    receptive_field: int
+    half_safe: bool
+    parameters: int
+    macs_per_pixel: int
+    source: str | HubFile
+    naming: str
     file: str
-    bytes: int
+    bytes: int | None
     sha256: str
     licence: str
     data_licence: str
     training_data: list[str]
+    method: str
     recipe: str
-    scores: dict[str, float] = field(default_factory=dict)
+    scores: dict[str, float]
+    citation: str
+    tolerance: float | None
+
+    @property
+    def hub(self) -> HubFile | None:
+        """Where on the Hub the weights are; None for those that come with medcli."""
+        return None if isinstance(self.source, str) else self.source
 
     @property
     def path(self) -> Path:
-        return WEIGHTS / self.file
+        """The weights as they were published: inside medcli, or in the store of this machine (which may lack them)."""
+        return WEIGHTS / self.file if self.hub is None else store() / self.plain_name
+
+    @property
+    def vector(self) -> Path:
+        """The test vector; it may be absent."""
+        return WEIGHTS / self.vector_name
+
+    @property
+    def plain_name(self) -> str:
+        """The weights' name in the store and in a bundle, where ids keep files apart."""
+        return f"{self.id}{Path(self.file).suffix}"
+
+    @property
+    def vector_name(self) -> str:
+        return f"{self.id}.vector.safetensors"
+
+    @property
+    def card(self) -> Card:
+        """What a weight file of this model says of itself."""
+        from medcli.zoo.weights import Card
+
+        return Card(**{item.name: getattr(self, item.name) for item in fields(Card) if hasattr(self, item.name)})
+
+
+def ignore(line: str) -> None:
+    """For those who do not want to hear about progress."""
 
 
 def catalog_path() -> Path:
@@ -50,34 +109,65 @@ def catalog_path() -> Path:
     return inside if inside.exists() else PACKAGE.parent / "models.yaml"
 
 
+def store() -> Path:
+    """The folder of models installed from a bundle and of converted ones: MED_HOME, or the user's data folder."""
+    if home := os.environ.get(HOME_VARIABLE):
+        return Path(home).expanduser() / "models"
+    import platformdirs
+
+    return Path(platformdirs.user_data_dir("medcli", appauthor=False)) / "models"
+
+
 def entries(path: Path | None = None) -> dict[str, Entry]:
-    """Every model by id; raises ModelError where the catalogue is malformed."""
+    """Every model by id; raises ModelError, with file and line, where the catalogue is malformed."""
     path = path or catalog_path()
     try:
-        rows = yaml.safe_load(path.read_text(encoding="utf-8"))["models"]
-        return {entry.id: entry for entry in (_entry(row, path) for row in rows)}
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, TypeError, KeyError) as error:
-        raise ModelError(f"The catalogue {path} cannot be read: {error}") from error
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise ModelError(f"{path} cannot be read: {error.strerror}.", "Install medcli again.") from error
+    except UnicodeDecodeError as error:
+        raise ModelError(f"{path} is no catalogue of models: it is not UTF-8 text.", "Install medcli again.") from error
+    return {row["id"]: _entry(row) for row in read_rows(text, path)}
 
 
-def _entry(row: Mapping[str, Any], path: Path) -> Entry:
-    known = {item.name for item in fields(Entry)}
-    unknown = set(row) - known
-    if unknown:
-        raise ModelError(f"{path}: unknown key '{unknown.pop()}' in model '{row.get('id')}'.", nearest("", known))
-    return Entry(**row)
+def _entry(row: Row) -> Entry:
+    if isinstance(row["source"], str):
+        return Entry(**row)
+    from medcli.zoo.fetch import HubFile
+
+    where = row["source"]
+    file = HubFile(**where, bytes=row["bytes"], sha256=row["sha256"])
+    return Entry(**row | {"source": file, "file": where["file"]})
 
 
-def locate(name: str) -> Path:
+def as_row(entry: Entry) -> Row:
+    """The row of `models.yaml` that says this; plain data for YAML and JSON."""
+    row = {key: getattr(entry, key) for key in FIELDS} | {"value_range": list(entry.value_range)}
+    if entry.hub is not None:
+        row["source"] = {key: getattr(entry.hub, key) for key in HUB_FIELDS}
+        del row["file"]
+    empty = {"naming": "", "tolerance": None}
+    return {key: value for key, value in row.items() if key not in empty or value != empty[key]}
+
+
+def find(name: str, known: dict[str, Entry] | None = None) -> Entry:
+    """The model called `name`; raises ModelError with the nearest known one."""
+    known = entries() if known is None else known
+    if name not in known:
+        raise ModelError(f"There is no model called '{name}'.", nearest(name, known))
+    return known[name]
+
+
+def locate(name: str, say: Callable[[str], None] = ignore) -> Path:
     """The weight file behind a name of the zoo, the path of a file, or a training run's folder.
 
-    Weights of the zoo are checked against their checksum. Raises ModelError for an unknown name, with the nearest
-    known one, and for a file that is missing or corrupt.
+    Weights of the zoo are checked against their checksum; those on the Hub are fetched where this machine lacks them,
+    and turned into our form once. `say` hears about it. Raises ModelError for an unknown name, with the nearest known
+    one, and for a file that is missing or corrupt.
     """
     known = entries()
     if name in known:
-        verify(known[name])
-        return known[name].path
+        return pull(known[name], say)
     path = Path(name).expanduser()
     if path.is_dir():
         return _product(path)
@@ -85,21 +175,114 @@ def locate(name: str) -> Path:
         return path
     if path.suffix == ".safetensors" or len(path.parts) > 1:
         raise ModelError(f"There is no model file {path}.")
-    raise ModelError(f"There is no model called '{name}'.", nearest(name, known))
+    return find(name, known).path
 
 
 def _product(folder: Path) -> Path:
-    found = sorted(folder.glob("*.safetensors"))
-    if len(found) != 1:
+    """The weights that a run kept: named after its recipe, next to which the best so far may lie."""
+    found = sorted(path for path in folder.glob("*.safetensors") if not path.name.endswith(".vector.safetensors"))
+    named = [path for path in found if path.name != BEST] or found
+    if len(named) != 1:
         raise ModelError(f"{folder} holds {len(found)} weight files, not one.", "Name the .safetensors file itself.")
-    return found[0]
+    return named[0]
 
 
-def verify(entry: Entry) -> None:
-    """Raises ModelError unless the bundled weights are there, whole and unchanged."""
+def pull(entry: Entry, say: Callable[[str], None] = ignore) -> Path:
+    """The weights in our form, ready for use without a network from now on. Raises ModelError."""
+    return ours(entry, present(entry) or _fetched(entry, say))
+
+
+def _fetched(entry: Entry, say: Callable[[str], None]) -> Path:
+    from medcli.zoo.fetch import fetch
+
+    assert entry.hub is not None
+    return fetch(entry.hub, name=entry.id, say=say)
+
+
+def ours(entry: Entry, raw: Path) -> Path:
+    """The published weights `raw` as a weight file of ours: themselves, or what they were converted to."""
+    if not entry.naming:
+        return raw
+    from medcli.zoo.convert import converted
+
+    return converted(raw, entry.card, entry.naming, converted_folder(entry))
+
+
+def converted_folder(entry: Entry) -> Path:
+    """Where the foreign weights of this model lie in our form, once they were used."""
+    return store() / "converted" / entry.id
+
+
+def present(entry: Entry) -> Path | None:
+    """The published weights on this machine, whole and unchanged; None where they would have to be fetched.
+
+    Raises ModelError for bundled weights that are missing, and for bundled or installed ones that are corrupt.
+    """
+    if entry.hub is None or entry.path.exists():
+        _check(entry)
+        return entry.path
+    from medcli.zoo.fetch import cached
+
+    return cached(entry.hub)
+
+
+def is_here(entry: Entry) -> bool:
+    """Whether the weights are on this machine, as far as a quick look tells; no network is asked."""
+    if entry.hub is None or entry.path.exists():
+        return True
+    from medcli.zoo.fetch import cached
+
+    return cached(entry.hub) is not None
+
+
+def verify(entry: Entry) -> Path:
+    """The published weights; raises ModelError unless they are on this machine, whole and unchanged."""
+    found = present(entry)
+    if found is None:
+        raise ModelError(f"'{entry.id}' is not on this machine.", f"Fetch it: med models pull {entry.id}")
+    return found
+
+
+def _check(entry: Entry) -> None:
+    remedy = "Install medcli again."
+    if entry.hub is not None:
+        remedy = f"Remove it (med models rm {entry.id}) and pull it again."
     try:
-        data = entry.path.read_bytes()
+        size, digest = measure(entry.path)
     except OSError as error:
-        raise ModelError(f"The weights of '{entry.id}' are missing: {entry.path}.", "Install medcli again.") from error
-    if len(data) != entry.bytes or hashlib.sha256(data).hexdigest() != entry.sha256:
-        raise ModelError(f"The weights of '{entry.id}' are corrupt: {entry.path}.", "Install medcli again.")
+        raise ModelError(f"The weights of '{entry.id}' are missing: {entry.path}.", remedy) from error
+    if size != (entry.bytes or size) or digest != entry.sha256:
+        raise ModelError(f"The weights of '{entry.id}' are corrupt: {entry.path}.", remedy)
+
+
+def measure(path: Path) -> tuple[int, str]:
+    """(bytes, sha256) of a file; hashed once in a process as long as the file stays the same. Raises OSError."""
+    seen = path.stat()
+    return seen.st_size, _digest(path, seen.st_ino, seen.st_size, seen.st_mtime_ns)
+
+
+@lru_cache(maxsize=64)
+def _digest(path: Path, inode: int, size: int, changed: int) -> str:
+    sha = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(CHUNK):
+            sha.update(chunk)
+    return sha.hexdigest()
+
+
+def remove(entry: Entry) -> int:
+    """Removes fetched, installed and converted weights; returns how many bytes that freed.
+
+    Raises ModelError for weights that come with medcli.
+    """
+    if entry.hub is None:
+        raise ModelError(f"'{entry.id}' comes with medcli and stays.", "Only fetched models can be removed.")
+    from medcli.zoo.fetch import remove as forget
+
+    ours = [entry.path, *sorted(converted_folder(entry).glob("*"))]
+    freed = sum(path.stat().st_size for path in ours if path.is_file())
+    for path in ours:
+        path.unlink(missing_ok=True)
+    if converted_folder(entry).is_dir():
+        converted_folder(entry).rmdir()
+    return freed + forget(entry.hub)

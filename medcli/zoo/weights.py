@@ -22,6 +22,10 @@ if TYPE_CHECKING:
 
 METADATA_KEY = "medcli"
 MAX_HEADER = 10_000_000
+CONFIG_ROOM = 4096  # what the numbers of a configuration may sum up to beyond what the tensors account for
+DTYPES = ("F16", "BF16", "F32", "F64", "I64")
+NOT_OURS = "It must be a .safetensors file with a 'medcli' header."
+CORRUPT = "Fetch or copy the file again."
 
 
 @dataclass(frozen=True)
@@ -57,18 +61,26 @@ def read_card(path: Path) -> Card:
             if length > MAX_HEADER:
                 raise ModelError(f"{path} is not a model: its header claims {length} bytes.")
             header = json.loads(file.read(length))
-        text = header["__metadata__"][METADATA_KEY]
-        values = json.loads(text)
-        known = {item.name for item in fields(Card)}
-        return Card(**{key: value for key, value in values.items() if key in known})
+        return _card(json.loads(header["__metadata__"][METADATA_KEY]))
     except FileNotFoundError as error:
         raise ModelError(f"There is no model file {path}.") from error
     except OSError as error:
         raise ModelError(f"{path} cannot be read: {error.strerror}.") from error
-    except (struct.error, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ModelError(
-            f"{path} is not a weight file of medcli.", "It must be a .safetensors file with a 'medcli' header."
-        ) from error
+    except (struct.error, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise ModelError(f"{path} is not a weight file of medcli.", NOT_OURS) from error
+
+
+def _card(values: dict[str, Any]) -> Card:
+    """Raises TypeError where a value is not of its field's type, or a name is missing."""
+    card = Card(**{item.name: values[item.name] for item in fields(Card) if item.name in values})
+    sample = Card(id="", architecture="", config={})
+    for item in fields(Card):
+        value = getattr(card, item.name)
+        if type(value) is not type(getattr(sample, item.name)):
+            raise TypeError(f"{item.name} is {value!r}")
+    if not all(isinstance(name, str) for name in card.training_data):
+        raise TypeError("training_data is not a list of names")
+    return card
 
 
 def build(card: Card) -> nn.Module:
@@ -76,7 +88,7 @@ def build(card: Card) -> nn.Module:
     architecture = resolve(ARCHITECTURES, card.architecture, kind="architecture", error=ModelError)
     try:
         network: nn.Module = architecture(**card.config)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, LookupError, ArithmeticError, AttributeError, RuntimeError) as error:
         raise ModelError(f"'{card.id}' asks for a {card.architecture} that cannot be built: {error}") from error
     return network
 
@@ -84,23 +96,65 @@ def build(card: Card) -> nn.Module:
 def load_network(path: Path) -> tuple[nn.Module, Card]:
     """The network of a weight file in fp32, in evaluation mode, and its card.
 
-    Raises ModelError where the file is corrupt or its tensors do not fit the architecture.
+    Names and shapes are compared before anything of their size is made. Raises ModelError where the file is corrupt
+    or its tensors do not fit the architecture.
     """
     import torch
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
     card = read_card(path)
-    network = build(card)
     try:
+        check_fit(path, card, _shapes(path))
+        network = build(card)
         tensors = load_file(path)
-    except (SafetensorError, OSError) as error:
-        raise ModelError(f"{path} is corrupt: {error}", "Fetch or copy the file again.") from error
-    try:
         network.load_state_dict({name: tensor.to(torch.float32) for name, tensor in tensors.items()})
-    except RuntimeError as error:
-        raise ModelError(f"The weights in {path} do not fit its architecture '{card.architecture}'.") from error
+    except (SafetensorError, OSError) as error:
+        raise ModelError(f"{path} is corrupt: {error}", CORRUPT) from error
     return network.eval(), card
+
+
+def _shapes(path: Path) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of the tensors, from the header. Raises SafetensorError, OSError; ModelError for odd dtypes."""
+    from safetensors import safe_open
+
+    with safe_open(path, framework="pt") as file:
+        slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
+        odd = {kind for part in slices.values() if (kind := part.get_dtype()) not in DTYPES}
+        if odd:
+            raise ModelError(f"The weights in {path} are of type {odd.pop()}.", f"Known: {', '.join(DTYPES)}.")
+        return {name: tuple(part.get_shape()) for name, part in slices.items()}
+
+
+def check_fit(path: Path, card: Card, shapes: Mapping[str, tuple[int, ...]]) -> None:
+    """Raises ModelError unless the card's network has tensors of just these names and shapes.
+
+    Takes no memory of the network's size, whatever the card claims.
+    """
+    import torch
+
+    room = CONFIG_ROOM + len(shapes) + 4 * max((side for shape in shapes.values() for side in shape), default=0)
+    if _numbers_in(card.config) > room:
+        raise ModelError(f"The card in {path} asks for a far larger {card.architecture} than its weights.", CORRUPT)
+    with torch.device("meta"):
+        expected = {name: tuple(tensor.shape) for name, tensor in build(card).state_dict().items()}
+    for name in sorted(expected.keys() | shapes.keys()):
+        if expected.get(name) != shapes.get(name):
+            seen, wanted = (str(found.get(name, "absent")) for found in (shapes, expected))
+            hint = f"'{name[:80]}' is {seen} in the file and {wanted} in the network."
+            raise ModelError(f"The weights in {path} do not fit its architecture '{card.architecture}'.", hint)
+
+
+def _numbers_in(config: Mapping[str, Any]) -> float:
+    """The sum of all numbers of a configuration, each at least 1: an upper bound of its depth and of its width."""
+    total, waiting = 0.0, list(config.values())
+    while waiting:
+        value = waiting.pop()
+        if isinstance(value, list | dict):
+            waiting += value.values() if isinstance(value, dict) else value
+        elif isinstance(value, int | float):
+            total += max(1, min(abs(value), 1e18))
+    return total
 
 
 def save(path: Path, network: nn.Module, card: Card) -> None:

@@ -1,0 +1,59 @@
+"""`med models bundle`: models in a folder that can be carried to a machine without a network."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+
+import click
+import yaml
+
+from medcli.cli import EXIT_CODES, options
+from medcli.cli.models.words import size
+from medcli.errors import OutputError
+from medcli.zoo import catalog
+from medcli.zoo.catalog import Entry
+
+HELP = """Pack models for machines without a network.
+
+\b
+Examples:
+  med models bundle stick/                      every model on this machine
+  med models bundle stick/ nafnet-sidd-32
+
+DIR gets the weights as they were published, their test vectors, the rows of the catalogue and SHA256SUMS, so that
+'sha256sum -c' can check it anywhere. On the other machine: med models pull --from-bundle DIR
+"""
+SUMS, ROWS = "SHA256SUMS", "models.yaml"
+
+
+@click.command(name="bundle", help=HELP, epilog=EXIT_CODES)
+@click.argument("folder", metavar="DIR", type=click.Path(path_type=Path, file_okay=False))
+@click.argument("names", metavar="[ID]...", nargs=-1, shell_complete=options.complete_id)
+def command(folder: Path, names: tuple[str, ...]) -> None:
+    known = catalog.entries()
+    chosen = [catalog.find(name, known) for name in dict.fromkeys(names)]
+    chosen = chosen or [entry for entry in known.values() if catalog.is_here(entry)]
+    sources = {entry.plain_name: catalog.verify(entry) for entry in chosen}
+    sources |= {entry.vector_name: entry.vector for entry in chosen if entry.vector.exists()}
+    pack(folder, sources, chosen)
+    total = sum(source.stat().st_size for source in sources.values())
+    click.echo(f"{folder}: {', '.join(entry.id for entry in chosen)}; {size(total)}", err=True)
+
+
+def pack(folder: Path, sources: dict[str, Path], chosen: Iterable[Entry]) -> None:
+    """Writes the bundle: `sources` by the names they get. Raises OutputError for a folder that is not empty."""
+    rows = {"models": [catalog.as_row(entry) for entry in chosen]}
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if any(folder.iterdir()):
+            raise OutputError(f"{folder} is not empty.", "Name a new folder.")
+        for name, source in sources.items():
+            shutil.copyfile(source, folder / name)
+        sums = [f"{catalog.measure(folder / name)[1]}  {name}\n" for name in sources]
+        (folder / SUMS).write_text("".join(sums), encoding="utf-8")
+        (folder / ROWS).write_text(yaml.safe_dump(rows, sort_keys=False, allow_unicode=True), encoding="utf-8")
+    except OSError as error:
+        hint = "Choose another place, or make room."
+        raise OutputError(f"{folder} cannot be written: {error.strerror}.", hint) from error

@@ -1,0 +1,18 @@
+"""`med models card`: a model's page."""
+
+from __future__ import annotations
+
+import click
+
+from medcli.cli import EXIT_CODES, options
+from medcli.zoo.catalog import find
+
+HELP = "A model's page in Markdown, as the Hugging Face Hub shows it: purpose, limits, licences, scores, network."
+
+
+@click.command(name="card", help=HELP, epilog=EXIT_CODES)
+@click.argument("name", metavar="ID", shell_complete=options.complete_id)
+def command(name: str) -> None:
+    from medcli.zoo.modelcard import render
+
+    click.echo(render(find(name)), nl=False)

@@ -1,0 +1,71 @@
+"""`med models info`: all that the catalogue knows of one model."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from textwrap import fill
+
+import click
+
+from medcli.cli import EXIT_CODES, options
+from medcli.cli.models.words import place, size
+from medcli.zoo.catalog import Entry, as_row, find
+
+HELP = "All that the catalogue knows of a model: what it is for, its network, its source, its licences, its scores."
+WIDTH = 100
+INDENT = 18
+
+
+@click.command(name="info", help=HELP, epilog=EXIT_CODES)
+@click.argument("name", metavar="ID", shell_complete=options.complete_id)
+@click.option("--json", "as_object", is_flag=True, help="As a JSON object.")
+def command(name: str, as_object: bool) -> None:
+    entry = find(name)
+    if as_object:
+        click.echo(json.dumps(as_row(entry) | {"where": place(entry)}, indent=2, ensure_ascii=False))
+        return
+    for label, value in facts(entry):
+        start = f"{label:<{INDENT}}"
+        click.echo(fill(value, WIDTH, initial_indent=start, subsequent_indent=" " * INDENT, break_on_hyphens=False))
+
+
+def facts(entry: Entry) -> Iterator[tuple[str, str]]:
+    """(label, value) in the order a person asks for them; what is empty is left out."""
+    yield "model", f"{entry.id}: {entry.title}"
+    yield "", entry.summary
+    yield "removes", entry.noise
+    yield "domain", entry.domain
+    yield from _source(entry)
+    yield "licence", f"{entry.licence} (weights)"
+    yield "", f"{entry.data_licence} (training data)"
+    yield "trained on", ", ".join(entry.training_data)
+    yield "trained by", ", recipe ".join(filter(None, (entry.method, entry.recipe)))
+    yield from _network(entry)
+    for label, (protocol, score) in zip(["scores"] + [""] * len(entry.scores), entry.scores.items(), strict=False):
+        yield label, f"{score:<7g}{protocol}"
+    if not entry.scores:
+        yield "scores", "none known to us"
+    if entry.citation:
+        yield "cite", entry.citation
+
+
+def _source(entry: Entry) -> Iterator[tuple[str, str]]:
+    hub = entry.hub
+    yield "where", place(entry) + (f", {entry.path}" if hub is None else "")
+    if hub is not None:
+        yield "from", f"{hub.kind} {hub.repo} on the Hugging Face Hub, {hub.file}"
+        yield "revision", hub.revision
+    yield "size", size(entry.bytes)
+    yield "sha256", entry.sha256
+
+
+def _network(entry: Entry) -> Iterator[tuple[str, str]]:
+    config = ", ".join(f"{key} {value}" for key, value in entry.config.items())
+    yield "network", entry.architecture + (f": {config}" if config else "")
+    yield "applied", entry.strategy
+    low, high = entry.value_range
+    yield "pictures", f"{entry.channels} channels, values from {low:g} to {high:g}, sides multiples of {entry.multiple}"
+    yield "sees", f"{entry.receptive_field} pixels to each side"
+    yield "costs", f"{entry.parameters:,} parameters, {entry.macs_per_pixel:,} multiplications per pixel"
+    yield "half precision", "gives the same pictures" if entry.half_safe else "not known to be safe, and not used"

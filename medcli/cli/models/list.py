@@ -1,0 +1,65 @@
+"""`med models list`: what there is, a line each."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from typing import Literal
+
+import click
+
+from medcli.cli import EXIT_CODES
+from medcli.cli.models.words import place, size
+from medcli.zoo.catalog import Entry, as_row, entries
+from medcli.zoo.schema import DOMAINS
+
+HELP = """List the models.
+
+\b
+Where they are:
+  bundled   came with medcli
+  cached    fetched or installed before; no network is needed
+  hub       would be fetched from the Hugging Face Hub
+"""
+HEADINGS = ("model", "title", "domain", "size", "where", "licence")
+
+
+@click.command(name="list", help=HELP, epilog=EXIT_CODES)
+@click.option("--domain", type=click.Choice(list(DOMAINS)), help="Only models for such pictures.")
+@click.option("--json", "as_objects", is_flag=True, help="All that is known, as one JSON list.")
+def command(domain: str | None, as_objects: bool) -> None:
+    chosen = [entry for entry in entries().values() if domain in (None, entry.domain)]
+    if as_objects:
+        rows = [as_row(entry) | {"where": place(entry)} for entry in chosen]
+        click.echo(json.dumps(rows, indent=2, ensure_ascii=False))
+    elif sys.stdout.isatty():
+        _draw(chosen)
+    else:
+        click.echo("\n".join(plain([HEADINGS, *map(cells, chosen)])))
+
+
+def cells(entry: Entry) -> tuple[str, ...]:
+    """A model's line of the table."""
+    return entry.id, entry.title, entry.domain, size(entry.bytes), place(entry), entry.licence
+
+
+def plain(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Columns under one another, two blanks between them, for pipes and files."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+
+
+def _draw(chosen: Sequence[Entry]) -> None:
+    from rich.box import SIMPLE_HEAD
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    drawn = Table(box=SIMPLE_HEAD, padding=(0, 0, 0, 1), pad_edge=False)
+    for heading in HEADINGS:
+        justify: Literal["left", "right"] = "right" if heading == "size" else "left"
+        drawn.add_column(heading, justify=justify, no_wrap=heading not in ("title", "licence"))
+    for entry in chosen:
+        drawn.add_row(*map(Text, cells(entry)))
+    Console().print(drawn)
