@@ -2,28 +2,19 @@
 
 from __future__ import annotations
 
-import importlib
 import os
 import signal
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple, NoReturn
+from typing import NoReturn
 
 import click
 
 from medcli import __version__
+from medcli.cli.lazy import EXIT_CODES, Lazy, LazyGroup
 from medcli.cli.progress import letter
 from medcli.errors import MedcliError
-from medcli.registry import nearest
-
-
-class Lazy(NamedTuple):
-    """A command that is not imported yet: where it lives, as `module:attribute`, and its line in `med --help`."""
-
-    home: str
-    help: str
-
 
 COMMANDS: Mapping[str, Lazy] = {
     "denoise": Lazy("medcli.cli.denoise:command", "Remove the noise from pictures, folders or a pipe."),
@@ -32,15 +23,6 @@ COMMANDS: Mapping[str, Lazy] = {
     "eval": Lazy("medcli.cli.eval:command", "Measure denoisers on pictures whose clean mate is known."),
     "models": Lazy("medcli.cli.models:command", "The models: what there is, fetch, check, pack, publish."),
 }
-
-EXIT_CODES = """\b
-Exit codes:
-  0    done
-  1    error: nothing was done
-  2    the command line makes no sense
-  3    some files failed; the others are done, and the summary says why
-  130  interrupted (Ctrl-C); 143 where the system ended it (SIGTERM)
-"""
 
 EXAMPLES = """\b
 Examples:
@@ -51,36 +33,16 @@ Examples:
 """
 
 
-class LazyGroup(click.Group):
-    """A group whose commands are imported when they are named."""
+class Door(LazyGroup):
+    """Who names a picture first most likely wants it denoised."""
 
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        return list(COMMANDS)
-
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        if cmd_name not in COMMANDS:
-            return None
-        module, _, attribute = COMMANDS[cmd_name].home.partition(":")
-        command = getattr(importlib.import_module(module), attribute)
-        assert isinstance(command, click.Command)
-        return command
-
-    def resolve_command(
-        self, ctx: click.Context, args: list[str]
-    ) -> tuple[str | None, click.Command | None, list[str]]:
-        name = args[0]
-        if name not in COMMANDS and not name.startswith("-"):
-            hint = f"Did you mean 'med denoise {name}'?" if Path(name).exists() else nearest(name, COMMANDS)
-            raise click.UsageError(f"There is no command '{name}'. {hint}", ctx)
-        return super().resolve_command(ctx, args)
-
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        with formatter.section("Commands"):
-            formatter.write_dl([(name, lazy.help) for name, lazy in COMMANDS.items()])
+    def hint(self, name: str) -> str:
+        return f"Did you mean 'med denoise {name}'?" if Path(name).exists() else super().hint(name)
 
 
 @click.group(
-    cls=LazyGroup,
+    cls=Door,
+    table=COMMANDS,
     help=f"Denoise pictures.\n\n{EXAMPLES}",
     epilog=EXIT_CODES,
     context_settings={"help_option_names": ["-h", "--help"], "auto_envvar_prefix": "MED"},

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import click
 
-from medcli.cli import EXIT_CODES, options
+from medcli.cli import options
+from medcli.cli.lazy import EXIT_CODES
 from medcli.cli.options import TileSize
 from medcli.images.formats import FORMATS
 from medcli.images.source import MAX_PIXELS
@@ -142,9 +143,13 @@ def command(
     from medcli.cli.session import Request, Session
     from medcli.zoo.catalog import locate
 
+    def tell(text: str) -> None:  # of a model that is fetched on its first use
+        if not quiet:
+            click.echo(text, err=True)
+
     _check_streams(inputs, output, as_objects)
     jobs = make_plan(inputs, Naming(output, suffix, format_), recursive=recursive, force=force)
-    settings = Settings(digest(locate(model)), strength, ensemble, precision, format_, quality)
+    settings = Settings(digest(locate(model, tell)), strength, ensemble, precision, format_, quality)
     streams = Streams(sys.stdin.buffer, sys.stdout.buffer)
     files = Files(jobs, settings, streams, max_pixels=max_pixels)
     request = Request(model, device, precision, strength, ensemble, tile, overlap)

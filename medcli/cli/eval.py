@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from medcli.cli import EXIT_CODES, options
+from medcli.cli import options
+from medcli.cli.lazy import EXIT_CODES
 from medcli.cli.options import TileSize
 from medcli.cli.progress import Display, terminal_can_animate
 

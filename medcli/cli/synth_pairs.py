@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from medcli.cli import EXIT_CODES
+from medcli.cli.lazy import EXIT_CODES
 from medcli.cli.progress import Display, letter, terminal_can_animate
 from medcli.errors import MedcliError, SomeFailed
 

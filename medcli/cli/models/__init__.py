@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Mapping
 
 import click
 
-from medcli.cli import EXIT_CODES, Lazy
-from medcli.registry import nearest
+from medcli.cli.lazy import EXIT_CODES, Lazy, LazyGroup
 
 COMMANDS: Mapping[str, Lazy] = {
     "list": Lazy("medcli.cli.models.list:command", "What models there are, and which are on this machine."),
@@ -40,32 +38,6 @@ foreign form, is kept in the user's data folder, or below MED_HOME.
 """
 
 
-class LazyGroup(click.Group):
-    """A group whose commands are imported when they are named."""
-
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        return list(COMMANDS)
-
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        if cmd_name not in COMMANDS:
-            return None
-        module, _, attribute = COMMANDS[cmd_name].home.partition(":")
-        command = getattr(importlib.import_module(module), attribute)
-        assert isinstance(command, click.Command)
-        return command
-
-    def resolve_command(
-        self, ctx: click.Context, args: list[str]
-    ) -> tuple[str | None, click.Command | None, list[str]]:
-        if args[0] not in COMMANDS and not args[0].startswith("-"):
-            raise click.UsageError(f"There is no command '{args[0]}'. {nearest(args[0], COMMANDS)}", ctx)
-        return super().resolve_command(ctx, args)
-
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        with formatter.section("Commands"):
-            formatter.write_dl([(name, lazy.help) for name, lazy in COMMANDS.items()])
-
-
-@click.group(name="models", cls=LazyGroup, help=HELP, epilog=EXIT_CODES)
+@click.group(name="models", cls=LazyGroup, table=COMMANDS, help=HELP, epilog=EXIT_CODES)
 def command() -> None:
     """Nothing of its own."""

@@ -9,7 +9,8 @@ from pathlib import Path
 import click
 import yaml
 
-from medcli.cli import EXIT_CODES, options
+from medcli.cli import options
+from medcli.cli.lazy import EXIT_CODES
 from medcli.cli.models.words import size
 from medcli.errors import OutputError
 from medcli.zoo import catalog

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import click
 
-from medcli.cli import EXIT_CODES, options
+from medcli.cli import options
+from medcli.cli.lazy import EXIT_CODES
 from medcli.zoo.catalog import find
 
 HELP = "A model's page in Markdown, as the Hugging Face Hub shows it: purpose, limits, licences, scores, network."

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from medcli.cli import EXIT_CODES
+from medcli.cli.lazy import EXIT_CODES
 
 if TYPE_CHECKING:
     from medcli.zoo.convert import Found

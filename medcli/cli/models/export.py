@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from medcli.cli import EXIT_CODES, options
+from medcli.cli import options
+from medcli.cli.lazy import EXIT_CODES
 from medcli.errors import OutputError
 
 if TYPE_CHECKING:

@@ -8,7 +8,8 @@ from textwrap import fill
 
 import click
 
-from medcli.cli import EXIT_CODES, options
+from medcli.cli import options
+from medcli.cli.lazy import EXIT_CODES
 from medcli.cli.models.words import place, size
 from medcli.zoo.catalog import Entry, as_row, find
 

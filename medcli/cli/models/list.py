@@ -9,7 +9,7 @@ from typing import Literal
 
 import click
 
-from medcli.cli import EXIT_CODES
+from medcli.cli.lazy import EXIT_CODES
 from medcli.cli.models.words import place, size
 from medcli.zoo.catalog import Entry, as_row, entries
 from medcli.zoo.schema import DOMAINS

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import click
 
-from medcli.cli import EXIT_CODES, options
+from medcli.cli import options
+from medcli.cli.lazy import EXIT_CODES
 from medcli.zoo import catalog
 
 HELP = "Where a model's weight file lies, for scripts. Nothing is fetched: a model that is not here is an error."

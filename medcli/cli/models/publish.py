@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import secrets
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from medcli.cli import EXIT_CODES
+from medcli.cli.lazy import EXIT_CODES
 
 if TYPE_CHECKING:
     from medcli.zoo.publish import Folder
@@ -45,7 +46,8 @@ def command(run: Path, repo: str, private: bool, create_pr: bool, folder: Path |
 
     publish.check_repo(repo)
     if dry_run:
-        _show(publish.prepare(run, folder or Path(tempfile.mkdtemp(prefix="medcli-")), repo), repo)
+        kept = folder or Path(tempfile.gettempdir()) / f"medcli-{secrets.token_hex(4)}"
+        _show(publish.prepare(run, kept, repo), repo)
         return
     with tempfile.TemporaryDirectory(prefix="medcli-") as temporary:
         ready = publish.prepare(run, folder or Path(temporary), repo)

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import click
 
-from medcli.cli import EXIT_CODES, options
+from medcli.cli import options
+from medcli.cli.lazy import EXIT_CODES
 from medcli.cli.models.words import size
 from medcli.cli.progress import letter
 from medcli.errors import MedcliError, ModelError, SomeFailed

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import click
 
-from medcli.cli import EXIT_CODES, options
+from medcli.cli import options
+from medcli.cli.lazy import EXIT_CODES
 from medcli.cli.models.words import size
 from medcli.errors import ModelError
 from medcli.zoo import catalog

@@ -7,7 +7,8 @@ from tempfile import TemporaryDirectory
 
 import click
 
-from medcli.cli import EXIT_CODES, options
+from medcli.cli import options
+from medcli.cli.lazy import EXIT_CODES
 from medcli.cli.progress import letter
 from medcli.errors import MedcliError, ModelError
 from medcli.zoo import catalog
