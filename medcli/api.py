@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 
 from medcli.batch.restore import restore_page
 from medcli.engine.denoiser import Denoiser
-from medcli.errors import InputError, MedcliError
+from medcli.engine.strategies import Flips, parse
+from medcli.errors import InputError
 from medcli.images import Page, read
-from medcli.registry import STRATEGIES, resolve
 from medcli.zoo.catalog import locate
 from medcli.zoo.weights import load_network
 
@@ -35,10 +35,10 @@ def load(
     Raises ModelError for an unknown or corrupt model, DeviceError for a device that is not there.
     """
     network, card = load_network(locate(str(name)))
-    strategy = resolve(STRATEGIES, "flips" if ensemble else card.strategy, kind="strategy", error=MedcliError)
+    strategy = parse(card.strategy)
     return Denoiser(
         network,
-        strategy(),
+        Flips(strategy) if ensemble else strategy,
         device=device,
         precision=precision,
         tile=tile,

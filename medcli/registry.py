@@ -10,12 +10,25 @@ from typing import Any
 from medcli.errors import MedcliError
 
 ARCHITECTURES: Mapping[str, str] = {
+    "deamnet": "medcli.archs.deamnet:DeamNet",
     "dncnn": "medcli.archs.dncnn:DnCNN",
+    "ludvae": "medcli.archs.ludvae:LUDVAE",
     "nafnet": "medcli.archs.nafnet:NAFNet",
+    "nafnet-baseline": "medcli.archs.baseline:Baseline",
+    "plainunet": "medcli.archs.plainunet:PlainUNet",
+    "restormer": "medcli.archs.restormer:Restormer",
+    "split": "medcli.archs.split:SplitUNet",
+    "swin": "medcli.archs.swin:SwinTx",
     "unet": "medcli.archs.unet:ResidualUNet",
 }
 
 METHODS: Mapping[str, str] = {
+    "amsnet": "medcli.methods.amsnet:AMSNet",
+    "ludvae": "medcli.methods.ludvae:UnpairedNoise",
+    "med": "medcli.methods.med:MeD",
+    "n2n": "medcli.methods.n2n:Noise2Noise",
+    "n2s": "medcli.methods.n2s:Noise2Self",
+    "r2r": "medcli.methods.r2r:Recorrupted",
     "supervised": "medcli.methods.supervised:Supervised",
 }
 
@@ -48,6 +61,7 @@ OPTIMIZERS: Mapping[str, str] = {
 STRATEGIES: Mapping[str, str] = {
     "plain": "medcli.engine.strategies:Plain",
     "flips": "medcli.engine.strategies:Flips",
+    "masks": "medcli.engine.masked:Masks",
 }
 
 

@@ -21,10 +21,10 @@ from conftest import TINY_UNET
 from medcli.archs.unet import ResidualUNet
 from medcli.batch.evaluate import IDENTITY, Method, Result, Score, baseline, evaluate, known_sigma
 from medcli.batch.pairs import FilePairs, NoisedPictures, as_floats, as_stored, thinned
-from medcli.data.folders import matched, pictures_in
 from medcli.batch.summary import Protocol, Table, as_json, cells
 from medcli.cli import eval as door
 from medcli.cli import med
+from medcli.data.folders import matched, pictures_in
 from medcli.engine.classical import CLASSICAL, classical
 from medcli.errors import InputError, MedcliError, ModelError
 from medcli.images import read

@@ -3,24 +3,29 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from conftest import TINY_UNET
+from test_archs import TINY
 from torch import nn
 
+import medcli
 from medcli.data.cache import open_cache
 from medcli.data.crops import Framing, MadeNoisy, stacked
 from medcli.errors import RecipeError
 from medcli.methods.base import Batch, Method, Needs, Terms, Turn
 from medcli.methods.n2n import Noise2Noise
 from medcli.noise.gaussian import Gaussian
+from medcli.registry import METHODS
 from medcli.train.loop import Limits, Trainer
 from medcli.train.machine import Machine
 from medcli.train.recipe import Recipe
-from medcli.train.run import build_method
+from medcli.train.run import Options, build_method, train
 from medcli.zoo import weights
 
 CPU = Machine(torch.device("cpu"), torch.float32, workers=0)
@@ -147,3 +152,22 @@ def test_options_of_a_method_are_checked() -> None:
         build_method(Recipe(id="x", title="", steps=1, config=TINY_UNET, options={"colour": "red"}), CPU)
     with pytest.raises(RecipeError, match="no loss 'l2'"):
         build_method(Recipe(id="x", title="", steps=1, config=TINY_UNET, loss="l2"), CPU)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_every_method_goes_from_pictures_to_a_denoised_picture(name: str, picture_folder: Path, tmp_path: Path) -> None:
+    architecture = {"med": "split", "ludvae": "ludvae"}.get(name, "unet")
+    recipe = Recipe(
+        id="tiny", title="", steps=2, method=name, architecture=architecture, config=TINY[architecture],
+        noises={"gaussian:25": 1}, patch=32, batch=2, warmup=1, held_out=0.2,
+        options={"pd": 1} if name == "amsnet" else {},
+    )  # fmt: skip
+    options = Options(tmp_path / "run", [picture_folder], device="cpu", precision="fp32", workers=0)
+    path = train(recipe, replace(options, cache=tmp_path / "cache"), lambda _: None, lambda _: None)
+    assert {"README.md", "curves.png", "recipe.yaml", "log.jsonl"} <= {file.name for file in path.parent.iterdir()}
+    if name == "ludvae":
+        return  # its product makes noise
+    noisy = np.random.default_rng(0).integers(0, 256, (40, 50, 3), dtype=np.uint8)
+    restored = medcli.load(path, device="cpu")(noisy)
+    assert restored.shape == noisy.shape
+    assert (path.parent / "validation.png").exists()

@@ -31,6 +31,9 @@ OWN_STEPS = 10_000
 @click.option("--noise", help="One noise to learn, such as gaussian:25 or gaussian:5-50+speckle:25.")
 @click.option("--recipe", help="A recipe's name or YAML file, in place of the defaults.")
 @click.option("--method", help="How to learn.  [default: supervised]")
+@click.option(
+    "--option", "method_options", multiple=True, metavar="NAME=VALUE", help="Of the method: views=3, pd=2 ..."
+)
 @click.option("--arch", "architecture", help="The network.  [default: unet]")
 @click.option("--steps", type=click.IntRange(min=1), help=f"Steps of the whole run.  [default: {OWN_STEPS:,}]")
 @click.option("--minutes", type=click.FloatRange(min=0, min_open=True), help="End the schedule in this time.")
@@ -69,6 +72,7 @@ def command(output: Path, recipe: str | None, pool: str | None, noise: str | Non
     together under torchrun: torchrun --nproc-per-node 4 -m medcli train ...
     """  # fmt: skip
     from medcli.cli.training import Display
+    from medcli.engine.memory import keep_heap
     from medcli.train.loop import Limits
     from medcli.train.run import Options, train
 
@@ -78,10 +82,25 @@ def command(output: Path, recipe: str | None, pool: str | None, noise: str | Non
     limits = Limits(**{key: options.pop(key) for key in ("minutes", "save_every", "report_every")})
     places = ("data", "noisy", "clean", "val", "device", "precision", "workers", "resume", "cache", "data_licence")
     run = Options(output, limits=limits, command=_command(), **{key: options.pop(key) for key in places})
-    chosen = _recipe(recipe, options | {"noises": _noises(pool, noise)}, run)
+    own = _method_options(options.pop("method_options")) or None
+    chosen = _recipe(recipe, options | {"noises": _noises(pool, noise), "options": own}, run)
+    keep_heap()
     with Display(chosen.steps, quiet=quiet) as display:
         path = train(chosen, run, display.report, display.say)
         display.say(f"{path} is ready: med denoise PICTURE --model {output}")
+
+
+def _method_options(pairs: tuple[str, ...]) -> dict[str, Any]:
+    """`views=3` -> {"views": 3}: values as in YAML."""
+    import yaml
+
+    found = {}
+    for pair in pairs:
+        name, is_there, value = pair.partition("=")
+        if not is_there:
+            raise click.BadParameter(f"'{pair}' is not NAME=VALUE.", param_hint="--option")
+        found[name] = yaml.safe_load(value)
+    return found
 
 
 def _command() -> str:

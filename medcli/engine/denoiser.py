@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from medcli.engine import memory, tiling
 from medcli.engine.device import choose_device, choose_precision, unsupported
-from medcli.engine.pixels import Pixels, as_canvas, is_eight_bit, read_tile, write_rows
-from medcli.engine.strategies import Plain, Strategy
+from medcli.engine.pixels import Pixels, as_canvas, is_eight_bit, read_tile, reflected, write_rows
+from medcli.engine.strategies import Place, Plain, Strategy
 from medcli.engine.tiling import Grid, Span
 from medcli.errors import DeviceError, MedcliError, ModelError
 
@@ -69,7 +69,9 @@ class Denoiser:
         self.strategy: Strategy = strategy or Plain()
         self.precision, self.half_safe = precision, half_safe
         traits = cast(Network, network)
-        self.channels, self.multiple, self.reach = traits.channels, traits.multiple, traits.receptive_field
+        self.channels = traits.channels
+        self.multiple = self.strategy.multiple(traits.multiple)
+        self.reach = self.strategy.reach(traits.receptive_field)
         self.tile, self.overlap = tile, overlap
         self.reruns = 0
         self._ceiling = sys.maxsize  # the largest tile that memory has not yet proved too small for
@@ -130,7 +132,9 @@ class Denoiser:
         done = itertools.count(1)
 
         def answer(rows: Span, columns: Span) -> Tensor:
-            tile = self._restored(read_tile(canvas, rows, columns), precision)
+            spans = zip((rows, columns), canvas.shape, strict=False)
+            place = Place(*(torch.from_numpy(reflected(span, length)) for span, length in spans))
+            tile = self._restored(read_tile(canvas, rows, columns), place, precision)
             report(next(done), len(grid))
             return tile
 
@@ -140,24 +144,24 @@ class Denoiser:
                 rows = slice(top, top + len(band))
                 write_rows(band, canvas[rows], target[rows], strength)
 
-    def _restored(self, tile: Tensor, precision: torch.dtype) -> Tensor:
+    def _restored(self, tile: Tensor, place: Place, precision: torch.dtype) -> Tensor:
         """(1, C, h, w) as read -> (h, w, C) restored, on the CPU."""
         batch = tile.to(self.device).expand(-1, self.channels, -1, -1).contiguous(memory_format=torch.channels_last)
-        answer = self._asked(batch, precision)
+        answer = self._asked(batch, place, precision)
         if precision != torch.float32 and not _finite(answer):
             self.reruns += 1
-            answer = self._asked(batch, torch.float32)
+            answer = self._asked(batch, place, torch.float32)
         if not _finite(answer):
             raise ModelError("The model's answer is not a number, in fp32 too.", "Its weights may be damaged.")
         if tile.shape[1] < self.channels:
             answer = _gray(answer)
         return answer[0].permute(1, 2, 0).cpu()
 
-    def _asked(self, batch: Tensor, precision: torch.dtype) -> Tensor:
+    def _asked(self, batch: Tensor, place: Place, precision: torch.dtype) -> Tensor:
         # Autocast, not half-precision weights: equally fast, and what a network adds to its input is added in fp32.
         half = precision != torch.float32
         with torch.autocast(self.device.type, dtype=precision if half else None, enabled=half):
-            return self.strategy(self.network, batch).float()
+            return self.strategy(self.network, batch, place).float()
 
     def _grid(self, height: int, width: int, tile: int) -> Grid:
         overlap = self.overlap

@@ -81,6 +81,16 @@ class Method(Protocol):
 
 
 @runtime_checkable
+class AsksItsOwnWay(Protocol):
+    """A method whose product is not simply run: it is asked through a strategy of `medcli.engine.strategies`."""
+
+    @property
+    def strategy(self) -> str:
+        """In the notation of strategies, such as `masks:k=2,pd=2`."""
+        ...
+
+
+@runtime_checkable
 class ShowsNoise(Protocol):
     """A method that estimates the noise by a way of its own, not as what its product takes away."""
 

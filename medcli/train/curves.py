@@ -73,12 +73,19 @@ def draw(log: Path, out: Path) -> None:
 
 
 def read_log(log: Path) -> list[dict[str, float]]:
-    """The lines of a log by growing step, each with its numbers alone; empty where there is no log."""
+    """The lines of a log by growing step, each with its numbers alone; empty where there is no log.
+
+    What validation said of a step joins the line of that step; all else that comes again replaces what was there.
+    """
     lines: list[dict[str, float]] = []
     for line in _parsed(log):
-        while lines and lines[-1]["step"] >= line["step"]:
+        while lines and lines[-1]["step"] > line["step"]:
             lines.pop()
-        lines.append(line)
+        again = bool(lines) and lines[-1]["step"] == line["step"]
+        if again and not any(name in lines[-1] for name in line if name != "step"):
+            lines[-1] |= line
+        else:
+            lines[len(lines) - again :] = [line]
     return lines
 
 

@@ -22,7 +22,7 @@ from medcli.train.machine import Machine, choose_machine
 from medcli.train.processes import Team, join
 from medcli.train.recipe import Recipe
 from medcli.train.sources import Folders, Sources, open_sources
-from medcli.train.validation import PATCHES
+from medcli.train.validation import PATCHES, strategy_of
 from medcli.train.witness import Witness
 from medcli.zoo import catalog, modelcard, weights
 
@@ -103,7 +103,7 @@ def _train(
 def _keep(trainer: Trainer, witness: Witness, options: Options) -> None:
     """The product with its page, and the pictures of the run."""
     recipe, folder, product = trainer.recipe, witness.folder, trainer.best()
-    card = _card(recipe, trainer.step)
+    card = replace(_card(recipe, trainer.step), strategy=strategy_of(trainer.method))
     path = folder / f"{recipe.id}.safetensors"
     weights.save(path, product, card)
     facts = replace(

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from medcli.data.crops import MadeNoisy, Source, stacked
-from medcli.methods.base import Batch, Method
+from medcli.engine.strategies import Strategy, parse
+from medcli.methods.base import AsksItsOwnWay, Batch, Method
 from medcli.train.machine import Machine
 
 PATCHES, AT_ONCE = 64, 16
@@ -36,23 +38,29 @@ class Validation:
     def score(self, method: Method, network: nn.Module, machine: Machine) -> dict[str, float]:
         """Figures for the log: `psnr` and that of the input, in dB; or the terms of the first turn, as `val_<term>`."""
         with torch.no_grad(), in_place(method.product, network):
-            figures = self._psnr(method.product, machine) if self.by_psnr else self._terms(method, machine)
+            figures = self._figures(method, machine)
         self.source.release()
         return figures
+
+    def _figures(self, method: Method, machine: Machine) -> dict[str, float]:
+        if self.by_psnr:
+            return self._psnr(method.product, parse(strategy_of(method)), machine)
+        return self._terms(method, machine)
 
     def batches(self, machine: Machine) -> Iterator[Batch]:
         """The patches, 16 at a time."""
         for start in range(0, PATCHES, AT_ONCE):
             yield machine.batch(stacked(self.source, STEP, range(start, start + AT_ONCE)))
 
-    def _psnr(self, network: nn.Module, machine: Machine) -> dict[str, float]:
+    def _psnr(self, network: nn.Module, strategy: Strategy, machine: Machine) -> dict[str, float]:
         before, after = [], []
         for batch in self.batches(machine):
             assert batch.clean is not None
+            noisy, clean = (_fitting(picture, network, strategy) for picture in (batch.noisy, batch.clean))
             with machine.autocast():
-                restored = network(batch.noisy).float()
-            before.append(psnr(batch.noisy.clamp(0, 1), batch.clean))
-            after.append(psnr(restored.clamp(0, 1), batch.clean))
+                restored = strategy(network, noisy).float()
+            before.append(psnr(noisy.clamp(0, 1), clean))
+            after.append(psnr(restored.clamp(0, 1), clean))
         return {"psnr": _mean(after), "psnr_input": _mean(before)}
 
     def _terms(self, method: Method, machine: Machine) -> dict[str, float]:
@@ -62,6 +70,11 @@ class Validation:
                 for name, value in method.turns[0].terms(batch).items():
                     sums[f"val_{name}"] = sums.get(f"val_{name}", 0.0) + value.item() * AT_ONCE / PATCHES
         return sums | {"val_score": -sum(sums.values())}
+
+
+def strategy_of(method: Method) -> str:
+    """How the product is asked, in the notation of strategies."""
+    return method.strategy if isinstance(method, AsksItsOwnWay) else "plain"
 
 
 def psnr(restored: Tensor, clean: Tensor) -> Tensor:
@@ -92,6 +105,13 @@ def validation_of(source: Source, *, mates: bool) -> Validation:
     if isinstance(source, MadeNoisy):
         return Validation(source.judged(), by_psnr=True)
     return Validation(source, by_psnr=mates)
+
+
+def _fitting(picture: Tensor, network: Any, strategy: Strategy) -> Tensor:
+    """As much of (B, C, H, W) as the network takes, asked in this way."""
+    step = strategy.multiple(int(network.multiple))
+    height, width = (side - side % step for side in picture.shape[2:])
+    return picture[..., :height, :width].contiguous(memory_format=torch.channels_last)
 
 
 def _mean(parts: list[Tensor]) -> float:

@@ -11,12 +11,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from medcli.engine.strategies import parse
 from medcli.methods.base import Method, ShowsNoise
 from medcli.train import curves
 from medcli.train.grid import grid
 from medcli.train.machine import Machine
 from medcli.train.tensorboard import Board
-from medcli.train.validation import Validation, in_place
+from medcli.train.validation import Validation, in_place, strategy_of
 
 PAUSE = 60.0  # seconds between two drawings of the curves, which take about one
 ROWS = 6
@@ -47,7 +48,7 @@ class Witness:
         """validation.png: noisy, restored, the noise taken away, and the clean mate where there is one."""
         with torch.no_grad(), in_place(method.product, network), machine.autocast():
             batch = next(validation.batches(machine))
-            restored = method.product(batch.noisy).float()
+            restored = parse(strategy_of(method))(method.product, batch.noisy).float()
             noise = method.noise(batch.noisy).float() if isinstance(method, ShowsNoise) else batch.noisy - restored
         columns = {"noisy": batch.noisy, "restored": restored, "estimated noise": noise + 0.5}
         if batch.clean is not None:

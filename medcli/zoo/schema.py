@@ -195,6 +195,15 @@ def _one_of(table: Mapping[str, str]) -> Kind:
     return read
 
 
+def _strategy(node: Node) -> str:
+    """Its name is looked up here; its arguments are read where it is used, which needs torch."""
+    notation = _text(node)
+    name = notation.partition(":")[0]
+    if name not in STRATEGIES:
+        raise _Misfit(node, f"'{name}' is not known here", nearest(name, STRATEGIES))
+    return notation
+
+
 def _whole(least: int) -> Kind:
     def read(node: Node) -> int:
         if _tag(node) != "int" or not re.fullmatch(r"\d{1,15}", node.value) or int(node.value) < least:
@@ -281,7 +290,7 @@ FIELDS: Mapping[str, Kind] = {
     "domain": _one_of(DOMAINS),
     "architecture": _one_of(ARCHITECTURES),
     "config": _table,
-    "strategy": _one_of(STRATEGIES),
+    "strategy": _strategy,
     "channels": _whole(1),
     "noise": _words,
     "value_range": _range,

@@ -1,0 +1,110 @@
+"""How far noise is correlated, from noisy pictures alone, and the stride of sub-images that pulls it apart.
+
+Where a picture is flat, what is left after a smooth surface is taken off is noise. Its autocorrelation is measured in
+the flattest blocks of each brightness, and the median over them passes by the blocks in which there was texture.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medcli.data.crops import as_unit
+from medcli.errors import InputError
+
+SIDE, LAGS = 24, 8  # of a block; largest distance that is looked at
+FLAT_SHARE, TONES = 0.05, 4
+LEAST_NOISE = 0.25 / 255  # less is a clipped, painted or smoothed surface
+TOLERANCE = 0.1
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Correlation:
+    """lags: (2, LAGS + 1), the correlation of the noise at 0, 1, 2 ... pixels along columns and along rows.
+
+    sigma: standard deviation of the noise in the blocks that were measured, in grey levels of 255. blocks: how many.
+    """
+
+    lags: Floats
+    sigma: float
+    blocks: int
+
+    def stride(self, tolerance: float = TOLERANCE) -> int:
+        """The smallest pd at which the pixels of a sub-image share no more than `tolerance` with each other.
+
+        At most LAGS, also where more would be needed. Below zero twice as much is allowed: the surface that is taken
+        off takes some of a long correlation with it, and leaves that much less than nothing.
+        """
+        strides = (s for s in range(1, LAGS) if _within(self.lags[:, s::s], tolerance))
+        return next(strides, LAGS)
+
+
+def _within(lags: Floats, tolerance: float) -> bool:
+    return bool(((lags <= tolerance) & (lags >= -2 * tolerance)).all())
+
+
+def noise_correlation(pictures: Iterable[NDArray[Any]]) -> Correlation:
+    """Measures pictures (H, W) or (H, W, C) of any depth; each counts by its flat blocks.
+
+    Raises InputError where none has a block of 24 x 24 pixels that is flat and noisy.
+    """
+    found = [_measured(_flattest(_blocks(channel))) for picture in pictures for channel in _channels(as_unit(picture))]
+    variances, lags = (np.concatenate(parts) for parts in zip(*found, strict=True)) if found else (np.zeros(0),) * 2
+    if not len(variances):
+        raise InputError(
+            "The noise cannot be measured: no picture has a flat place of 24 x 24 pixels with noise in it.",
+            "Give larger pictures, or say how far its correlation reaches: --pd 1 for none, 5 for a phone's.",
+        )
+    return Correlation(np.median(lags, axis=0), 255 * float(np.sqrt(np.median(variances))), len(variances))
+
+
+def _channels(picture: NDArray[np.float32]) -> Iterable[NDArray[np.float32]]:
+    return np.moveaxis(picture, 2, 0) if picture.ndim == 3 else picture[None]
+
+
+def _blocks(channel: NDArray[np.float32]) -> Floats:
+    """(H, W) -> (N, SIDE, SIDE), side by side, but for the rest at the right and below and what is clipped."""
+    rows, columns = (side // SIDE for side in channel.shape)
+    cut = channel[: rows * SIDE, : columns * SIDE].reshape(rows, SIDE, columns, SIDE)
+    blocks: Floats = cut.swapaxes(1, 2).reshape(-1, SIDE, SIDE).astype(np.float64)
+    inside = (blocks.min((1, 2)) > 0) & (blocks.max((1, 2)) < 1)
+    unclipped: Floats = blocks[inside]
+    return unclipped
+
+
+def _flattest(blocks: Floats) -> Floats:
+    """The residuals of the twentieth of the blocks, tone by tone, in which they are smallest."""
+    residuals = _without_surface(blocks)
+    deviations = residuals.std((1, 2))
+    order = np.argsort(blocks.mean((1, 2)), kind="stable")
+    order = order[deviations[order] > LEAST_NOISE]
+    tones = np.array_split(order, TONES)
+    chosen = [tone[np.argsort(deviations[tone], kind="stable")][: -int(-FLAT_SHARE * len(tone) // 1)] for tone in tones]
+    flattest: Floats = residuals[np.concatenate(chosen)]
+    return flattest
+
+
+def _without_surface(blocks: Floats) -> Floats:
+    """What a surface of second degree leaves of each block."""
+    down, right = np.mgrid[-1 : 1 : SIDE * 1j, -1 : 1 : SIDE * 1j]
+    powers = np.stack([np.ones_like(down), down, right, down * right, down**2, right**2]).reshape(6, -1)
+    basis = np.linalg.qr(powers.T)[0]
+    flat = blocks.reshape(len(blocks), SIDE**2)
+    left: Floats = (flat - flat @ basis @ basis.T).reshape(blocks.shape)
+    return left
+
+
+def _measured(residuals: Floats) -> tuple[Floats, Floats]:
+    """(N, SIDE, SIDE) -> variances (N,) and correlations (N, 2, LAGS + 1), along columns and along rows."""
+    variances = residuals.var((1, 2))
+    turned = residuals.swapaxes(1, 2)
+    products = [
+        [(way[:, : SIDE - lag] * way[:, lag:]).mean((1, 2)) for lag in range(LAGS + 1)] for way in (residuals, turned)
+    ]
+    return variances, np.moveaxis(np.array(products), 2, 0) / variances[:, None, None]

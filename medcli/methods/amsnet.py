@@ -1,0 +1,111 @@
+"""AMSNet: any denoiser learns from noisy pictures alone, by guessing pixels that are hidden from it.
+
+Liao et al., Asymmetric Mask Scheme for Self-Supervised Real Image Denoising (ECCV 2024), section 3. Training hides one
+part of the pixels; denoising (`medcli.engine.masked`) hides each part in turn. Sub-images of every pd-th pixel pull
+apart what noise of real cameras shares with its neighbours.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor, nn
+
+from medcli.errors import RecipeError
+from medcli.methods.base import Batch, Needs, Terms, Turn
+from medcli.methods.losses import LOSSES
+from medcli.methods.masking import FILLS, drawn, error_where, guess, join, roughness, split, stitched
+from medcli.registry import nearest
+
+LARGEST_STRIDE, MOST_BRANCHES = 16, 16
+PD_OF_DENOISING = 2
+
+
+class AMSNet:
+    """One noisy picture of each scene is enough. The product sees masked pictures only: denoise with `strategy`.
+
+    loss: at hidden pixels. stage: "b" hides one part and learns to guess it; "p" fine-tunes a network of stage b, with
+    all parts guessed and their whole made smooth, at `branches` times the cost. branches: parts of equal size, so that
+    1 / branches of the pixels are hidden. pd: pixels from one to the next of a sub-image; 1 for noise that is
+    independent from pixel to pixel. smoothness: weight of the roughness in stage p, the paper's lambda. fill: what
+    stands in a hidden pixel's place, "zero" as in the paper or the "mean" of what is visible around it.
+
+    Patches are cut to sub-images whose sides the network can halve as often as it does.
+    Raises RecipeError where an option makes no sense, or, at the first step, a patch is too small.
+
+    Departs: masks are shared by the channels of a pixel, as in the published code; the paper draws them for each, but
+    demosaicing gives channels common noise. The loss is a mean over hidden elements, of each picture, not a sum.
+    Departs: the first part of stage p's loss is a mean over all elements, and its second one over pixels; the paper
+    sums both. smoothness is 0.1, which its ablation found best; its text says 0.01.
+    Departs: with fill="mean" a network starts from an interpolated picture and need not learn to fill holes first.
+    """
+
+    needs = Needs()
+
+    def __init__(
+        self,
+        network: nn.Module,
+        *,
+        loss: str = "l1",
+        stage: str = "b",
+        branches: int = 2,
+        pd: int = 5,
+        smoothness: float = 0.1,
+        fill: str = "zero",
+    ) -> None:
+        stages = {"b": self.masked, "p": self.smooth}
+        if stage not in stages:
+            raise RecipeError(f"AMSNet has no stage '{stage}'.", nearest(stage, stages))
+        if fill not in FILLS:
+            raise RecipeError(f"AMSNet cannot fill hidden pixels by '{fill}'.", nearest(fill, FILLS))
+        _check(branches, pd, smoothness)
+        self.product = network
+        self.loss_name, self.loss = loss, LOSSES[loss]
+        self.branches, self.pd, self.smoothness = branches, pd, smoothness
+        self.fill_name, self.fill = fill, FILLS[fill]
+        self.players: dict[str, nn.Module] = {"denoiser": network}
+        self.turns = [Turn("denoiser", stages[stage])]
+
+    @property
+    def strategy(self) -> str:
+        """How the product is to be asked, in the notation of `medcli.engine.strategies`."""
+        return f"masks:k={self.branches},pd={min(self.pd, PD_OF_DENOISING)},fill={self.fill_name}"
+
+    def masked(self, batch: Batch) -> Terms:
+        """Stage b (equation 4): one branch of the masks, judged where it hides."""
+        noisy, index = self.prepared(batch)
+        hidden = index == 0
+        answer = guess(self.product, split(noisy, self.pd), split(hidden, self.pd), self.fill)
+        return {self.loss_name: error_where(join(answer, self.pd), noisy, hidden, self.loss)}
+
+    def smooth(self, batch: Batch) -> Terms:
+        """Stage p (equation 10): all branches, and the roughness of what they make together."""
+        noisy, index = self.prepared(batch)
+        restored = stitched(self.product, noisy, index, branches=self.branches, stride=self.pd, fill=self.fill)
+        return {self.loss_name: self.loss(restored, noisy), "roughness": self.smoothness * roughness(restored)}
+
+    def prepared(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """The first view, cut to fit, and its masks: (B, C, H, W) float32 and (B, 1, H, W) uint8."""
+        height, width = (self._fitting(side) for side in batch.noisy.shape[2:])
+        index = drawn(height, width, self.branches, batch.generators())
+        return batch.noisy[..., :height, :width], index.to(batch.noisy.device, non_blocking=True)
+
+    def _fitting(self, side: int) -> int:
+        network: Any = self.product
+        step = self.pd * int(network.multiple)
+        if side < step:
+            raise RecipeError(
+                f"A patch of {side} pixels is too small: with sub-images of every {self.pd}. pixel, this network works "
+                f"in steps of {step}.",
+                f"Give --patch {-(-160 // step) * step}, or a smaller pd.",
+            )
+        return side - side % step
+
+
+def _check(branches: int, pd: int, smoothness: float) -> None:
+    if not 2 <= branches <= MOST_BRANCHES:
+        raise RecipeError(f"{branches} branches of masks make no sense.", f"Give 2 to {MOST_BRANCHES}; 2 is usual.")
+    if not 1 <= pd <= LARGEST_STRIDE:
+        raise RecipeError(f"Sub-images of every {pd}. pixel make no sense.", f"Give a pd of 1 to {LARGEST_STRIDE}.")
+    if not 0 <= smoothness < float("inf"):
+        raise RecipeError(f"A smoothness of {smoothness} makes no sense.", "Give 0 or more; 0.1 is usual.")

@@ -1,0 +1,204 @@
+"""MeD: a scene and its noise told apart, from several noisy views and no clean picture.
+
+Chen et al., Multi-view Self-supervised Disentanglement for General Image Denoising (ICCV 2023), section 3.
+
+In the paper's letters: G and D are encoder and decoder of the scene, E and F those of the noise, R is the cross
+decoder; z_i is the scene latent and u_i the noise latent of view y_i. Only G and D are kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from itertools import permutations
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from torch import Generator, Tensor, nn
+
+from medcli.errors import RecipeError
+from medcli.methods.base import Batch, Needs, Terms, Turn
+from medcli.methods.losses import LOSSES
+from medcli.registry import nearest
+
+Latent = tuple[Tensor, ...]
+
+
+@runtime_checkable
+class SplitNetwork(Protocol):
+    """A network with nothing but a latent between its halves.
+
+    encode: (B, C, H, W) -> latent, a tuple of (B, latent_widths[i], H_i, W_i). decode: such a latent -> (B, C, H, W).
+    encoder, decoder: the modules behind them. noise_twin: a fresh network of the same size that answers with noise
+    about zero; its latent may hold more tensors behind those of the scene, for its own decoder alone. config: builds
+    a fresh network of the same kind.
+    """
+
+    config: dict[str, Any]
+    latent_widths: Sequence[int]
+    encoder: nn.Module
+    decoder: nn.Module
+
+    def encode(self, noisy: Tensor) -> Latent: ...
+    def decode(self, latent: Latent) -> Tensor: ...
+    def noise_twin(self) -> SplitNetwork: ...
+
+
+class Concatenation(nn.Module):
+    """Two latents side by side, brought back to the width of one by a linear map of each element's channels."""
+
+    def __init__(self, widths: Sequence[int]) -> None:
+        super().__init__()
+        self.reduce = nn.ModuleList(nn.Conv2d(2 * width, width, 1) for width in widths)
+
+    def forward(self, scene: Latent, noise: Latent) -> Latent:
+        return tuple(
+            reduce(torch.cat(pair, 1)) for reduce, *pair in zip(self.reduce, scene, noise[: len(scene)], strict=True)
+        )
+
+
+class Addition(nn.Module):
+    """The sum of two latents, as in the published code."""
+
+    def __init__(self, widths: Sequence[int]) -> None:
+        super().__init__()
+
+    def forward(self, scene: Latent, noise: Latent) -> Latent:
+        return tuple(one + other for one, other in zip(scene, noise[: len(scene)], strict=True))
+
+
+FUSIONS: Mapping[str, Callable[[Sequence[int]], nn.Module]] = {"concat": Concatenation, "add": Addition}
+
+
+class CrossDecoder(nn.Module):
+    """R (equation 9): the scene latent of one view and the noise latent of another -> the other view."""
+
+    def __init__(self, network: SplitNetwork, fusion: nn.Module) -> None:
+        super().__init__()
+        fresh: SplitNetwork = type(network)(**network.config)
+        self.fusion, self.decoder = fusion, fresh.decoder
+
+    def forward(self, scene: Latent, noise: Latent) -> Tensor:
+        view: Tensor = self.decoder(self.fusion(scene, noise))
+        return view
+
+
+def choices(like: Tensor, count: int, generators: Sequence[Generator]) -> Tensor:
+    """For each element of (B, ...) the number of a view, 0 to count - 1, all equally likely: (B, ...) uint8.
+
+    Each sample draws from its own generator, on the CPU.
+    """
+    drawn = [torch.randint(count, like.shape[1:], dtype=torch.uint8, generator=one) for one in generators]
+    return torch.stack(drawn).to(like.device, non_blocking=True)
+
+
+def mix(views: Sequence[Tensor], choice: Tensor) -> Tensor:
+    """Bernoulli manifold mixture (equation 12): each element from the view that `choice` names; all of one shape."""
+    mixed = views[0]
+    for number, view in enumerate(views[1:], 1):
+        mixed = torch.where(choice == number, view, mixed)
+    return mixed
+
+
+class MeD:
+    """Four ways through five networks, over all ordered pairs of views, averaged.
+
+    network: one that splits (`SplitNetwork`): `swin`, `split`. views: noisy views of each scene, 2 or more; their
+    encoders cost n passes and the cross decoder n (n - 1). fuse: how the cross decoder joins two latents, "concat" or
+    "add". noise, mix, cross: weights beside the scene's 1; a term of weight 0 is not computed.
+    Raises RecipeError where one of them makes no sense, or the network does not split.
+
+    Departs: one joint step instead of five for each group of terms. To first order it is the same, at a fraction of
+    the passes.
+    Departs: both directions of every term, the noise decoder's answer as noise, and concatenation, as the paper has
+    it; the published code computes some of the directions, compares that answer with a picture, and adds.
+    Departs: more than two views are mixed by an even choice for each element; the paper does not say.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        *,
+        loss: str = "charbonnier",
+        views: int = 2,
+        fuse: str = "concat",
+        noise: float = 1.0,
+        mix: float = 0.05,
+        cross: float = 0.1,
+    ) -> None:
+        self.scene = _split(network)
+        self.weights = {"scene": 1.0, "noise": noise, "mix": mix, "cross": cross}
+        _check(views, fuse, self.weights)
+        self.loss = LOSSES[loss]
+        self.needs = Needs(views=views)
+        self.product = network
+        self.twin = self.scene.noise_twin()
+        self.cross = CrossDecoder(self.scene, FUSIONS[fuse](self.scene.latent_widths))
+        parts = {"scene": self.scene, "noise": self.twin, "cross": self.cross}
+        self.players: dict[str, nn.Module] = {"disentangler": nn.ModuleDict(parts)}
+        self.turns = [Turn("disentangler", self.terms)]
+
+    def noise(self, noisy: Tensor) -> Tensor:
+        """The noise that F finds in (B, C, H, W): same shape, about zero, in the scale of the picture."""
+        found: Tensor = self.twin.decode(self.twin.encode(noisy))
+        return found
+
+    def terms(self, batch: Batch) -> Terms:
+        scenes = [self.scene.encode(view) for view in batch.views]
+        terms = {"scene": self._scene(batch, scenes)}
+        if self.weights["mix"]:
+            terms["mix"] = self._mix(batch, scenes)
+        if self.weights["noise"] or self.weights["cross"]:
+            noises = [self.twin.encode(view) for view in batch.views]
+        if self.weights["noise"]:
+            terms["noise"] = self._noise(batch, noises)
+        if self.weights["cross"]:
+            terms["cross"] = self._cross(batch, scenes, noises)
+        return {name: self.weights[name] * term for name, term in terms.items()}
+
+    def _scene(self, batch: Batch, scenes: Sequence[Latent]) -> Tensor:
+        """L_X (equation 8, first half): D(z_i) against every other view."""
+        return self._against_others([self.scene.decode(latent).float() for latent in scenes], batch.views)
+
+    def _noise(self, batch: Batch, noises: Sequence[Latent]) -> Tensor:
+        """L_N (equation 8, second half): y_i - F(u_i) against every other view."""
+        found = [self.twin.decode(latent).float() for latent in noises]
+        return self._against_others([view - noise for view, noise in zip(batch.views, found, strict=True)], batch.views)
+
+    def _cross(self, batch: Batch, scenes: Sequence[Latent], noises: Sequence[Latent]) -> Tensor:
+        """L_C (equation 10): R(z_i, u_j) against view j."""
+        pairs = permutations(range(len(scenes)), 2)
+        return _mean([self.loss(self.cross(scenes[i], noises[j]).float(), batch.views[j]) for i, j in pairs])
+
+    def _mix(self, batch: Batch, scenes: Sequence[Latent]) -> Tensor:
+        """L_M (equation 16): D of mixed latents against mixed views, with coins of their own."""
+        generators, count = batch.generators(), len(scenes)
+        levels = zip(*scenes, strict=True)
+        latent = tuple(mix(level, choices(level[0], count, generators)) for level in levels)
+        target = mix(batch.views, choices(batch.noisy, count, generators))
+        return self.loss(self.scene.decode(latent).float(), target)
+
+    def _against_others(self, pictures: Sequence[Tensor], views: Sequence[Tensor]) -> Tensor:
+        return _mean([self.loss(pictures[i], views[j]) for i, j in permutations(range(len(views)), 2)])
+
+
+def _mean(terms: Sequence[Tensor]) -> Tensor:
+    return torch.stack(list(terms)).mean()
+
+
+def _split(network: nn.Module) -> Any:
+    if not isinstance(network, SplitNetwork):
+        raise RecipeError(
+            f"The method 'med' needs a latent between two halves of the network; {type(network).__name__} has none.",
+            "Choose the architecture 'split' or 'swin'.",
+        )
+    return network
+
+
+def _check(views: int, fuse: str, weights: Mapping[str, float]) -> None:
+    if views < 2:
+        raise RecipeError(f"The method 'med' compares views of a scene; {views} is too few.", "Ask for 2 or more.")
+    if fuse not in FUSIONS:
+        raise RecipeError(f"The cross decoder cannot join latents by '{fuse}'.", nearest(fuse, FUSIONS))
+    for name, weight in weights.items():
+        if not 0 <= weight < float("inf"):
+            raise RecipeError(f"The weight '{name}' of the method 'med' cannot be {weight}.", "Give 0 or more.")

@@ -1,0 +1,68 @@
+"""Noise2Self: a network that must guess a pixel from its neighbours cannot learn the noise.
+
+Batson and Royer, Noise2Self: Blind Denoising by Self-Supervision (ICML 2019), proposition 1 and section 4.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from medcli.errors import RecipeError
+from medcli.methods.base import Batch, Needs, Terms, Turn
+from medcli.methods.losses import LOSSES
+
+Phase = tuple[int, int]
+NEIGHBOURS = ((0.5, 1.0, 0.5), (1.0, 0.0, 1.0), (0.5, 1.0, 0.5))
+
+
+class Noise2Self:
+    """Every `spacing`-th pixel of a grid is hidden behind the mean of its neighbours, and only there does loss count.
+
+    One noisy picture of each scene is enough. The noise must keep the mean and be independent from pixel to pixel.
+    The grid's place is drawn for each sample. The product is the plain network, which sees all pixels.
+    spacing: pixels from one hidden pixel to the next, 2 or more. Raises RecipeError for less.
+    """
+
+    needs = Needs()
+
+    def __init__(self, network: nn.Module, *, loss: str = "mse", spacing: int = 4) -> None:
+        if spacing < 2:
+            raise RecipeError(f"A spacing of {spacing} hides the neighbours too.", "Give 2 or more; 4 is usual.")
+        self.product, self.spacing = network, spacing
+        self.loss_name, self.loss = loss, LOSSES[loss]
+        self.players: dict[str, nn.Module] = {"denoiser": network}
+        self.turns = [Turn("denoiser", self.terms)]
+
+    def terms(self, batch: Batch) -> Terms:
+        phases = [self._phase(generator) for generator in batch.generators()]
+        restored = self.product(self.hidden(batch.noisy, phases)).float()
+        return {self.loss_name: self.loss(self.grid(restored, phases), self.grid(batch.noisy, phases))}
+
+    def hidden(self, noisy: Tensor, phases: list[Phase]) -> Tensor:
+        """(B, C, H, W) with the grid of each sample, in all its channels, behind the mean of the pixels around."""
+        chosen = torch.zeros_like(noisy[:, :1], dtype=torch.bool)
+        for sample, (top, left) in zip(chosen, phases, strict=True):
+            sample[:, top :: self.spacing, left :: self.spacing] = True
+        return torch.where(chosen, around(noisy), noisy)
+
+    def grid(self, pictures: Tensor, phases: list[Phase]) -> Tensor:
+        """(B, C, H, W) -> (B, C, H // spacing, W // spacing): the pixels of the grids alone."""
+        height, width = (side // self.spacing for side in pictures.shape[2:])
+        pairs = zip(pictures, phases, strict=True)
+        picked = [picture[:, top :: self.spacing, left :: self.spacing] for picture, (top, left) in pairs]
+        return torch.stack([pixels[:, :height, :width] for pixels in picked])
+
+    def _phase(self, generator: torch.Generator) -> Phase:
+        top, left = torch.randint(self.spacing, (2,), generator=generator).tolist()
+        return top, left
+
+
+def around(pictures: Tensor) -> Tensor:
+    """(B, C, H, W) -> same shape: the mean of the eight pixels around each, those at its sides counting double."""
+    kernel = torch.tensor(NEIGHBOURS, device=pictures.device, dtype=pictures.dtype)
+    channels = pictures.shape[1]
+    weight = (kernel / kernel.sum()).expand(channels, 1, 3, 3)
+    with torch.autocast(pictures.device.type, enabled=False):
+        return F.conv2d(F.pad(pictures, (1, 1, 1, 1), "reflect"), weight, groups=channels)
