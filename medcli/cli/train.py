@@ -34,7 +34,7 @@ OWN_STEPS = 10_000
 @click.option(
     "--option", "method_options", multiple=True, metavar="NAME=VALUE", help="Of the method: views=3, pd=2 ..."
 )
-@click.option("--arch", "architecture", help="The network.  [default: unet]")
+@click.option("--arch", "architecture", help="The network.  [default: unet, or what the method needs]")
 @click.option("--steps", type=click.IntRange(min=1), help=f"Steps of the whole run.  [default: {OWN_STEPS:,}]")
 @click.option("--minutes", type=click.FloatRange(min=0, min_open=True), help="End the schedule in this time.")
 @click.option("--batch", type=click.IntRange(min=1), help="Patches per step and process.")
@@ -138,13 +138,15 @@ def _own(given: dict[str, Any], run: Options) -> Recipe:
     from medcli.zoo import catalog, weights
 
     method = given.get("method", Recipe.method)
-    needs = getattr(resolve(METHODS, method, kind="method", error=RecipeError), "needs", None)
+    kind = resolve(METHODS, method, kind="method", error=RecipeError)
+    needs = getattr(kind, "needs", None)  # a method of several views says it only when it is made
     made = not run.noisy and (needs is None or needs.views > 1 or needs.clean == "mates")
     recipe = Recipe(
         id=run.output.resolve().name,
         title=f"Trained on {', '.join(folder.name for folder in (*run.data, *run.noisy))}",
         steps=OWN_STEPS,
         noises=_noises("noise", None) or {} if made else {},
+        architecture=getattr(kind, "usual_network", Recipe.architecture),
         training_data=[folder.name for folder in (*run.data, *run.noisy, *run.clean)],
     )
     if init := given.get("init"):

@@ -114,6 +114,8 @@ class MeD:
     Departs: more than two views are mixed by an even choice for each element; the paper does not say.
     """
 
+    usual_network = "split"
+
     def __init__(
         self,
         network: nn.Module,
