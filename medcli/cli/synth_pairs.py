@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable, Sequence
 from contextlib import closing
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
+from medcli.cli import options
 from medcli.cli.lazy import EXIT_CODES
 from medcli.cli.progress import Display, letter, terminal_can_animate
 from medcli.errors import MedcliError, SomeFailed
@@ -24,6 +27,7 @@ Examples:
   med synth-pairs --from clean/ --to noisy/                       the pool 'noise'
   med synth-pairs --from clean/ --to noisy/ --noise gaussian:25
   med synth-pairs --from clean/ --to noisy/ --pool mine.yaml --count 4 --seed 1
+  med synth-pairs --from clean/ --to noisy/ --model run/          noise that 'med train --method ludvae' has learned
   med eval -m photo --clean clean/ --noisy noisy/                 what they are good for
 
 Noise is added in float to the colours, never to alpha. Integers are clipped to black and white after the last component
@@ -45,8 +49,35 @@ else is in the folder changes it. Draw 0 is what 'med eval --noise SPEC' adds to
 Run it again to go on where a run was stopped: mates that are up to date (same noise, seed, depth and clean file) are
 skipped, other results of its own are made again. Files of anybody else are not replaced without --overwrite.
 
+\b
+A model instead of a noise:
+  --sigma          of the white noise under which the model reads what a picture shows: the higher, the more noise
+                   comes out  [default: from the model's sigma_y, which gives what was learned, to its sigma_x]
+  --temperature    factor on what the model draws: 1 as learned, 0 for none
+  --direction      noisy-to-clean makes the clean mates of noisy pictures  [default: clean-to-noisy]
+
 Every option can be set in the environment: MED_SYNTH_PAIRS_SEED, ...
 """
+
+RANGE = re.compile(r"(\d+\.?\d*|\.\d+)(?:-(\d+\.?\d*|\.\d+))?")
+
+
+@dataclass(frozen=True)
+class Learned:
+    """What was said of a noise model. sigma, temperature: None for the usual."""
+
+    model: str | None
+    direction: str | None
+    sigma: tuple[float, float] | None
+    temperature: tuple[float, float] | None
+    device: str | None
+
+
+def span(value: str) -> tuple[float, float]:
+    """`25` or `5-50`: a number, 0 or more, or two of them."""
+    if not (match := RANGE.fullmatch(value)):
+        raise click.BadParameter(f"'{value}' is neither a number such as 25 nor a range such as 5-50.")
+    return float(match[1]), float(match[2] or match[1])
 
 
 @click.command(name="synth-pairs", help=HELP, epilog=EXIT_CODES)
@@ -68,6 +99,11 @@ Every option can be set in the environment: MED_SYNTH_PAIRS_SEED, ...
 )
 @click.option("--noise", metavar="SPEC", help="Noise to add, such as gaussian:25 or poisson:30+gaussian:5-10.")
 @click.option("--pool", metavar="NAME|YAML", help="Noises to draw from, one per picture.  [default: noise]")
+@click.option("-m", "--model", shell_complete=options.complete_model, metavar="NAME|PATH", help="A learned noise.")
+@click.option("--sigma", type=span, metavar="LOW-HIGH", help="With --model: in grey levels.  [default: see above]")
+@click.option("--temperature", type=span, metavar="LOW-HIGH", help="With --model.  [default: 1]")
+@click.option("--direction", type=click.Choice(["clean-to-noisy", "noisy-to-clean"]), help="With --model.")
+@click.option("--device", type=options.device, metavar="DEVICE", help="With --model.  [default: auto]")
 @click.option("--seed", type=int, default=0, show_default=True, help="Another seed gives other noise.")
 @click.option("--count", type=click.IntRange(min=1), default=1, show_default=True, help="Draws per picture.")
 @click.option("--depth", type=click.Choice(["8", "16", "float"]), help="Of the mates.  [default: as the clean file]")
@@ -81,6 +117,11 @@ def command(
     noisy: Path,
     noise: str | None,
     pool: str | None,
+    model: str | None,
+    sigma: tuple[float, float] | None,
+    temperature: tuple[float, float] | None,
+    direction: str | None,
+    device: str | None,
     seed: int,
     count: int,
     depth: str | None,
@@ -93,7 +134,8 @@ def command(
     from medcli.batch.synth import Order, plan, rehearse, synthesise
 
     _check(depth, format_)
-    order = Order(clean, noisy, _drawer(noise, pool), seed, count, depth, format_, overwrite)
+    drawer = _drawer(noise, pool, Learned(model, direction, sigma, temperature, device))
+    order = Order(clean, noisy, drawer, seed, count, depth, format_, overwrite)
     tasks = plan(order)
     workers = min(processes or _cores(), len(tasks))
     made = rehearse(order, tasks) if dry_run else synthesise(order, tasks, workers)
@@ -110,14 +152,30 @@ def _check(depth: str | None, format_: str | None) -> None:
         raise click.UsageError(f"{format_.upper()} cannot hold --depth {depth}. TIFF can: --format tiff")
 
 
-def _drawer(noise: str | None, pool: str | None) -> Drawer:
-    """Raises RecipeError for what is no noise or pool."""
+def _drawer(noise: str | None, pool: str | None, learned: Learned) -> Drawer:
+    """Raises RecipeError for what is no noise or pool, ModelError for what is no noise model."""
+    if sum(map(bool, (noise, pool, learned.model))) > 1:
+        raise click.UsageError("Say what to add: --noise SPEC, --pool NAME or --model NAME, one of them.")
+    if learned.model:
+        return _learned(learned, learned.model)
+    if learned != Learned(None, None, None, None, None):
+        raise click.UsageError("--sigma, --temperature, --direction and --device need a --model.")
     from medcli.batch.synth import NoiseDrawer
     from medcli.noise.notation import parse, parse_pool
 
-    if noise and pool:
-        raise click.UsageError("Say what to add: --noise SPEC or --pool NAME, one of them.")
     return NoiseDrawer(parse(noise) if noise else parse_pool(pool or "noise"))
+
+
+def _learned(learned: Learned, model: str) -> Drawer:
+    from medcli.batch.learned import FORTH, open_model
+
+    return open_model(
+        model,
+        direction=learned.direction or FORTH,
+        sigma=learned.sigma,
+        temperature=learned.temperature or (1.0, 1.0),
+        device=learned.device or "auto",
+    )
 
 
 def _cores() -> int:

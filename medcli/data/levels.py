@@ -1,0 +1,177 @@
+"""The noise of noisy pictures alone: how strong it is at each brightness, and what a noise model should be told of it.
+
+Where a picture is flat it is a smooth surface and noise. The same is measured on pictures whose noise was made, so that
+both can be compared though neither has a clean mate.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medcli.data.crops import as_unit
+from medcli.errors import InputError
+
+SIDE = 16  # of a block, in pixels
+FLAT_SHARE, TONES = 0.1, 8
+LEAST_NOISE = 0.25 / 255  # less is a clipped, painted or smoothed surface
+CLEAN_OVER_NOISY, NOISY_OVER_NOISE = 2.0, 1.2
+SMALLEST, LARGEST = 1.0, 60.0  # sigma of h on noisy pictures, in grey levels
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class NoiseSample:
+    """Blocks of noise. tones: (N, SIDE, SIDE) brightness below it, about [0, 1]; noise: same shape and scale."""
+
+    tones: Floats
+    noise: Floats
+
+    @property
+    def sigma(self) -> float:
+        """Standard deviation over all of it, in grey levels of 255."""
+        return 255 * float(np.sqrt(np.mean(self.noise**2)))
+
+    def edges(self, count: int = 10) -> Floats:
+        """(count + 1,) brightnesses between which equally many pixels lie: deciles unless told otherwise."""
+        return np.quantile(self.tones, np.linspace(0, 1, count + 1))
+
+    def by_tone(self, edges: Floats, least: int = 64) -> Floats:
+        """(len(edges) - 1,) standard deviations in grey levels; NaN where fewer than `least` pixels lie between."""
+        places = np.clip(np.searchsorted(edges, self.tones, side="right") - 1, 0, len(edges) - 2)
+        parts = [self.noise[places == place] for place in range(len(edges) - 1)]
+        return np.array([255 * part.std() if part.size >= least else np.nan for part in parts])
+
+    def correlation(self, lags: int = 4) -> Floats:
+        """(2, lags + 1): correlation at 0, 1, 2 ... pixels, along columns and along rows."""
+        ways = self.noise, self.noise.swapaxes(1, 2)
+        products = [[(way[:, : SIDE - lag] * way[:, lag:]).mean() for lag in range(lags + 1)] for way in ways]
+        correlation: Floats = np.array(products) / np.mean(self.noise**2)
+        return correlation
+
+
+def flat_noise(pictures: Iterable[NDArray[Any]]) -> NoiseSample:
+    """The noise in the flattest blocks of each brightness: pictures (H, W) or (H, W, C) of any depth.
+
+    Raises InputError where no picture has a block that is flat and noisy.
+    """
+    found = [_flattest(_blocks(channel)) for picture in pictures for channel in _channels(as_unit(picture))]
+    sample = _joined([each for each in found if len(each.noise)])
+    if not len(sample.noise):
+        raise InputError(
+            f"The noise cannot be measured: no picture has a flat place of {SIDE} x {SIDE} pixels with noise in it.",
+            "Give larger pictures, or say how strong the noise is.",
+        )
+    return sample
+
+
+def known_noise(noisy: Iterable[NDArray[Any]], clean: Iterable[NDArray[Any]]) -> NoiseSample:
+    """The noise of all blocks of pictures (H, W) or (H, W, C) whose clean mates are known."""
+    pairs = [(as_unit(one), as_unit(other)) for one, other in zip(noisy, clean, strict=True)]
+    channels = [pair for each in pairs for pair in zip(*map(_channels, each), strict=True)]
+    return _joined([NoiseSample(_blocks(mate), _blocks(one) - _blocks(mate)) for one, mate in channels])
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """What suits a noise model for pictures like these.
+
+    noise: standard deviation of the noise in grey levels. sigma_x, sigma_y: of the noise that hides the difference
+    between clean and noisy pictures. gain, offset: of each channel; empty where statistics are not to be matched.
+    """
+
+    noise: float
+    sigma_x: float
+    sigma_y: float
+    gain: list[float] = field(default_factory=list)
+    offset: list[float] = field(default_factory=list)
+
+    def config(self) -> dict[str, Any]:
+        """What the configuration of a `ludvae` network takes of it."""
+        levels: dict[str, Any] = {"sigma_x": self.sigma_x, "sigma_y": self.sigma_y}
+        return levels | ({"gain": self.gain, "offset": self.offset} if self.gain else {})
+
+
+def propose(noisy: Sequence[NDArray[Any]], clean: Sequence[NDArray[Any]] = ()) -> Proposal:
+    """Sigmas from the noise of the noisy pictures; given clean ones of other scenes too, their statistics are matched.
+
+    The published pairs, 40 and 20 for SIDD, 20 and 10 for DND, are about 2.4 and 1.2 times the noise of those sets.
+    Raises InputError where the noise cannot be measured.
+    """
+    noise = flat_noise(noisy).sigma
+    sigma_y = round(min(LARGEST, max(SMALLEST, NOISY_OVER_NOISE * noise)), 1)
+    gain, offset = matching(noisy, clean) if clean else ([], [])
+    return Proposal(round(noise, 2), round(CLEAN_OVER_NOISY * sigma_y, 1), sigma_y, gain, offset)
+
+
+def matching(noisy: Sequence[NDArray[Any]], clean: Sequence[NDArray[Any]]) -> tuple[list[float], list[float]]:
+    """(gain, offset) of each channel, such that noisy * gain + offset has mean and deviation of the clean pictures.
+
+    Pictures (H, W) or (H, W, C); colours and gray in one folder count as colours. Raises InputError where a channel of
+    the noisy pictures is one flat surface.
+    """
+    (mean, deviation), (target, wanted) = _moments(noisy), _moments(clean)
+    if not deviation.all() or not wanted.all():
+        raise InputError("Statistics cannot be matched: the pictures have a channel that is the same everywhere.")
+    gain = (wanted / deviation).round(5)
+    return gain.tolist(), (target - gain * mean).round(5).tolist()
+
+
+def _moments(pictures: Sequence[NDArray[Any]]) -> tuple[Floats, Floats]:
+    """Mean and deviation of each channel over all pixels of all pictures."""
+    flat = [as_unit(picture).reshape(*picture.shape[:2], -1) for picture in pictures]
+    most = max(each.shape[2] for each in flat)
+    pixels = [np.broadcast_to(each, (*each.shape[:2], most)).reshape(-1, most).astype(np.float64) for each in flat]
+    count = sum(map(len, pixels))
+    mean = np.sum([each.sum(0) for each in pixels], axis=0) / count
+    variance = np.sum([((each - mean) ** 2).sum(0) for each in pixels], axis=0) / count
+    return mean, np.sqrt(variance)
+
+
+def _channels(picture: NDArray[np.float32]) -> Iterable[NDArray[np.float32]]:
+    return np.moveaxis(picture, 2, 0) if picture.ndim == 3 else picture[None]
+
+
+def _blocks(channel: NDArray[np.float32]) -> Floats:
+    """(H, W) -> (N, SIDE, SIDE), side by side, without the rest at the right and below."""
+    rows, columns = (side // SIDE for side in channel.shape)
+    cut = channel[: rows * SIDE, : columns * SIDE].reshape(rows, SIDE, columns, SIDE)
+    blocks: Floats = cut.swapaxes(1, 2).reshape(-1, SIDE, SIDE).astype(np.float64)
+    return blocks
+
+
+def _flattest(blocks: Floats) -> NoiseSample:
+    """The tenth of the blocks, tone by tone, that are nearest to a smooth surface; clipped ones are passed over."""
+    blocks = blocks[(blocks.min((1, 2)) > 0) & (blocks.max((1, 2)) < 1)]
+    surfaces = _surfaces(blocks)
+    noise = blocks - surfaces
+    deviations = noise.std((1, 2))
+    order = np.argsort(blocks.mean((1, 2)), kind="stable")
+    tones = np.array_split(order[deviations[order] > LEAST_NOISE], TONES)
+    ranked = [tone[np.argsort(deviations[tone], kind="stable")] for tone in tones]
+    chosen = np.concatenate([tone[: int(np.ceil(FLAT_SHARE * len(tone)))] for tone in ranked])
+    return NoiseSample(surfaces[chosen], noise[chosen] * np.sqrt(SIDE**2 / (SIDE**2 - TERMS)))
+
+
+TERMS = 6  # of a surface of second degree
+
+
+def _surfaces(blocks: Floats) -> Floats:
+    """The surface of second degree nearest to each block."""
+    down, right = np.mgrid[-1 : 1 : SIDE * 1j, -1 : 1 : SIDE * 1j]
+    powers = np.stack([np.ones_like(down), down, right, down * right, down**2, right**2]).reshape(TERMS, -1)
+    basis = np.linalg.qr(powers.T)[0]
+    flat = blocks.reshape(len(blocks), SIDE**2)
+    surfaces: Floats = (flat @ basis @ basis.T).reshape(blocks.shape)
+    return surfaces
+
+
+def _joined(samples: Sequence[NoiseSample]) -> NoiseSample:
+    empty = np.zeros((0, SIDE, SIDE))
+    tones, noise = ([empty, *(getattr(each, name) for each in samples)] for name in ("tones", "noise"))
+    return NoiseSample(np.concatenate(tones), np.concatenate(noise))

@@ -1,0 +1,158 @@
+"""LUD-VAE: the noise of noisy pictures, learned beside clean pictures of other scenes.
+
+Zheng et al., Learn from Unpaired Data for Image Restoration: A Variational Bayes Approach (TPAMI 2023), section 3.
+
+A clean picture x is rebuilt from h(x), a noisy one y from h(y) and z_n ~ q(z_n | y), which is kept near a prior. So the
+decoder knows noise only through z_n, and the prior makes clean pictures noisy. Not in the paper but in the published
+code: weight and normaliser of the divergence.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+
+import torch
+from torch import Generator, Tensor, nn
+
+from medcli.archs.ludvae import LUDVAE, Block, Gauss, Gaussian, Given, Proj, lift, nothing
+from medcli.errors import RecipeError
+from medcli.methods.base import Batch, Needs, Terms, Turn
+from medcli.methods.losses import LOSSES
+
+Draw = Callable[[Tensor], Tensor]
+
+
+class Posterior(nn.Module):
+    """q(z_n | y) of equation 13: noisy pictures, (B, C, H, W) -> a distribution for each level, 3 to 1.
+
+    Together with the sampler it has the 112 tensors of the published weights.
+    """
+
+    def __init__(self, channels: int, width: int) -> None:
+        super().__init__()
+        self.inconv_n = lift(channels, width)
+        self.enc_n_1, self.enc_n_2, self.enc_n_3 = Block(width), Block(width), Block(width)
+        self.Gauconv_q_1, self.Gauconv_q_2, self.Gauconv_q_3 = Gauss(width), Gauss(width), Gauss(width)
+        self.proj_n_1, self.proj_n_2 = Proj(width), Proj(width)
+
+    def forward(self, noisy: Tensor) -> Mapping[int, Given]:
+        near = self.enc_n_1(self.inconv_n(noisy))
+        middle = self.enc_n_2(near)
+        deep = self.enc_n_3(middle)
+        return {
+            3: lambda decoded: self.Gauconv_q_3(deep),
+            2: lambda decoded: self.Gauconv_q_2(self.proj_n_2(decoded, middle)),
+            1: lambda decoded: self.Gauconv_q_1(self.proj_n_1(decoded, near)),
+        }
+
+
+class Steps(nn.Module):
+    """How many steps were taken; checkpoints keep it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("taken", torch.zeros((), dtype=torch.int64))
+        self.taken: Tensor
+
+    def count(self) -> None:
+        """One more."""
+        self.taken += 1
+
+
+class UnpairedNoise:
+    """One turn for sampler and posterior together, on as many clean patches as noisy ones.
+
+    network: the sampler, `ludvae`, whose configuration has the sigmas of h. kl: weight of the divergence in the end; it
+    rises in a straight line over the first `rise` steps, lest the decoder learns to do without latents. Raises
+    RecipeError where one of them makes no sense.
+
+    Departs: clean pictures do not run through the encoder of the noise, whose answer would be multiplied by zero.
+    """
+
+    needs = Needs(clean="others")
+    usual_network = "ludvae"
+
+    def __init__(self, network: nn.Module, *, loss: str = "mse", kl: float = 1e-4, rise: int = 10_000) -> None:
+        if not (0 <= kl < float("inf") and rise >= 1):
+            raise RecipeError(
+                f"A weight of {kl:g} that rises over {rise} steps makes no sense.", "Try kl: 0.0001 and rise: 10000."
+            )
+        self.sampler, self.kl, self.rise = _sampler(network), kl, rise
+        self.posterior = Posterior(self.sampler.channels, self.sampler.width)
+        self.steps = Steps()
+        self.loss = LOSSES[loss]
+        together = nn.ModuleDict({"sampler": self.sampler, "posterior": self.posterior})
+        self.players: dict[str, nn.Module] = {"ludvae": together, "steps": self.steps}
+        self.turns = [Turn("ludvae", self.terms, after=self.steps.count)]
+
+    @property
+    def product(self) -> nn.Module:
+        return self.sampler
+
+    def terms(self, batch: Batch) -> Terms:
+        """Equations 18, 19 and 16. Held-out pictures are judged with the final weight of the divergence."""
+        assert batch.clean is not None
+        draw = partial(_normal, generators=_on(batch.noisy.device, batch.generators()))
+        clean, noisy = batch.clean, self.sampler.matched(batch.noisy)
+        hidden = clean + self.sampler.sigma_x / 255 * draw(clean)
+        rebuilt = self.sampler.decode(self.sampler.content(hidden), nothing)
+        rebuilt_noisy, divergence = self._infer(batch.noisy, draw)
+        return {
+            "clean": 0.5 * self.loss(rebuilt.float(), clean),
+            "noisy": 0.5 * self.loss(rebuilt_noisy.float(), noisy),
+            "kl": self._weight() * divergence,
+        }
+
+    def weight(self, step: Tensor) -> Tensor:
+        """Of the divergence in a step; the first step is 1."""
+        weight: Tensor = self.kl * (step / self.rise).clamp(max=1)
+        return weight
+
+    def _weight(self) -> Tensor | float:
+        return self.weight(self.steps.taken + 1) if self.sampler.training else self.kl
+
+    def _infer(self, noisy: Tensor, draw: Draw) -> tuple[Tensor, Tensor]:
+        """(B, C, H, W) rebuilt from h and inferred latents, in the scale of clean pictures; their divergence."""
+        posterior: Mapping[int, Given] = self.posterior(self.sampler.matched(noisy))
+        parts: list[Tensor] = []
+
+        def latents(level: int, decoded: Tensor, prior: Given) -> Tensor:
+            inferred = posterior[level](decoded)
+            parts.append(divergence(inferred, prior(decoded)).sum())
+            return inferred.at(draw(decoded))
+
+        hidden = self.sampler.matched(noisy + self.sampler.sigma_y / 255 * draw(noisy))
+        rebuilt = self.sampler.decode(self.sampler.content(hidden), latents)
+        return rebuilt, torch.stack(parts).sum() / noisy.numel()
+
+
+def divergence(posterior: Gaussian, prior: Gaussian) -> Tensor:
+    """KL(posterior || prior) of each element, 0 or more; exactly 0 where they are equal."""
+    apart = posterior.log_std.float() - prior.log_std.float()
+    shift = (posterior.mean.float() - prior.mean.float()) * (-prior.log_std.float()).exp()
+    return 0.5 * ((2 * apart).exp() + shift.square() - 1) - apart
+
+
+def _normal(like: Tensor, generators: Sequence[Generator]) -> Tensor:
+    """Standard normal numbers of this shape, those of each sample from its own generator."""
+    return torch.stack([torch.randn(like.shape[1:], generator=each, device=each.device) for each in generators])
+
+
+def _on(device: torch.device, generators: Sequence[Generator]) -> list[Generator]:
+    """Generators of the same seeds on the device.
+
+    A step draws a million numbers for each sample; on the CPU that takes longer than a GPU's whole step.
+    """
+    if device.type == "cpu":
+        return list(generators)
+    return [Generator(device).manual_seed(each.initial_seed()) for each in generators]
+
+
+def _sampler(network: nn.Module) -> LUDVAE:
+    if not isinstance(network, LUDVAE):
+        raise RecipeError(
+            f"The method 'ludvae' trains a network that makes noise; {type(network).__name__} makes none.",
+            "Choose the architecture 'ludvae'.",
+        )
+    return network
