@@ -162,7 +162,9 @@ def test_every_method_goes_from_pictures_to_a_denoised_picture(name: str, pictur
         noises={"gaussian:25": 1}, patch=32, batch=2, warmup=1, held_out=0.2,
         options={"pd": 1} if name == "amsnet" else {},
     )  # fmt: skip
-    options = Options(tmp_path / "run", [picture_folder], device="cpu", precision="fp32", workers=0)
+    options = Options(
+        tmp_path / "run", [picture_folder], device="cpu", precision="fp32", workers=0, limits=Limits(report_every=1)
+    )
     path = train(recipe, replace(options, cache=tmp_path / "cache"), lambda _: None, lambda _: None)
     assert {"README.md", "curves.png", "recipe.yaml", "log.jsonl"} <= {file.name for file in path.parent.iterdir()}
     if name == "ludvae":

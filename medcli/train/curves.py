@@ -19,6 +19,7 @@ FACTS = frozenset(
     {"step", "progress", "gradient", "rate", "steps_per_second", "images_per_second", "seconds_left", "loader_wait"}
 )
 INPUT = "psnr_input"
+SCORE = "val_score"  # what judges where no clean picture is known; the higher the better
 SIZE, DPI = (12, 8), 100  # inches and pixels per inch: 1200 x 800 pixels
 COLOURS = ("#1f5fa8", "#c8501e", "#2c8a4b", "#8a4bb0", "#a67c00", "#b02a5b", "#3a8f9e", "#5c5c5c")
 STROKES = ("-", "--", ":", "-.")
@@ -116,7 +117,8 @@ def _panels(lines: Sequence[Line]) -> list[_Panel]:
     """Those that have something to show, from top to bottom."""
     names = list(dict.fromkeys(name for line in lines for name in line))
     terms = [name for name in names if is_term(name)]
-    levels = [name for name in names if is_figure(name) and "psnr" in name]
+    judged = [name for name in names if is_figure(name)]
+    levels = [name for name in judged if "psnr" in name] or [name for name in judged if name == SCORE]
     rates = [name for name in names if name == "rate"]
     panels = (_Panel(3, terms, _draw_terms), _Panel(2.2, levels, _draw_psnr), _Panel(1.2, rates, _draw_rate))
     return [panel for panel in panels if panel.names]
@@ -158,12 +160,12 @@ def _draw_psnr(axes: Axes, lines: Sequence[Line], names: Sequence[str]) -> None:
     for name, (colour, stroke) in zip(names, _pens(), strict=False):
         steps, values = _series(lines, name)
         level, step = max(zip(values, steps, strict=True), default=(math.nan, 0))
-        label = f"{name}\nbest {level:.2f} at {step:.0f}"
+        label = f"{name}\nbest {level:.4g} at {step:.0f}"
         axes.plot(steps, values, stroke, color=colour, linewidth=1.8, label=label, marker=_marker(values))
     _, levels = _series(lines, INPUT)
     if levels:
         axes.axhline(levels[-1], color=GRAY, linestyle="--", linewidth=1.2, label=f"noisy input {levels[-1]:.2f}")
-    axes.set_ylabel("validation PSNR, dB")
+    axes.set_ylabel("validation PSNR, dB" if "psnr" in names[0] else "validation")
     axes.margins(y=0.12)
     _name_lines(axes)
 

@@ -29,6 +29,7 @@ from medcli.train.recipe import Recipe
 from medcli.train.validation import Validation
 
 Line = dict[str, float]
+EARLY = 10  # steps to the first report, so that nobody waits long for a sign
 
 
 @dataclass
@@ -172,7 +173,7 @@ class Trainer:
             batch = clock.next_of(supply)
             clock.add(self._turn_all(batch, progress))
             self.step += 1
-            if self.step % limits.report_every == 0:
+            if self.step % limits.report_every == 0 or self.step == first + EARLY:
                 self._report(clock, limits.progress(self.step, self.recipe.steps, first), first)
             if self.step % limits.save_every == 0:
                 self.save()
@@ -234,7 +235,7 @@ class Trainer:
         if not (self.validation and self.team.leads):
             return {}
         figures = self.validation.score(self.method, self.average, self.machine)
-        return {name: round(value, 4) for name, value in figures.items()}
+        return {name: float(f"{value:.7g}") for name, value in figures.items()}
 
     def _report(self, clock: _Clock, progress: float, first: int) -> None:
         means = clock.means()

@@ -12,6 +12,7 @@ from platformdirs import user_cache_path
 from torch import nn
 
 from medcli import __version__
+from medcli.archs.ludvae import LUDVAE
 from medcli.errors import ModelError, OutputError, RecipeError
 from medcli.methods.base import Method
 from medcli.methods.losses import LOSSES
@@ -20,6 +21,7 @@ from medcli.train import checkpoint
 from medcli.train.loop import Limits, Line, Trainer
 from medcli.train.machine import Machine, choose_machine
 from medcli.train.processes import Team, join
+from medcli.train.proposals import with_proposals
 from medcli.train.recipe import Recipe
 from medcli.train.sources import Folders, Sources, open_sources
 from medcli.train.validation import PATCHES, strategy_of
@@ -81,9 +83,9 @@ def _train(
 ) -> Path:
     method = build_method(recipe, machine)
     sources = _in_turn(team, lambda: open_sources(recipe, method.needs, options.folders()))
-    if sources.gray and "channels" not in recipe.config:
-        recipe = replace(recipe, config={**recipe.config, "channels": 1})
-        method = build_method(recipe, machine)
+    adjusted = with_proposals(_in_gray(recipe, sources), sources.train, say)
+    if adjusted != recipe:
+        recipe, method = adjusted, build_method(adjusted, machine)
     folder = _in_turn(team, lambda: _prepare(recipe, options, team))
     witness = Witness(folder, report) if team.leads else _silent
     trainer = Trainer(method, recipe, machine, folder, witness, sources.validation, team)
@@ -98,6 +100,13 @@ def _train(
     if isinstance(witness, Witness):
         _keep(trainer, witness, options)
     return folder / f"{recipe.id}.safetensors"
+
+
+def _in_gray(recipe: Recipe, sources: Sources) -> Recipe:
+    """With one channel where no picture has colour, unless the recipe says otherwise."""
+    if "channels" in recipe.config or not sources.gray:
+        return recipe
+    return replace(recipe, config={**recipe.config, "channels": 1})
 
 
 def _keep(trainer: Trainer, witness: Witness, options: Options) -> None:
@@ -116,6 +125,8 @@ def _keep(trainer: Trainer, witness: Witness, options: Options) -> None:
     witness.draw()
     if trainer.validation:
         witness.show(trainer.validation, trainer.method, product, trainer.machine, trainer.step)
+        if isinstance(product, LUDVAE):
+            witness.show_noise(product, trainer.validation, trainer.machine)
     witness.close()
 
 

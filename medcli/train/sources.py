@@ -59,7 +59,7 @@ def open_sources(recipe: Recipe, needs: Needs, folders: Folders) -> Sources:
     trained, held = check.split(recipe.held_out, recipe.seed) if folders.val is None else (check, None)
     if folders.val is not None:
         held = _checked(_validation_paths(folders.val, needs, recorded=recorded), recipe, folders)
-    validation = validation_of(make(held), mates=mates) if held else None
+    validation = validation_of(make(held), needs) if held else None
     count = len(held.first) if held else 0
     return Sources(make(trained), validation, len(trained.first), count, gray, check.skipped)
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from medcli.data.crops import MadeNoisy, Source, stacked
 from medcli.engine.strategies import Strategy, parse
-from medcli.methods.base import AsksItsOwnWay, Batch, Method
+from medcli.methods.base import AsksItsOwnWay, Batch, Method, Needs
 from medcli.train.machine import Machine
 
 PATCHES, AT_ONCE = 64, 16
@@ -100,11 +100,14 @@ def in_place(product: nn.Module, other: nn.Module) -> Iterator[None]:
         product.train(was_training)
 
 
-def validation_of(source: Source, *, mates: bool) -> Validation:
-    """Made noise always knows its clean picture; recorded pictures know it where they have mates."""
-    if isinstance(source, MadeNoisy):
+def validation_of(source: Source, needs: Needs) -> Validation:
+    """Made noise always knows its clean picture; recorded pictures know it where they have mates.
+
+    What learns from clean pictures of other scenes learns the noise, and is not judged as a denoiser.
+    """
+    if isinstance(source, MadeNoisy) and needs.clean != "others":
         return Validation(source.judged(), by_psnr=True)
-    return Validation(source, by_psnr=mates)
+    return Validation(source, by_psnr=needs.clean == "mates")
 
 
 def _fitting(picture: Tensor, network: Any, strategy: Strategy) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from medcli.archs.ludvae import LUDVAE
 from medcli.engine.strategies import parse
+from medcli.errors import InputError
 from medcli.methods.base import Method, ShowsNoise
 from medcli.train import curves
 from medcli.train.grid import grid
 from medcli.train.machine import Machine
+from medcli.train.noiselook import look
 from medcli.train.tensorboard import Board
 from medcli.train.validation import Validation, in_place, strategy_of
 
@@ -51,12 +55,21 @@ class Witness:
             restored = parse(strategy_of(method))(method.product, batch.noisy).float()
             noise = method.noise(batch.noisy).float() if isinstance(method, ShowsNoise) else batch.noisy - restored
         columns = {"noisy": batch.noisy, "restored": restored, "estimated noise": noise + 0.5}
-        if batch.clean is not None:
+        if batch.clean is not None and method.needs.clean != "others":
             columns["clean"] = batch.clean
         path = self.folder / "validation.png"
         grid(list(zip(*map(_pictures, columns.values()), strict=True)), list(columns), path)
         if self._board:
             self._board.picture(path, step)
+
+    def show_noise(self, sampler: LUDVAE, validation: Validation, machine: Machine) -> None:
+        """noise.png: learned noise beside the real one; nothing where no picture has a flat place."""
+        batch = next(validation.batches(machine))
+        if batch.clean is None:
+            return
+        noisy, clean = (list(side.permute(0, 2, 3, 1).cpu().numpy()) for side in (batch.noisy, batch.clean))
+        with suppress(InputError):
+            look(sampler, noisy, clean, self.folder / "noise.png")
 
     def close(self) -> None:
         if self._board:
