@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import io
+import json
 import os
 import pickle
 import random
@@ -259,7 +260,7 @@ class TestNAFNet:
         ("change", "letter"),
         [
             (("middle_blks.0.conv1.weight", None), "lacks 'middle.0.widen.weight'"),
-            (("middle_blks.0.se.1.weight", torch.rand(3)), "holds 'middle.0.se.1.weight'"),
+            (("middle_blks.0.se.1.weight", torch.rand(3)), "nothing there is called 'middle.0.se.1.weight'"),
             (("middle_blks.0.conv1.weight", torch.rand(3, 16, 1, 1)), r"is \(3, 16, 1, 1\) in the file"),
         ],
     )
@@ -372,7 +373,22 @@ class TestConverted:
         assert place.stat().st_mtime_ns == made
         other = Card(**{**vars(self.CARD), "noise": "strong"})
         assert converted(raw, other, "kair", folder) != place
-        assert len(list(folder.iterdir())) == 2
+        assert len(list(folder.glob("*.safetensors"))) == 2
+
+    @pytest.mark.parametrize("harm", ["flip", "cut", "note"])
+    def test_a_conversion_that_changed_is_made_anew(self, harm: str, raw: Path, tmp_path: Path) -> None:
+        place = converted(raw, self.CARD, "kair", tmp_path / "store")
+        data = place.read_bytes()
+        if harm == "note":
+            place.with_suffix(".sha256").unlink()
+        else:
+            place.write_bytes(data[:-1] + (bytes([data[-1] ^ 1]) if harm == "flip" else b""))
+        assert converted(raw, self.CARD, "kair", tmp_path / "store").read_bytes() == data
+
+    def test_a_store_that_cannot_be_written_is_a_letter(self, raw: Path, tmp_path: Path) -> None:
+        (tmp_path / "file").write_text("")
+        with pytest.raises(ModelError, match=r"cannot be converted(.|\n)*MED_HOME"):
+            converted(raw, self.CARD, "kair", tmp_path / "file" / "store")
 
     @pytest.mark.parametrize(
         ("naming", "config", "letter"),
@@ -460,6 +476,45 @@ HOSTILE = {
     "no bytes": (b"", "cannot be read as weights"),
     "half": (saved({"a": torch.zeros(100)})[:700], "damaged"),
 }
+
+
+class TestOddTensors:
+    """What safetensors may hold and weights may not."""
+
+    @pytest.mark.parametrize(
+        "kind", [torch.float8_e4m3fn, torch.int32, torch.int64, torch.uint8, torch.bool, torch.complex64]
+    )
+    @pytest.mark.parametrize("way", ["naming", "own names", "map"])
+    def test_types_that_are_no_weights(self, kind: torch.dtype, way: str, tmp_path: Path) -> None:
+        state = {name: tensor.to(kind) for name, tensor in kair(norm=False).state_dict().items()}
+        wish: dict[str, Any] = {}
+        if way != "naming":
+            state = {name.replace("model.", "layers."): tensor for name, tensor in state.items()}
+            wish = {"architecture": "dncnn", "renames": {"layers": "layers"} if way == "map" else {}}
+        with pytest.raises(ModelError, match="is of type"):
+            imported(state, tmp_path, **wish)
+
+    def test_a_header_whose_notes_are_null(self, tmp_path: Path) -> None:
+        save_file(kair().state_dict(), tmp_path / "a.safetensors")
+        data = (tmp_path / "a.safetensors").read_bytes()
+        length = int.from_bytes(data[:8], "little")
+        header = json.dumps({"__metadata__": None, **json.loads(data[8 : 8 + length])}).encode()
+        (tmp_path / "a.safetensors").write_bytes(len(header).to_bytes(8, "little") + header + data[8 + length :])
+        assert import_file(tmp_path / "a.safetensors", tmp_path / "b.safetensors", Wish("b")).naming == "kair"
+
+    def test_names_that_would_write_over_the_screen(self, tmp_path: Path) -> None:
+        with pytest.raises(ModelError, match=r"called 'a\\x1b"):
+            imported({"a\x1b[2J": torch.zeros(1)}, tmp_path)
+
+    def test_a_configuration_beyond_the_file_is_refused_at_once(self, tmp_path: Path) -> None:
+        with pytest.raises(ModelError, match="far larger"):
+            imported(kair(norm=False).state_dict(), tmp_path, config={"depth": 3_000_000})
+
+    @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="a system without named pipes")
+    def test_a_pipe_is_not_waited_for(self, tmp_path: Path) -> None:
+        os.mkfifo(tmp_path / "x.pth")
+        with pytest.raises(ModelError, match="no file"):
+            import_file(tmp_path / "x.pth", tmp_path / "b.safetensors", Wish("b"))
 
 
 class TestHostileFiles:
@@ -554,6 +609,11 @@ class TestCommand:
             assert result.exception is None
             assert "licence unknown" in result.output
 
+    def test_a_folder_for_the_result_is_made(self, tmp_path: Path) -> None:
+        save_file(kair().state_dict(), tmp_path / "foreign.safetensors")
+        assert run(tmp_path / "foreign.safetensors", "-o", tmp_path / "new" / "out.safetensors").exception is None
+        assert (tmp_path / "new" / "out.safetensors").is_file()
+
     def test_does_not_overwrite_unasked(self, tmp_path: Path) -> None:
         save_file(kair().state_dict(), tmp_path / "foreign.safetensors")
         (tmp_path / "out.safetensors").write_text("mine")
@@ -567,6 +627,9 @@ class TestCommand:
             (["-o", "x.pth"], "called .safetensors"),
             (["-o", "x.safetensors", "--config", "[1]"], "lines of 'name: value'"),
             (["-o", "x.safetensors", "--config", "{"], "not YAML"),
+            (["-o", "x.safetensors", "--config", "day: 2024-99-99"], "not YAML"),
+            (["-o", "x.safetensors", "--config", "[" * 3000], "not YAML"),
+            (["-o", "x.safetensors", "--config", str(Path(cv2.__file__).parent / "cv2.abi3.so")], "cannot be read"),
             (["-o", "x.safetensors", "--map", "nowhere.yaml"], "nowhere.yaml"),
         ],
     )

@@ -7,6 +7,7 @@ import json
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,7 @@ from medcli.images import read
 from medcli.metrics import PER_PICTURE, psnr
 from medcli.noise.gaussian import Gaussian
 from medcli.noise.notation import parse
+from medcli.zoo import catalog
 from medcli.zoo.weights import Card, save
 
 METRICS = {"psnr": psnr}
@@ -315,3 +317,19 @@ def test_a_limit_spreads_evenly() -> None:
     names = list(range(10))
     assert thinned(names, 3) == [0, 3, 6]
     assert thinned(names, None) == thinned(names, 99) == names
+
+
+@pytest.mark.parametrize("quiet", [False, True])
+def test_a_model_that_has_to_be_fetched_is_announced(
+    quiet: bool, tiny: Path, picture_folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def pull(entry: catalog.Entry, say: Callable[[str], None]) -> Path:
+        say(f"fetching {entry.id}")
+        return tiny
+
+    monkeypatch.setattr(catalog, "pull", pull)
+    arguments = ["-m", "nafnet-sidd-32", "--clean", picture_folder, "--noise", "gaussian:25", "--limit", 1]
+    run(*arguments, "--metrics", "psnr", "--device", "cpu", *(["-q"] if quiet else []))
+    printed = capsys.readouterr()
+    assert printed.err.count("fetching nafnet-sidd-32") == (not quiet)
+    assert "| nafnet-sidd-32 |" in printed.out

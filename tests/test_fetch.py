@@ -26,7 +26,7 @@ from huggingface_hub.utils import _http
 
 from medcli.errors import ModelError
 from medcli.zoo import fetch as module
-from medcli.zoo.fetch import HubFile, cached, fetch, remove
+from medcli.zoo.fetch import HubFile, cached, fetch, is_there, remove
 
 REPO, NAME = "acme/tiny", "tiny.safetensors"
 DATA = hashlib.shake_128(b"weights").digest(30_000)
@@ -86,6 +86,9 @@ def letter_of(file: HubFile) -> ModelError:
     return caught.value
 
 
+OUT_OF_REACH = json.dumps({"/" + "a" * 300: 1})  # asking for it is an error, as of what lies in others' folders
+
+
 class TestSuccess:
     @pytest.mark.parametrize("name", [NAME, "config.json"])
     def test_the_file_arrives_and_is_announced(self, hub: FakeHub, tmp_path: Path, name: str) -> None:
@@ -109,7 +112,7 @@ class TestSuccess:
         file = hub_file(hub)
         path = fetch(file, name="tiny")
         hub.log.clear()
-        monkeypatch.setattr(module, "_sha256", lambda _: pytest.fail("read again"))
+        monkeypatch.setattr(module, "sha256_of", lambda _: pytest.fail("read again"))
         assert fetch(file, name="tiny") == cached(file) == path
         assert hub.log == []
 
@@ -125,7 +128,7 @@ class TestSuccess:
         assert fetch(file, name="tiny").read_bytes() == DATA
         assert hub.log == []
 
-    @pytest.mark.parametrize("damage", ["", "{", "[]", "null", '{"a": 1}', "[" * 100_000, "\x00\xff"])
+    @pytest.mark.parametrize("damage", ["", "{", "[]", "null", '{"a": 1}', "[" * 100_000, "\x00\xff", OUT_OF_REACH])
     def test_a_damaged_notebook_costs_a_hash_only(self, hub: FakeHub, damage: str) -> None:
         path = fetch(hub_file(hub), name="tiny")
         notebook = module._notebook()
@@ -274,6 +277,14 @@ class TestLetters:
         assert "cannot be reached" in letter.problem
         assert "bundle" in letter.hint
 
+    def test_a_cache_below_a_file_is_not_the_networks_fault(
+        self, hub: FakeHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        (tmp_path / "file").write_text("")
+        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "file" / "hub"))
+        monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "file" / "token"))
+        assert "cannot be put into" in letter_of(hub_file(hub)).problem
+
     def test_a_login_page_is_not_taken_for_the_hub(self, hub: FakeHub) -> None:
         hub.fault(REPO, NAME, portal=True)
         assert "login page" in letter_of(hub_file(hub)).hint
@@ -303,7 +314,9 @@ class TestLetters:
         assert "HF_HOME" in letter_of(hub_file(hub)).hint
         assert hub.downloads() == 0
 
-    @pytest.mark.parametrize(("number", "word"), [("ENOSPC", "no room"), ("EACCES", "cannot be put"), ("EROFS", "put")])
+    @pytest.mark.parametrize(
+        ("number", "word"), [("ENOSPC", "no room"), ("EACCES", "cannot be put"), ("EROFS", "put"), ("EFBIG", "no room")]
+    )
     def test_a_disk_that_refuses_is_not_asked_again(
         self, hub: FakeHub, monkeypatch: pytest.MonkeyPatch, number: str, word: str
     ) -> None:
@@ -351,6 +364,7 @@ class TestRot:
         if times_kept:
             os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
         assert cached(hub_file(hub)) is None
+        assert is_there(hub_file(hub))
         assert fetch(hub_file(hub), name="tiny").read_bytes() == DATA
 
     def test_rotten_bytes_do_not_count_as_a_corrupt_transfer(self, hub: FakeHub) -> None:

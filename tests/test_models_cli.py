@@ -54,7 +54,10 @@ class Hub:
 
     def cached(self, file: HubFile) -> Path | None:
         path = self.cache / file.file
-        return path if path.exists() else None
+        return path if path.exists() and hashlib.sha256(path.read_bytes()).hexdigest() == file.sha256 else None
+
+    def is_there(self, file: HubFile) -> bool:
+        return (self.cache / file.file).exists()
 
     def fetch(self, file: HubFile, *, name: str, say: Callable[[str], None]) -> Path:
         if found := self.cached(file):
@@ -66,10 +69,9 @@ class Hub:
         return Path(shutil.copy(self.shelf / file.file, self.cache / file.file))
 
     def remove(self, file: HubFile) -> int:
-        found = self.cached(file)
-        freed = found.stat().st_size if found else 0
-        if found:
-            found.unlink()
+        found = self.cache / file.file
+        freed = found.stat().st_size if found.exists() else 0
+        found.unlink(missing_ok=True)
         return freed
 
 
@@ -79,7 +81,7 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Hub:
     torch.manual_seed(0)
     weights.save(hub.shelf / "model.safetensors", weights.build(CARD), CARD)
     monkeypatch.setenv("MED_HOME", str(tmp_path / "home"))
-    for name in ("cached", "fetch", "remove"):
+    for name in ("cached", "is_there", "fetch", "remove"):
         monkeypatch.setattr(f"medcli.zoo.fetch.{name}", getattr(hub, name))
     photo, far = (catalog.as_row(catalog.entries()[name]) for name in ("photo", "nafnet-sidd-32"))
     data = (hub.shelf / "model.safetensors").read_bytes()
@@ -152,6 +154,9 @@ class TestListAndInfo:
         assert json.loads(run("list", "--json", "--domain", "microscopy").output) == []
         assert run("list", "--domain", "grey").exit_code == 2
 
+    def test_an_empty_domain_is_said_to_be_empty(self, hub: Hub) -> None:
+        assert "no model for the domain 'microscopy'" in run("list", "--domain", "microscopy").stderr
+
     def test_a_terminal_gets_a_table(self, hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
         class Terminal(io.StringIO):
             def isatty(self) -> bool:
@@ -190,6 +195,9 @@ class TestPull:
         assert (first.exit_code, second.exit_code, hub.asked) == (0, 0, 1)
         assert first.stdout == run("pull", "tiny", "-q").output == ""
 
+    def test_a_name_twice_is_one_model(self, hub: Hub) -> None:
+        assert run("pull", "tiny", "tiny").stderr.count("tiny: ready") == 1
+
     def test_one_that_fails_does_not_stop_the_others(self, hub: Hub) -> None:
         (hub.shelf / "model.safetensors").unlink()
         assert "cannot be fetched" in letter("pull", "tiny")
@@ -216,6 +224,15 @@ class TestVerify:
         result = run("verify", "tiny")
         assert (result.exit_code, hub.asked) == (1, 0)
         assert "error: 'tiny' is not on this machine.\n  Fetch it: med models pull tiny" in result.stderr
+
+    def test_a_cache_that_rots_is_not_passed_over(self, hub: Hub, tmp_path: Path) -> None:
+        run("pull", "tiny")
+        (hub.cache / "model.safetensors").write_bytes(b"rotten")
+        for names in ([], ["tiny"]):
+            result = run("verify", *names)
+            assert (result.exit_code, hub.asked) == (1, 1)
+            assert "'tiny' are corrupt in the Hub's cache.\n  Fetch it again: med models pull tiny" in result.stderr
+        assert "corrupt" in letter("bundle", tmp_path / "stick")
 
     def test_a_letter_for_every_bad_one(self, hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(catalog, "WEIGHTS", tmp_path)
@@ -263,12 +280,13 @@ class TestConverted:
         assert not ours.exists()
         assert not foreign.exists()
 
-    def test_a_spoiled_conversion_is_found(self, foreign: Path) -> None:
+    def test_a_spoiled_conversion_is_never_used(self, foreign: Path) -> None:
         run("pull", "tiny")
         ours = Path(run("path", "tiny").output.strip())
         data = ours.read_bytes()
         ours.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
-        assert "converted to is corrupt" in run("verify", "tiny").stderr
+        assert Path(run("path", "tiny").output.strip()).read_bytes() == data
+        assert run("verify", "tiny").exit_code == 0
 
     def test_travels_as_it_was_published(self, foreign: Path, tmp_path: Path) -> None:
         run("pull", "tiny")

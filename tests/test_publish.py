@@ -234,6 +234,28 @@ class TestUpload:
         assert (entry.licence, entry.config, entry.data_licence) == (CARD.licence, CARD.config, "not stated")
         assert f"are at {hub.url}/{REPO}/commit/{repo.head}" in result.stderr
 
+    @pytest.mark.parametrize(
+        ("name", "row_id"), [("My Model_2", "my-model-2"), ("a" * 99, "a" * 64), ("Größe", "gr-e"), ("--", "model")]
+    )
+    def test_any_name_becomes_one_that_the_catalogue_takes(
+        self, name: str, row_id: str, run: Path, tmp_path: Path
+    ) -> None:
+        network, _ = weights.load_network(run / "tiny.safetensors")
+        weights.save(run / "tiny.safetensors", network, replace(CARD, id=name))
+        ready = publish.prepare(run, tmp_path / "out", REPO)
+        (tmp_path / "models.yaml").write_text("models:\n" + publish.row(ready, REPO, "0" * 40))
+        assert list(catalog.entries(tmp_path / "models.yaml")) == [row_id]
+
+    def test_storage_that_breaks_is_a_letter(
+        self, run: Path, hub: FakeHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def broken(_: HfApi, **options: Any) -> Any:
+            raise RuntimeError("Xet: connection reset")  # as the storage's own client says it
+
+        monkeypatch.setattr(HfApi, "upload_folder", broken)
+        with pytest.raises(ModelError, match="could not be written: Xet"):
+            publish.upload(publish.prepare(run, tmp_path / "out", REPO), REPO)
+
     def test_unchanged_files_make_no_new_commit(self, run: Path, hub: FakeHub) -> None:
         first, again = (yaml.safe_load(publish_it(run, "--repo", REPO).stdout)[0] for _ in range(2))
         assert first == again

@@ -58,3 +58,11 @@ def test_public_names() -> None:
     assert all(getattr(medcli, name) for name in medcli.__all__)
     with pytest.raises(AttributeError, match="no attribute 'denoize'"):
         _ = medcli.denoize
+
+
+def test_letters_do_not_steer_the_terminal() -> None:
+    from medcli.cli.progress import letter
+    from medcli.errors import MedcliError
+
+    lines = letter(MedcliError("a file called \x1b[31mred\x07\nin two lines", "with a \x9b hint"))
+    assert lines == ["error: a file called \ufffd[31mred\ufffd\nin two lines", "  with a \ufffd hint"]

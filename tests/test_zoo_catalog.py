@@ -251,7 +251,26 @@ class TestLocate:
         monkeypatch.setattr(catalog, "entries", lambda: {entry.id: entry})
         monkeypatch.setattr("medcli.zoo.fetch.cached", lambda file: Path("/cache/raw.safetensors"))
         assert catalog.locate(entry.id) == Path("/cache/raw.safetensors")
-        assert catalog.is_here(entry)
+
+    def test_a_home_that_nobody_has_is_a_letter(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        with pytest.raises(ModelError, match="no model file ~nobody-at-all/x"):
+            catalog.locate("~nobody-at-all/x")
+        monkeypatch.setenv("MED_HOME", "~nobody-at-all")
+        assert catalog.store() == Path("~nobody-at-all/models")
+
+    def test_a_download_is_told_of_unless_one_would_rather_not_know(
+        self, store: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        def fetch(file: HubFile, *, name: str, say: Any) -> Path:
+            say(f"fetching {name}")
+            return Path("raw.safetensors")
+
+        monkeypatch.setattr("medcli.zoo.fetch.fetch", fetch)
+        monkeypatch.setattr(catalog, "ours", lambda entry, raw: raw)
+        catalog.locate("nafnet-sidd-32")
+        assert capsys.readouterr().err == "fetching nafnet-sidd-32\n"
+        catalog.locate("nafnet-sidd-32", catalog.ignore)
+        assert capsys.readouterr().err == ""
 
     def test_a_corrupt_file_in_the_store_is_not_used(self, store: Path) -> None:
         entry = KNOWN["nafnet-sidd-64"]

@@ -22,7 +22,8 @@ from medcli.engine.tiling import Span, bands, plan
 from medcli.errors import InputError, ModelError
 from medcli.noise.base import check_range, spell, uniform
 from medcli.registry import ARCHITECTURES, resolve
-from medcli.zoo.catalog import locate, measure
+from medcli.zoo.catalog import locate
+from medcli.zoo.checksum import measure
 from medcli.zoo.weights import load_network, read_card
 
 BLOCK, TILE = 64, 512  # pixels

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -78,13 +78,15 @@ class Machine:
     strength: float
     tile: TileSize
 
-    def load(self, names: Iterable[str]) -> dict[str, Denoiser]:
-        """Models by the names they were asked for; raises ModelError, DeviceError."""
+    def load(self, names: Iterable[str], say: Callable[[str], None]) -> dict[str, Denoiser]:
+        """Models by the names they were asked for; `say` hears of what is fetched. Raises ModelError, DeviceError."""
         from medcli.api import load
+        from medcli.zoo.catalog import locate
 
+        paths = {name: locate(name, say) for name in dict.fromkeys(names)}
         return {
-            name: load(name, device=self.device, precision=self.precision, tile=self.tile, ensemble=self.ensemble)
-            for name in dict.fromkeys(names)
+            name: load(path, device=self.device, precision=self.precision, tile=self.tile, ensemble=self.ensemble)
+            for name, path in paths.items()
         }
 
     def methods(self, denoisers: Mapping[str, Denoiser], display: Display) -> list[Method]:
@@ -195,13 +197,14 @@ def command(
 ) -> None:
     from medcli.batch.evaluate import evaluate
     from medcli.batch.summary import Table
+    from medcli.zoo.catalog import ignore
 
     request = Request(clean, noisy, noise, clip, rounded, seed, limit)
     _check(request)
     rulers, fid = _rulers(metrics)
     tasks = [Task(each, pairs, _baselines(classical, each)) for each, pairs in _sources(request)]
     machine = Machine(device, precision, ensemble, strength, tile)
-    denoisers = machine.load(models)
+    denoisers = machine.load(models, ignore if quiet else partial(click.echo, err=True))
     tables: list[Table] = []
     for task in tasks:
         steps = len(task.pairs) * (1 + len(denoisers) + len(task.baselines))

@@ -24,8 +24,12 @@ def terminal_can_animate() -> bool:
 
 
 def letter(error: MedcliError) -> list[str]:
-    """How an error is shown to a person, line by line."""
-    return [f"error: {error.problem}", *(f"  {line}" for line in error.hint.splitlines())]
+    """How an error is shown to a person, line by line.
+
+    Names of files and of models are other people's: what would steer the terminal is shown as a replacement mark.
+    """
+    lines = [f"error: {error.problem}", *(f"  {line}" for line in error.hint.splitlines())]
+    return ["".join(mark if mark.isprintable() or mark in "\n\t" else "\ufffd" for mark in line) for line in lines]
 
 
 class Display:

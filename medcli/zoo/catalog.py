@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, fields
-from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from medcli.errors import ModelError
 from medcli.registry import nearest
+from medcli.zoo.checksum import measure
 from medcli.zoo.schema import FIELDS, HUB_FIELDS, Row, read_rows
 
 if TYPE_CHECKING:
@@ -22,7 +22,6 @@ PACKAGE = Path(__file__).parent.parent
 WEIGHTS = PACKAGE / "weights"
 HOME_VARIABLE = "MED_HOME"
 BEST = "best.safetensors"
-CHUNK = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -103,6 +102,11 @@ def ignore(line: str) -> None:
     """For those who do not want to hear about progress."""
 
 
+def tell(line: str) -> None:
+    """On standard error: a download that nobody asked for by name should not come as a surprise."""
+    print(line, file=sys.stderr)
+
+
 def catalog_path() -> Path:
     """`models.yaml`, inside the installed package or at the root of a checkout."""
     inside = PACKAGE / "models.yaml"
@@ -112,10 +116,15 @@ def catalog_path() -> Path:
 def store() -> Path:
     """The folder of models installed from a bundle and of converted ones: MED_HOME, or the user's data folder."""
     if home := os.environ.get(HOME_VARIABLE):
-        return Path(home).expanduser() / "models"
+        return _expanded(home) / "models"
     import platformdirs
 
     return Path(platformdirs.user_data_dir("medcli", appauthor=False)) / "models"
+
+
+def _expanded(name: str) -> Path:
+    """With `~` as the user's home; a home that nobody has is a name like any other, not an error."""
+    return Path(os.path.expanduser(name))  # noqa: PTH111
 
 
 def entries(path: Path | None = None) -> dict[str, Entry]:
@@ -154,11 +163,16 @@ def find(name: str, known: dict[str, Entry] | None = None) -> Entry:
     """The model called `name`; raises ModelError with the nearest known one."""
     known = entries() if known is None else known
     if name not in known:
-        raise ModelError(f"There is no model called '{name}'.", nearest(name, known))
+        raise unknown(name, known)
     return known[name]
 
 
-def locate(name: str, say: Callable[[str], None] = ignore) -> Path:
+def unknown(name: str, known: Iterable[str]) -> ModelError:
+    """The letter for a name that no model has, with the nearest of those there are."""
+    return ModelError(f"There is no model called '{name}'.", nearest(name, known))
+
+
+def locate(name: str, say: Callable[[str], None] = tell) -> Path:
     """The weight file behind a name of the zoo, the path of a file, or a training run's folder.
 
     Weights of the zoo are checked against their checksum; those on the Hub are fetched where this machine lacks them,
@@ -168,14 +182,14 @@ def locate(name: str, say: Callable[[str], None] = ignore) -> Path:
     known = entries()
     if name in known:
         return pull(known[name], say)
-    path = Path(name).expanduser()
+    path = _expanded(name)
     if path.is_dir():
         return _product(path)
     if path.is_file():
         return path
     if path.suffix == ".safetensors" or len(path.parts) > 1:
         raise ModelError(f"There is no model file {path}.")
-    return find(name, known).path
+    raise unknown(name, known)
 
 
 def _product(folder: Path) -> Path:
@@ -227,20 +241,23 @@ def present(entry: Entry) -> Path | None:
 
 
 def is_here(entry: Entry) -> bool:
-    """Whether the weights are on this machine, as far as a quick look tells; no network is asked."""
+    """Whether the weights lie on this machine, whole or not; neither their bytes nor the network are asked."""
     if entry.hub is None or entry.path.exists():
         return True
-    from medcli.zoo.fetch import cached
+    from medcli.zoo.fetch import is_there
 
-    return cached(entry.hub) is not None
+    return is_there(entry.hub)
 
 
 def verify(entry: Entry) -> Path:
     """The published weights; raises ModelError unless they are on this machine, whole and unchanged."""
     found = present(entry)
-    if found is None:
-        raise ModelError(f"'{entry.id}' is not on this machine.", f"Fetch it: med models pull {entry.id}")
-    return found
+    if found is not None:
+        return found
+    if is_here(entry):
+        hint = f"Fetch it again: med models pull {entry.id}"
+        raise ModelError(f"The weights of '{entry.id}' are corrupt in the Hub's cache.", hint)
+    raise ModelError(f"'{entry.id}' is not on this machine.", f"Fetch it: med models pull {entry.id}")
 
 
 def _check(entry: Entry) -> None:
@@ -253,21 +270,6 @@ def _check(entry: Entry) -> None:
         raise ModelError(f"The weights of '{entry.id}' are missing: {entry.path}.", remedy) from error
     if size != (entry.bytes or size) or digest != entry.sha256:
         raise ModelError(f"The weights of '{entry.id}' are corrupt: {entry.path}.", remedy)
-
-
-def measure(path: Path) -> tuple[int, str]:
-    """(bytes, sha256) of a file; hashed once in a process as long as the file stays the same. Raises OSError."""
-    seen = path.stat()
-    return seen.st_size, _digest(path, seen.st_ino, seen.st_size, seen.st_mtime_ns)
-
-
-@lru_cache(maxsize=64)
-def _digest(path: Path, inode: int, size: int, changed: int) -> str:
-    sha = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(CHUNK):
-            sha.update(chunk)
-    return sha.hexdigest()
 
 
 def remove(entry: Entry) -> int:

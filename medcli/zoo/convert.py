@@ -10,15 +10,17 @@ import hashlib
 import json
 import tempfile
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from medcli.errors import ModelError, OutputError
 from medcli.registry import ARCHITECTURES, nearest
+from medcli.zoo.checksum import measure
 from medcli.zoo.namings import NAMINGS, Reading, Tensors, detect, renamed
-from medcli.zoo.unpickle import unpickled
-from medcli.zoo.weights import METADATA_KEY, Card, build, write_tensors
+from medcli.zoo.unpickle import checked_name, unpickled
+from medcli.zoo.weights import METADATA_KEY, Card, check_fit, write_tensors
 
 if TYPE_CHECKING:
     from torch import nn
@@ -64,7 +66,7 @@ def import_file(source: Path, target: Path, wish: Wish) -> Found:
     architecture = wish.architecture or NAMINGS[naming].architecture
     config = {**reading.config, **wish.config}
     card = Card(wish.id, architecture, config, licence=wish.licence, half_safe=False)
-    network = _fitted(card, reading.tensors)
+    network = _fitted(source, card, reading.tensors)
     card = _completed(card, network)
     try:
         _write(target, card, reading.tensors)
@@ -77,43 +79,61 @@ def converted(raw: Path, card: Card, naming: str, folder: Path) -> Path:
     """Our form of a foreign file that a catalogue describes: made in `folder` once, found there afterwards.
 
     naming: one of `namings.NAMINGS`. The name of the result depends on all that went into it, so that a file fetched
-    anew or a card that changed is converted anew. Raises ModelError as `import_file` does.
+    anew or a card that changed is converted anew; so is one whose bytes have changed since. Raises ModelError as
+    `import_file` does.
     """
     if naming not in NAMINGS:
         raise ModelError(f"'{card.id}' has tensors in an unknown naming '{naming}'.", nearest(naming, NAMINGS))
     try:
         place = folder / f"{card.id}-{_digest(raw, card, naming)}.safetensors"
-        if place.is_file():
+        note = place.with_suffix(".sha256")
+        if _is_whole(place, note):
             return place
-        folder.mkdir(parents=True, exist_ok=True)
         _, reading = _read_as(naming, tensors_of(raw))
-        _fitted(card, reading.tensors)
+        _fitted(raw, card, reading.tensors)
         _write(place, card, reading.tensors)
+        note.write_text(measure(place)[1], encoding="ascii")
     except OSError as error:
-        raise ModelError(f"'{card.id}' cannot be converted: {error.filename}: {error.strerror}.") from error
+        problem = f"'{card.id}' cannot be converted: {error.filename or place}: {error.strerror}."
+        raise ModelError(problem, "Make room, or name another folder in MED_HOME.") from error
     return place
 
 
+def _is_whole(place: Path, note: Path) -> bool:
+    """Whether a conversion lies there as it was made, by the checksum that was noted then."""
+    with suppress(FileNotFoundError):
+        return note.read_bytes() == measure(place)[1].encode()
+    return False
+
+
 def tensors_of(path: Path) -> Tensors:
-    """The tensors of a foreign file, by their own names; finite, all of them.
+    """The tensors of a foreign file, by their own names.
 
     Raises ModelError where the file is hostile, damaged, no checkpoint, or one of ours already.
     """
+    if not path.is_file():  # a pipe would be waited for without end
+        raise ModelError(f"There is no file {path}.")
     try:
         with path.open("rb") as file:
             start = file.read(9)
         if start[8:] == b"{":
-            tensors = _plain(path)
-        else:
-            with tempfile.TemporaryDirectory(prefix="medcli-") as scratch:
-                tensors = _plain(unpickled(path, Path(scratch)))
-    except FileNotFoundError as error:
-        raise ModelError(f"There is no file {path}.") from error
+            return _plain(path)
+        with tempfile.TemporaryDirectory(prefix="medcli-") as scratch:
+            return _plain(unpickled(path, Path(scratch)))
     except OSError as error:
         raise ModelError(f"{path} cannot be read: {error.strerror}.") from error
+
+
+def _sound(tensors: Tensors) -> Tensors:
+    """The same, each of a type that weight files may have and of finite numbers. Raises ModelError."""
+    import torch
+
     for name, tensor in tensors.items():
-        if tensor.is_floating_point() and not tensor.isfinite().all():
-            raise ModelError(f"{path}: '{name}' holds values that are no numbers.", "The training may have diverged.")
+        counter = tensor.dtype == torch.int64 and not tensor.ndim  # of batches, beside a normalisation
+        if not counter and tensor.dtype not in (torch.float16, torch.bfloat16, torch.float32, torch.float64):
+            raise ModelError(f"'{name}' is of type {tensor.dtype}.", "Weights are fp16, bf16, fp32 or fp64.")
+        if not tensor.isfinite().all():
+            raise ModelError(f"'{name}' holds values that are no numbers.", "The training may have diverged.")
     return tensors
 
 
@@ -128,11 +148,11 @@ def _plain(path: Path) -> Tensors:
     except (SafetensorError, ValueError, KeyError) as error:
         raise ModelError(f"{path} is corrupt: {error}", "Fetch or copy the file again.") from error
     header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
-    if METADATA_KEY in header.get("__metadata__", {}):
+    if METADATA_KEY in (header.get("__metadata__") or {}):
         raise ModelError(f"{path} is a weight file of medcli already.", f"Use it: med denoise --model {path}")
     if not tensors:
         raise ModelError(f"{path} holds no tensors.")
-    return tensors
+    return {checked_name(path, name): tensor for name, tensor in tensors.items()}
 
 
 def _understood(raw: Tensors, wish: Wish) -> tuple[str, str, Reading]:
@@ -143,13 +163,13 @@ def _understood(raw: Tensors, wish: Wish) -> tuple[str, str, Reading]:
     if wish.renames:
         if wish.architecture is None:
             raise ModelError("A map of names needs the architecture that it maps to.", "Give --arch, and --config.")
-        return "", "", Reading({}, renamed(raw, wish.renames))
+        return "", "", Reading({}, _sound(renamed(raw, wish.renames)))
     try:
         naming, _ = detect(raw)
     except ModelError:
         if wish.architecture is None:
             raise
-        return "", "", Reading({}, raw)
+        return "", "", Reading({}, _sound(raw))
     if wish.architecture not in (None, naming.architecture):
         raise ModelError(
             f"The file holds a {naming.architecture} in the naming of {naming.origin}, not a {wish.architecture}."
@@ -163,34 +183,13 @@ def _read_as(naming: str, raw: Tensors) -> tuple[str, Reading]:
     seen, prefix = detect(raw)
     if seen.id != naming:
         raise ModelError(f"The file is in the naming of {seen.origin}, not of {NAMINGS[naming].origin}.")
-    return prefix, seen.read({name[len(prefix) :]: tensor for name, tensor in raw.items()})
+    return prefix, seen.read({name[len(prefix) :]: tensor for name, tensor in _sound(raw).items()})
 
 
-def _fitted(card: Card, tensors: Tensors) -> nn.Module:
+def _fitted(source: Path, card: Card, tensors: Tensors) -> nn.Module:
     """The card's network without weights, after checking that `tensors` fill it exactly."""
-    import torch
-
-    with torch.device("meta"):
-        network = build(card)
-    wanted = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
-    given = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
-    what = f"a {card.architecture} of {card.config}"
-    if missing := [name for name in wanted if name not in given]:
-        raise ModelError(f"The file lacks {_some(missing)}, which {what} needs.", _HINT)
-    if unused := [name for name in given if name not in wanted]:
-        raise ModelError(f"The file holds {_some(unused)}, which {what} does not have.", _HINT)
-    for name, shape in given.items():
-        if shape != wanted[name]:
-            raise ModelError(f"'{name}' is {shape} in the file, and {what} needs {wanted[name]}.", _HINT)
-    return network
-
-
-_HINT = "Names are medcli's own, after the renaming; --config and --map say what the file does not show."
-
-
-def _some(names: list[str]) -> str:
-    listed = ", ".join(f"'{name}'" for name in names[:3])
-    return f"{listed} and {len(names) - 3} more" if len(names) > 3 else listed
+    hint = "Names are medcli's own, after the renaming; --config and --map say what the file does not show."
+    return check_fit(source, card, {name: tuple(tensor.shape) for name, tensor in tensors.items()}, hint)
 
 
 def _completed(card: Card, network: nn.Module) -> Card:
@@ -202,6 +201,7 @@ def _write(place: Path, card: Card, tensors: Tensors) -> None:
     """Like `weights.save`, but with the weights as exact as they came; several processes may do it at once."""
     import torch
 
+    place.parent.mkdir(parents=True, exist_ok=True)
     exact = {name: tensor.float() if tensor.dtype == torch.float64 else tensor for name, tensor in tensors.items()}
     with tempfile.TemporaryDirectory(prefix=".medcli-", dir=place.parent) as scratch:
         whole = Path(scratch) / place.name

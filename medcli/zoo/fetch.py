@@ -8,7 +8,6 @@ start. The environment (HF_HOME, HF_ENDPOINT, HF_TOKEN, HF_HUB_OFFLINE ...) is h
 from __future__ import annotations
 
 import errno
-import hashlib
 import json
 import os
 import re
@@ -23,6 +22,8 @@ from typing import TYPE_CHECKING, Any
 from platformdirs import user_cache_path
 
 from medcli.errors import ModelError
+from medcli.zoo.catalog import ignore
+from medcli.zoo.checksum import sha256_of
 
 if TYPE_CHECKING:
     from huggingface_hub import HfFileMetadata
@@ -30,10 +31,9 @@ if TYPE_CHECKING:
 PROBE_SECONDS = 5.0  # for the Hub to answer at all; the client's own patience is minutes
 PAUSES = (1.0, 3.0)  # seconds before the second and the third try of a transfer that broke off
 IDLE_SECONDS = 60.0  # what has not been written to for so long, and holds no lock, is of a dead transfer
-CHUNK = 1 << 20
 PASSING = (408, 425, 429, 500, 502, 503, 504)  # statuses that another try may not meet again
-NO_ROOM = ("ENOSPC", "EDQUOT")
-NO_RIGHTS = ("EACCES", "EPERM", "EROFS")
+NO_ROOM = ("ENOSPC", "EDQUOT", "EFBIG")
+NO_RIGHTS = ("EACCES", "EPERM", "EROFS", "ENOTDIR")
 
 
 @dataclass(frozen=True)
@@ -67,8 +67,9 @@ class HubFile:
                 raise ModelError(f"'{value}' cannot be the {part} of a file on the Hub.", hint)
 
 
-def ignore(_: str) -> None:
-    """Says nothing to nobody."""
+def is_there(file: HubFile) -> bool:
+    """Whether anything lies in the file's place in the Hub's cache, right or wrong."""
+    return _identity(_place(file)) is not None
 
 
 def cached(file: HubFile) -> Path | None:
@@ -89,7 +90,7 @@ def fetch(file: HubFile, *, name: str, say: Callable[[str], None] = ignore) -> P
         return path
     try:
         path = _transfer(file, name, say) or _transfer(file, name, say, again=True)
-    except _failures() as error:
+    except failures() as error:
         raise (_answered(error, file) or _broken(error, name)) from error
     if path is None:
         problem = f"'{name}' arrived corrupt twice and was removed: {file.file} of {file.repo} has another checksum."
@@ -203,7 +204,7 @@ def _is_sound(path: Path, file: HubFile) -> bool:
     if _notes().get(key) == note:
         return True
     with suppress(OSError):
-        if _sha256(path) == file.sha256:
+        if sha256_of(path) == file.sha256:
             _write_note(key, note)
             return True
     return False
@@ -216,14 +217,6 @@ def _identity(path: Path) -> tuple[int, int, int, int] | None:
     except OSError:
         return None
     return status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
-
-
-def _sha256(path: Path) -> str:
-    state = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(CHUNK):
-            state.update(block)
-    return state.hexdigest()
 
 
 def _notebook() -> Path:
@@ -240,7 +233,8 @@ def _notes() -> Mapping[str, Any]:
 
 def _write_note(key: str, note: list[int | str]) -> None:
     """A note that cannot be written, or that another process overwrites, costs reading the file again."""
-    notes = {path: value for path, value in _notes().items() if Path(path).exists()} | {key: note}
+    # os.path: what cannot be asked for, such as a folder of somebody else, counts as gone and raises nothing
+    notes = {path: value for path, value in _notes().items() if os.path.exists(path)} | {key: note}  # noqa: PTH110
     partial = _notebook().with_name(f".verified.{os.getpid()}.tmp")
     with suppress(OSError):
         partial.parent.mkdir(parents=True, exist_ok=True)
@@ -261,7 +255,7 @@ def _transfer(file: HubFile, name: str, say: Callable[[str], None], *, again: bo
             _discard(file)
             _download(file, xet=xet)
             break
-        except _failures() as error:
+        except failures() as error:
             if pause is None or not _may_pass(error):
                 raise
             how = WITHOUT_XET if xet and facts and facts.xet_file_data else ""
@@ -303,7 +297,9 @@ def _probe(file: HubFile, name: str) -> HfFileMetadata:
         facts = get_hf_file_metadata(url, timeout=timeout)
     except HfHubHTTPError:
         raise
-    except _failures() as error:
+    except failures() as error:
+        if _errno(error) in NO_RIGHTS:
+            raise  # it is the cache's folder, not the Hub
         problem = f"'{name}' is not in the cache, and {constants.ENDPOINT} cannot be reached ({_cause(error)})."
         raise ModelError(problem, UNREACHABLE) from error
     if facts.commit_hash != file.revision or facts.etag is None:
@@ -335,14 +331,15 @@ TOKEN = "If it is private, set HF_TOKEN to a token that may read it."
 STATUSES = {401: "Check HF_TOKEN; public models need none.", 403: "Check HF_TOKEN, and the proxy.", 404: NO_HUB}
 
 
-def _failures() -> tuple[type[Exception], ...]:
+def failures() -> tuple[type[Exception], ...]:
     """All that the Hub's client raises; the family of its transport errors varies with its version."""
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
     return OSError, HfHubHTTPError.__bases__[0], HFValidationError, RuntimeError  # the last of them is Xet's
 
 
-def _status(error: Exception) -> int | None:
+def status_of(error: BaseException) -> int | None:
+    """The status of the Hub's answer; None where none came."""
     response = getattr(error, "response", None)
     return None if response is None else response.status_code
 
@@ -354,14 +351,14 @@ def _errno(error: Exception) -> str:
 def _may_pass(error: Exception) -> bool:
     from huggingface_hub.errors import EntryNotFoundError, HFValidationError
 
-    status = _status(error)
+    status = status_of(error)
     if status is not None:
         return status in PASSING
     return not isinstance(error, (EntryNotFoundError, HFValidationError)) and _errno(error) not in NO_ROOM + NO_RIGHTS
 
 
 def _cause(error: Exception) -> str:
-    status = _status(error)
+    status = status_of(error)
     text = str(error).strip().partition("\n")[0]
     return f"status {status}" if status is not None else text or type(error).__name__
 
@@ -385,7 +382,7 @@ def _answered(error: Exception, file: HubFile) -> ModelError | None:
 
 def _broken(error: Exception, name: str) -> ModelError:
     """The letter for a transfer that the network, the Hub or the disk has ended."""
-    status, number = _status(error), _errno(error)
+    status, number = status_of(error), _errno(error)
     if number in NO_ROOM:
         return ModelError(f"There is no room for '{name}' in {_cache()}.", ROOM)
     if number in NO_RIGHTS:

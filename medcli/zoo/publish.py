@@ -6,7 +6,6 @@ The folder holds all that somebody else needs: the page, the weights, the recipe
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 import shutil
@@ -20,6 +19,7 @@ import yaml
 
 from medcli.errors import ModelError, OutputError
 from medcli.zoo import catalog, modelcard, weights
+from medcli.zoo.checksum import sha256_of
 from medcli.zoo.modelcard import NOT_STATED
 
 PAGE, CONFIG, WEIGHTS, RECIPE, VECTOR = NAMES = (
@@ -60,7 +60,7 @@ class Folder:
     @property
     def sha256(self) -> str:
         """Of the weights."""
-        return hashlib.sha256((self.path / WEIGHTS).read_bytes()).hexdigest()
+        return sha256_of(self.path / WEIGHTS)
 
 
 class Commit(NamedTuple):
@@ -165,30 +165,26 @@ def upload(folder: Folder, repo: str, *, private: bool = False, create_pr: bool 
 @contextmanager
 def _letters(repo: str) -> Iterator[None]:
     """Turns what the Hub's client raises into letters."""
-    from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError, OfflineModeIsEnabled
+    from huggingface_hub.errors import LocalTokenNotFoundError, OfflineModeIsEnabled
 
-    transport: Any = HfHubHTTPError.__bases__[0]  # what the client's network library raises, which is no OSError
+    from medcli.zoo.fetch import failures, status_of
+
     try:
         yield
     except LocalTokenNotFoundError as error:
         raise ModelError("There is no token for the Hub on this machine.", TOKEN_HINT) from error
     except OfflineModeIsEnabled as error:
         raise ModelError("HF_HUB_OFFLINE forbids to reach the Hub.", "Unset it, or look with --dry-run.") from error
-    except (OSError, transport) as error:
-        problem, hint = REASONS.get(_status(error), (f"{{repo}} could not be written: {error}", NETWORK_HINT))
+    except failures() as error:
+        problem, hint = REASONS.get(status_of(error) or 0, (f"{{repo}} could not be written: {error}", NETWORK_HINT))
         raise ModelError(problem.replace("{repo}", repo), hint) from error
-
-
-def _status(error: BaseException) -> int:
-    """Of the Hub's answer; 0 where none came."""
-    return int(getattr(getattr(error, "response", None), "status_code", 0))
 
 
 def row(folder: Folder, repo: str, revision: str) -> str:
     """The model as a row of `models.yaml`; what the weights do not tell reads "not stated" and wants its author."""
     facts = folder.facts
     values: dict[str, Any] = {
-        "id": facts.id,
+        "id": _row_id(facts.id),
         "title": facts.title or NOT_STATED,
         "summary": facts.summary or facts.title or NOT_STATED,
         "domain": "gray" if facts.channels == 1 else "photo",
@@ -215,3 +211,8 @@ def row(folder: Folder, repo: str, revision: str) -> str:
         "citation": facts.citation,
     }
     return yaml.safe_dump([values], sort_keys=False, allow_unicode=True, width=112)
+
+
+def _row_id(name: str) -> str:
+    """A name as the catalogue takes it."""
+    return re.sub("[^a-z0-9.]+", "-", name.lower()).strip("-.")[:64] or "model"

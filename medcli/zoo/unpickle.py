@@ -94,7 +94,7 @@ def tensors_in(path: Path) -> dict[str, Tensor]:
         raise ModelError(f"{path} holds a {type(state).__name__}, not tensors by name.", _PLAIN)
     if len(state) > MAX_TENSORS:
         raise ModelError(f"{path} holds {len(state)} entries; no denoiser has that many.")
-    tensors = {_name(path, name): _tensor(path, name, value) for name, value in state.items()}
+    tensors = {checked_name(path, name): _tensor(path, name, value) for name, value in state.items()}
     claimed, size = sum(each.numel() * each.itemsize for each in tensors.values()), path.stat().st_size
     if claimed > size:
         raise ModelError(f"{path} claims {claimed} bytes of tensors and is {size} bytes long.", _PLAIN)
@@ -188,7 +188,8 @@ def _opcodes(path: Path) -> Iterator[tuple[str, object]]:
         return
 
 
-def _name(path: Path, name: object) -> str:
+def checked_name(path: Path, name: object) -> str:
+    """The name of a tensor, if it can be one and can be shown to people. Raises ModelError."""
     if not isinstance(name, str) or not name.isprintable() or not 0 < len(name) <= MAX_NAME:
         raise ModelError(f"{path} holds an entry called {name!r:.80}, which names no tensor.", _PLAIN)
     return name

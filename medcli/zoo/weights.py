@@ -126,23 +126,37 @@ def _shapes(path: Path) -> dict[str, tuple[int, ...]]:
         return {name: tuple(part.get_shape()) for name, part in slices.items()}
 
 
-def check_fit(path: Path, card: Card, shapes: Mapping[str, tuple[int, ...]]) -> None:
-    """Raises ModelError unless the card's network has tensors of just these names and shapes.
+def check_fit(path: Path, card: Card, shapes: Mapping[str, tuple[int, ...]], hint: str = CORRUPT) -> nn.Module:
+    """The card's network, its weights in no memory; raises ModelError unless it has just these names and shapes.
 
-    Takes no memory of the network's size, whatever the card claims.
+    Takes no memory of the network's size, whatever the card claims. hint: what to do where they do not fit.
     """
     import torch
 
     room = CONFIG_ROOM + len(shapes) + 4 * max((side for shape in shapes.values() for side in shape), default=0)
     if _numbers_in(card.config) > room:
-        raise ModelError(f"The card in {path} asks for a far larger {card.architecture} than its weights.", CORRUPT)
+        raise ModelError(f"The card in {path} asks for a far larger {card.architecture} than its weights.", hint)
     with torch.device("meta"):
-        expected = {name: tuple(tensor.shape) for name, tensor in build(card).state_dict().items()}
-    for name in sorted(expected.keys() | shapes.keys()):
-        if expected.get(name) != shapes.get(name):
-            seen, wanted = (str(found.get(name, "absent")) for found in (shapes, expected))
-            hint = f"'{name[:80]}' is {seen} in the file and {wanted} in the network."
-            raise ModelError(f"The weights in {path} do not fit its architecture '{card.architecture}'.", hint)
+        network = build(card)
+    expected = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
+    if odd := _difference(shapes, expected):
+        raise ModelError(f"The weights in {path} do not fit a {card.architecture} of {card.config}: {odd}.", hint)
+    return network
+
+
+def _difference(seen: Mapping[str, tuple[int, ...]], wanted: Mapping[str, tuple[int, ...]]) -> str:
+    """What is wrong with the tensors of a file, in words; empty where they are those that are wanted."""
+    if missing := [name for name in wanted if name not in seen]:
+        return f"the file lacks {_some(missing)}"
+    if unused := [name for name in seen if name not in wanted]:
+        return f"nothing there is called {_some(unused)}"
+    other = next((name for name in wanted if seen[name] != wanted[name]), None)
+    return "" if other is None else f"'{other}' is {seen[other]} in the file and {wanted[other]} in the network"
+
+
+def _some(names: list[str]) -> str:
+    listed = ", ".join(repr(name[:80]) for name in names[:3])
+    return f"{listed} and {len(names) - 3} more" if len(names) > 3 else listed
 
 
 def _numbers_in(config: Mapping[str, Any]) -> float:

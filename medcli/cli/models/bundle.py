@@ -15,6 +15,7 @@ from medcli.cli.models.words import size
 from medcli.errors import OutputError
 from medcli.zoo import catalog
 from medcli.zoo.catalog import Entry
+from medcli.zoo.checksum import measure
 
 HELP = """Pack models for machines without a network.
 
@@ -52,7 +53,7 @@ def pack(folder: Path, sources: dict[str, Path], chosen: Iterable[Entry]) -> Non
             raise OutputError(f"{folder} is not empty.", "Name a new folder.")
         for name, source in sources.items():
             shutil.copyfile(source, folder / name)
-        sums = [f"{catalog.measure(folder / name)[1]}  {name}\n" for name in sources]
+        sums = [f"{measure(folder / name)[1]}  {name}\n" for name in sources]
         (folder / SUMS).write_text("".join(sums), encoding="utf-8")
         (folder / ROWS).write_text(yaml.safe_dump(rows, sort_keys=False, allow_unicode=True), encoding="utf-8")
     except OSError as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -69,19 +70,23 @@ def command(
 
 def _config(text: str) -> dict[str, Any]:
     """Arguments of an architecture from a file, or from what was typed itself."""
-    path = Path(text)
-    loaded = _yaml(path.read_text(encoding="utf-8") if path.is_file() else text, "--config")
+    is_file = os.path.isfile(text)  # noqa: PTH113 - what was typed may be longer than a name can be
+    loaded = _yaml_file(Path(text)) if is_file else _yaml(text, "--config")
     return {str(key): value for key, value in loaded.items()}
 
 
 def _renames(path: Path | None) -> dict[str, str | None]:
     if path is None:
         return {}
+    loaded = _yaml_file(path)
+    return {str(old): None if new is None else str(new) for old, new in loaded.items()}
+
+
+def _yaml_file(path: Path) -> dict[Any, Any]:
     try:
-        loaded = _yaml(path.read_text(encoding="utf-8"), str(path))
+        return _yaml(path.read_text(encoding="utf-8"), str(path))
     except (OSError, UnicodeDecodeError) as error:
         raise click.UsageError(f"{path} cannot be read: {error}.") from error
-    return {str(old): None if new is None else str(new) for old, new in loaded.items()}
 
 
 def _yaml(text: str, where: str) -> dict[Any, Any]:
@@ -90,7 +95,7 @@ def _yaml(text: str, where: str) -> dict[Any, Any]:
 
     try:
         loaded = yaml.safe_load(text) or {}
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # a day that is none; brackets without end
         raise click.UsageError(f"{where} is not YAML: {error}") from error
     if not isinstance(loaded, dict):
         raise click.UsageError(f"{where} must be lines of 'name: value', not {text[:40]!r}.")

@@ -33,6 +33,8 @@ def command(domain: str | None, as_objects: bool) -> None:
     if as_objects:
         rows = [as_row(entry) | {"where": place(entry)} for entry in chosen]
         click.echo(json.dumps(rows, indent=2, ensure_ascii=False))
+    elif not chosen:
+        click.echo(f"There is no model for the domain '{domain}' yet.", err=True)
     elif sys.stdout.isatty():
         _draw(chosen)
     else:

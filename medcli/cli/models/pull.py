@@ -16,6 +16,7 @@ from medcli.cli.progress import letter
 from medcli.errors import MedcliError, ModelError, SomeFailed
 from medcli.zoo import catalog
 from medcli.zoo.catalog import Entry
+from medcli.zoo.checksum import CHUNK
 
 HELP = """Fetch models, to use them without a network from then on.
 
@@ -51,10 +52,10 @@ def command(names: tuple[str, ...], everything: bool, bundle: Path | None, quiet
     if bundle is not None:
         packed = bundled_here(bundle)
         work = partial(install, folder=bundle, say=say)
-        chosen = [_agreed(catalog.find(name, packed), known) for name in names or packed]
+        chosen = [_agreed(catalog.find(name, packed), known) for name in dict.fromkeys(names) or packed]
     else:
         work = partial(_pull, say=say)
-        chosen = [catalog.find(name, known) for name in names or known]
+        chosen = [catalog.find(name, known) for name in dict.fromkeys(names) or known]
     each(chosen, work)
 
 
@@ -123,7 +124,7 @@ def _blocks(source: Path) -> Iterable[bytes]:
     """A file in pieces. Raises ModelError where it cannot be read."""
     try:
         with source.open("rb") as file:
-            while block := file.read(catalog.CHUNK):
+            while block := file.read(CHUNK):
                 yield block
     except OSError as error:
         raise ModelError(f"{source} cannot be read: {error.strerror}.", AGAIN) from error

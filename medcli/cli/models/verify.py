@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from tempfile import TemporaryDirectory
-
 import click
 
 from medcli.cli import options
@@ -39,26 +36,11 @@ def command(ctx: click.Context, names: tuple[str, ...]) -> None:
         ctx.exit(MedcliError.exit_code)
 
 
-def _check_conversion(entry: Entry, raw: Path, path: Path) -> None:
-    """Our form has no checksum in the catalogue: it is made once more and compared. Raises ModelError."""
-    from medcli.zoo.convert import converted
-
-    with TemporaryDirectory(prefix="medcli-") as folder:
-        fresh = converted(raw, entry.card, entry.naming, Path(folder))
-        if catalog.measure(fresh) != catalog.measure(path):
-            hint = f"Remove it (med models rm {entry.id}) and pull it again."
-            raise ModelError(f"What '{entry.id}' was converted to is corrupt: {path}.", hint)
-
-
 def verified(entry: Entry) -> str:
     """What the test vector told of these weights. Raises ModelError where anything is not as it should be."""
     from medcli.zoo import vectors, weights
 
-    raw = catalog.verify(entry)
-    path = catalog.ours(entry, raw)
-    if path != raw:
-        _check_conversion(entry, raw, path)
-    network, _ = weights.load_network(path)
+    network, _ = weights.load_network(catalog.ours(entry, catalog.verify(entry)))
     if entry.tolerance is None:
         return "fits its network; there is no test vector"
     difference = vectors.check(entry.vector, network)
