@@ -18,6 +18,7 @@ from medcli.errors import MedcliError
 
 COMMANDS: Mapping[str, Lazy] = {
     "denoise": Lazy("medcli.cli.denoise:command", "Remove the noise from pictures, folders or a pipe."),
+    "adapt": Lazy("medcli.cli.adapt:command", "Let a model learn from your own noisy pictures, then denoise them."),
     "train": Lazy("medcli.cli.train:command", "Train a denoiser, or go on training one."),
     "synth-pairs": Lazy("medcli.cli.synth_pairs:command", "Make the noisy mate of every clean picture."),
     "eval": Lazy("medcli.cli.eval:command", "Measure denoisers on pictures whose clean mate is known."),

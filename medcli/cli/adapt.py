@@ -1,0 +1,195 @@
+"""`med adapt`: a model learns from the noisy pictures, is judged by them, and the better one denoises them."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
+
+import click
+
+from medcli.cli import options
+from medcli.cli.lazy import EXIT_CODES
+from medcli.errors import InputError, OutputError
+
+if TYPE_CHECKING:
+    from medcli.batch.plan import Job
+    from medcli.cli.training import Display
+    from medcli.data.cache import PixelCache
+    from medcli.train.adapt import Adapted, Look
+
+HELP = """Let a model learn from your own noisy pictures, then denoise them with it.
+
+\b
+Examples:
+  med adapt cells.png --minutes 3 -o clean.png
+  med adapt scans/ --minutes 10 -o clean/ --save mine.safetensors
+  med adapt cells.png --dry-run             tells what the noise is like
+
+No clean picture is needed. The model learns to guess hidden pixels from those around them. Some rows of each picture
+are kept from it: on them, before and after are compared, and the adapted model is used only where it is clearly
+better; otherwise the model as it was. The adapted weights are kept beside the results, or where --save says.
+
+It takes noise that is independent from pixel to pixel, as that of microscopes and scientific cameras mostly is.
+Where neighbouring pixels share their noise, as after demosaicking and JPEG, noisy pictures alone cannot tell a gain
+from a loss: med says so and denoises with the model as it is. Results go where those of 'med denoise' go.
+"""
+
+
+@dataclass(frozen=True)
+class Request:
+    """How to adapt. save: where the weights go, None for beside the results."""
+
+    model: str
+    minutes: float
+    device: str
+    precision: str
+    seed: int
+    save: Path | None
+    force: bool
+    quiet: bool
+
+    def say(self, text: str) -> None:
+        """A line on standard error."""
+        if not self.quiet:
+            click.echo(text, err=True)
+
+
+@click.command(name="adapt", help=HELP, epilog=EXIT_CODES)
+@click.argument("inputs", metavar="INPUT...", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("-o", "--output", metavar="OUTPUT", type=click.Path(path_type=Path), help="File or folder.")
+@click.option("-m", "--model", default="photo", show_default=True, metavar="NAME|FILE",
+              shell_complete=options.complete_model, help="The model to start from.")  # fmt: skip
+@click.option("--minutes", default=5.0, show_default="5", type=click.FloatRange(min=0, min_open=True),
+              help="How long to learn.")  # fmt: skip
+@click.option("--save", metavar="FILE", type=click.Path(path_type=Path, dir_okay=False),
+              help="Where the adapted weights go.  [default: beside the results]")  # fmt: skip
+@click.option("--seed", default=0, show_default=True, type=int, help="Another seed learns from other patches.")
+@click.option("--device", type=options.device, metavar="DEVICE", default="auto", show_default=True,
+              help="auto, cpu, cuda, cuda:N or mps.")  # fmt: skip
+@click.option("--precision", default="auto", show_default=True, type=click.Choice(["auto", "fp32", "bf16"]))
+@click.option("-r", "--recursive", is_flag=True, help="Look into subfolders, and mirror them.")
+@click.option("-f", "--force", is_flag=True, help="Overwrite.")
+@click.option("-n", "--dry-run", is_flag=True, help="Say what the noise is like and what would be done.")
+@click.option("-q", "--quiet", is_flag=True, help="Only errors on standard error.")
+def command(
+    inputs: tuple[Path, ...],
+    output: Path | None,
+    model: str,
+    minutes: float,
+    save: Path | None,
+    seed: int,
+    device: str,
+    precision: str,
+    recursive: bool,
+    force: bool,
+    dry_run: bool,
+    quiet: bool,
+) -> None:
+    from medcli.batch.plan import Naming, make_plan
+
+    if Path("-") in (*inputs, output):
+        raise click.UsageError("Pictures to adapt to are files: a pipe can be read only once.")
+    jobs = make_plan(inputs, Naming(output), recursive=recursive, force=force)
+    request = Request(model, minutes, device, precision, seed, save, force, quiet)
+    weights = None if dry_run else _place(request, jobs)
+    with TemporaryDirectory(prefix="med-adapt-") as folder:
+        chosen = _adapted(request, jobs, Path(folder), weights)
+    _denoise(request, jobs, chosen, rehearse=dry_run)
+
+
+def _place(request: Request, jobs: Sequence[Job]) -> Path:
+    """Where adapted weights go. Raises OutputError where something is there already."""
+    first = jobs[0]
+    beside = (first.root or first.target.parent) / f"{first.target.stem if len(jobs) == 1 else 'adapted'}.safetensors"
+    path = request.save or beside
+    if path.suffix != ".safetensors":
+        raise OutputError(f"--save {path} is no name for weights.", "Let it end in .safetensors.")
+    if path.exists() and not request.force:
+        raise OutputError(f"{path} exists already.", "Add --force to overwrite it, or name another with --save.")
+    return path
+
+
+def _adapted(request: Request, jobs: Sequence[Job], folder: Path, weights: Path | None) -> str:
+    """The model to use, by name or file; without a place for weights it is the one that there is."""
+    from medcli.train.adapt import look, open_pictures
+
+    missing = [job.source for job in jobs if not job.source.exists()]
+    if missing:
+        raise InputError(f"There is no file {missing[0]}.")
+    pictures = open_pictures([job.source for job in jobs], folder)
+    seen = look(pictures)
+    request.say(_noise(seen))
+    if seen.obstacle or pictures is None:
+        request.say(f"not adapted: {seen.obstacle}; {request.model} is used as it is")
+    elif weights is None:
+        request.say(f"{request.model} would learn from {len(pictures)} pictures for {request.minutes:g} min")
+    else:
+        return _learned(request, folder, pictures, seen, weights)
+    return request.model
+
+
+def _noise(seen: Look) -> str:
+    if not seen.stride:
+        return "noise: not measured"
+    return f"noise: about {seen.sigma:.1f} grey levels; independent {_apart(seen.stride)}"
+
+
+def _apart(stride: int) -> str:
+    return "from pixel to pixel" if stride == 1 else f"only at a stride of {stride} pixels"
+
+
+def _learned(request: Request, folder: Path, pictures: PixelCache, seen: Look, path: Path) -> str:
+    from medcli.cli.training import Display
+    from medcli.engine.memory import keep_heap
+    from medcli.train.adapt import STEPS, adapt, save
+    from medcli.train.machine import choose_machine
+    from medcli.zoo.catalog import locate
+    from medcli.zoo.weights import load_network
+
+    network, card = load_network(locate(request.model, request.say))
+    machine = choose_machine(request.device, request.precision, workers=0)
+    keep_heap()
+    with Display(STEPS, quiet=request.quiet) as display:
+        adapted = adapt(
+            network, card, pictures, seen,
+            folder=folder, machine=machine, minutes=request.minutes, seed=request.seed, report=display.report,
+        )  # fmt: skip
+        tell(adapted, request.model, display)
+    if adapted.verdict is None or not adapted.verdict.better:
+        return request.model
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save(path, adapted, card, sorted({Path(name).name for name in pictures.names}))
+    request.say(f"{path} holds the adapted model: med denoise PICTURE --model {path}")
+    return str(path)
+
+
+def tell(adapted: Adapted, model: str, display: Display) -> None:
+    """What the criterion said of both models, and which is used."""
+    if adapted.interrupted:
+        display.say(f"stopped after {adapted.steps} steps; what was learned is judged")
+    verdict = adapted.verdict
+    if verdict is None:
+        display.say(f"nothing was learned; {model} is used as it is")
+        return
+    holes, used, strong = (f"{g:+.3f} ± {2 * e:.3f}" for g, e in zip(verdict.gains, verdict.errors, strict=True))
+    display.say(f"on rows kept aside: hidden pixels {model} {verdict.before:.3f}, adapted {verdict.after:.3f} (RMS)")
+    display.say(f"gain in units of the noise: hidden {holes}; as used {used}, and {strong} if the noise is stronger")
+    which = "the adapted model is better and is used" if verdict.better else f"not clearly better: {model} is used"
+    display.say(which)
+
+
+def _denoise(request: Request, jobs: Sequence[Job], model: str, *, rehearse: bool) -> None:
+    from medcli.batch.files import Files, Settings, Streams
+    from medcli.batch.manifest import digest
+    from medcli.cli import session
+    from medcli.zoo.catalog import locate
+
+    settings = Settings(digest(locate(model)), precision=request.precision)
+    files = Files(jobs, settings, Streams(sys.stdin.buffer, sys.stdout.buffer))
+    asked = session.Request(model, request.device, request.precision, 1.0, False, "auto", None)
+    run = session.Session(asked, files, jobs, quiet=request.quiet)
+    (run.rehearse if rehearse else run.perform)(force=request.force)
