@@ -214,6 +214,21 @@ class TestSources:
         assert (len(trained), len(held)) == (3, 2)
         assert not trained & held
 
+    def test_pages_of_a_stack_are_not_dealt_out(self, tmp_path: Path) -> None:
+        folder = tmp_path / "stacks"
+        folder.mkdir()
+        for number in range(10):
+            pages = np.random.default_rng(number).integers(0, 255, (3, 20, 20), dtype=np.uint8)
+            tifffile.imwrite(folder / f"{number}.tif", pages)
+        recipe = replace(RECIPE, held_out=0.2, noises={"gaussian:5": 1})
+        found = sources(tmp_path, Needs(clean="mates"), recipe, data=[folder])
+        trained, held = (
+            {name.rpartition("#")[0] for name in source.pictures.names}
+            for source in (found.train, found.validation.source)
+        )
+        assert (len(trained), len(held)) == (8, 2)
+        assert found.pictures == 24
+
     def test_a_folder_may_judge(self, pairs: tuple[Path, Path], tmp_path: Path) -> None:
         noisy, clean = pairs
         judge = tmp_path / "judge"

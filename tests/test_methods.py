@@ -17,7 +17,7 @@ from torch import nn
 import medcli
 from medcli.data.cache import open_cache
 from medcli.data.crops import Framing, MadeNoisy, stacked
-from medcli.errors import RecipeError
+from medcli.errors import RecipeError, TrainingError
 from medcli.methods.base import Batch, Method, Needs, Terms, Turn
 from medcli.methods.n2n import Noise2Noise
 from medcli.noise.gaussian import Gaussian
@@ -154,9 +154,19 @@ def test_options_of_a_method_are_checked() -> None:
         build_method(Recipe(id="x", title="", steps=1, config=TINY_UNET, loss="l2"), CPU)
 
 
+def test_a_worker_that_dies_is_a_letter(picture_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def die(*_: object) -> None:
+        raise RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed.")
+
+    monkeypatch.setattr(Trainer, "run", die)
+    options = Options(tmp_path / "run", [picture_folder], device="cpu", workers=0, cache=tmp_path / "cache")
+    with pytest.raises(TrainingError, match="ended from outside"):
+        train(replace(RECIPE, noises={"gaussian:25": 1}), options, lambda _: None, lambda _: None)
+
+
 @pytest.mark.parametrize("name", METHODS)
 def test_every_method_goes_from_pictures_to_a_denoised_picture(name: str, picture_folder: Path, tmp_path: Path) -> None:
-    architecture = {"med": "split", "ludvae": "ludvae"}.get(name, "unet")
+    architecture = {"med": "swin", "ludvae": "ludvae"}.get(name, "unet")
     recipe = Recipe(
         id="tiny", title="", steps=2, method=name, architecture=architecture, config=TINY[architecture],
         noises={"gaussian:25": 1}, patch=32, batch=2, warmup=1, held_out=0.2,

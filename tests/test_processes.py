@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -30,10 +32,8 @@ def free_port() -> int:
         return int(door.getsockname()[1])
 
 
-def run(
-    recipe: Recipe, folder: Path, data: Path, processes: int
-) -> tuple[list[dict[str, float]], dict[str, torch.Tensor]]:
-    """The log and the product of a run with this many processes, started as `torchrun` would start them."""
+def started(recipe: Recipe, folder: Path, data: Path, processes: int) -> list[subprocess.Popen[str]]:
+    """The processes of a run, as `torchrun` would start them; what they say on standard error can be read."""
     folder.mkdir()
     (folder / "given.yaml").write_text(recipe.dump())
     command = [sys.executable, "-m", "medcli", "train", "--data", data, "--recipe", folder / "given.yaml", "-q"]
@@ -41,7 +41,17 @@ def run(
     common = {**os.environ, "OMP_NUM_THREADS": "1", "XDG_CACHE_HOME": str(folder)}
     if processes > 1:
         common |= {"WORLD_SIZE": str(processes), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
-    team = [subprocess.Popen(command, env={**common, "RANK": str(rank)}) for rank in range(processes)]
+    return [
+        subprocess.Popen(command, env={**common, "RANK": str(rank)}, stderr=subprocess.PIPE, text=True)
+        for rank in range(processes)
+    ]
+
+
+def run(
+    recipe: Recipe, folder: Path, data: Path, processes: int
+) -> tuple[list[dict[str, float]], dict[str, torch.Tensor]]:
+    """The log and the product of a run with this many processes, started as `torchrun` would start them."""
+    team = started(recipe, folder, data, processes)
     assert [process.wait(timeout=120) for process in team] == [0] * processes
     log = [json.loads(line) for line in (folder / "run" / "log.jsonl").read_text().splitlines()]
     return log, load_file(folder / "run" / "tiny.safetensors")
@@ -56,6 +66,31 @@ def test_two_processes_equal_one_with_twice_the_batch(picture_folder: Path, tmp_
             assert two[name] == pytest.approx(one[name], rel=1e-3), (one["step"], name)
     for name, tensor in lone.items():
         assert torch.allclose(tensor.float(), team[name].float(), atol=2e-3), name
+
+
+def test_a_doubled_signal_to_one_stops_all_after_one_step_and_is_saved(picture_folder: Path, tmp_path: Path) -> None:
+    team = started(replace(RECIPE, steps=100_000), tmp_path / "two", picture_folder, 2)
+    log = tmp_path / "two" / "run" / "log.jsonl"
+    while not (log.exists() and log.stat().st_size):
+        assert team[0].poll() is None
+        time.sleep(0.02)
+    for _ in range(2):
+        team[1].send_signal(signal.SIGINT)
+        time.sleep(0.01)
+    said = [process.communicate(timeout=60)[1] for process in team]
+    assert [process.returncode for process in team] == [130, 130]
+    assert "Traceback" not in "".join(said)
+    assert list((tmp_path / "two" / "run" / "checkpoints").glob("step-*.safetensors"))
+
+
+def test_what_stops_the_first_process_is_said_once(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    team = started(RECIPE, tmp_path / "run", tmp_path / "empty", 2)
+    said = [process.communicate(timeout=60)[1] for process in team]
+    assert [process.returncode for process in team] == [1, 1]
+    assert "holds no pictures" in said[0]
+    assert "error" not in said[1]
+    assert "Traceback" not in said[1]
 
 
 def test_shares_do_not_overlap() -> None:

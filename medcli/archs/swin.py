@@ -108,7 +108,7 @@ class PositionBias(nn.Module):
         return self._kept[1]
 
     def _computed(self) -> Tensor:
-        with torch.autocast(self.coordinates.device.type, enabled=False):
+        with torch.autocast(self.coordinates.device.type, torch.bfloat16, enabled=False):  # a dtype, for meta has none
             table = 16 * torch.sigmoid(self.mlp(self.coordinates))
         # softmax does not see what all its logits share, and half precision is finest about 0
         table = table - table.detach().amax(0)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -78,7 +80,9 @@ def command(output: Path, recipe: str | None, pool: str | None, noise: str | Non
 
     if pool and noise:
         raise click.UsageError("--pool and --noise exclude each other: a pool is a list of noises.")
-    quiet = options.pop("quiet")
+    if options["noisy"] and (pool or noise or options["data"]):
+        raise click.UsageError("--noisy pictures have their noise: neither --data, --noise nor --pool go with them.")
+    quiet = options.pop("quiet") or os.environ.get("RANK", "0") != "0"  # under torchrun one process speaks
     limits = Limits(**{key: options.pop(key) for key in ("minutes", "save_every", "report_every")})
     places = ("data", "noisy", "clean", "val", "device", "precision", "workers", "resume", "cache", "data_licence")
     run = Options(output, limits=limits, command=_command(), **{key: options.pop(key) for key in places})
@@ -99,7 +103,10 @@ def _method_options(pairs: tuple[str, ...]) -> dict[str, Any]:
         name, is_there, value = pair.partition("=")
         if not is_there:
             raise click.BadParameter(f"'{pair}' is not NAME=VALUE.", param_hint="--option")
-        found[name] = yaml.safe_load(value)
+        try:
+            found[name] = yaml.safe_load(value)
+        except yaml.YAMLError:
+            raise click.BadParameter(f"the value of '{pair}' cannot be understood.", param_hint="--option") from None
     return found
 
 
@@ -127,7 +134,12 @@ def _recipe(name: str | None, overrides: dict[str, Any], run: Options) -> Recipe
     given = {key: value for key, value in overrides.items() if value is not None}
     if run.resume and frozen.is_file():
         return replace(load(str(frozen)), **given)
-    return replace(load(name) if name else _own(given, run), **given)
+    recipe = load(name) if name else _own(given, run)
+    return replace(recipe, training_data=recipe.training_data or _names(run.data, run.noisy, run.clean), **given)
+
+
+def _names(*folders: Sequence[Path]) -> list[str]:
+    return [folder.resolve().name for several in folders for folder in several]
 
 
 def _own(given: dict[str, Any], run: Options) -> Recipe:
@@ -142,14 +154,15 @@ def _own(given: dict[str, Any], run: Options) -> Recipe:
     needs = getattr(kind, "needs", None)  # a method of several views says it only when it is made
     made = not run.noisy and (needs is None or needs.views > 1 or needs.clean == "mates")
     recipe = Recipe(
-        id=run.output.resolve().name,
-        title=f"Trained on {', '.join(folder.name for folder in (*run.data, *run.noisy))}",
+        id=run.output.resolve().name or "model",
+        title=f"Trained on {', '.join(_names(run.data, run.noisy, run.clean))}",
         steps=OWN_STEPS,
         noises=_noises("noise", None) or {} if made else {},
         architecture=getattr(kind, "usual_network", Recipe.architecture),
-        training_data=[folder.name for folder in (*run.data, *run.noisy, *run.clean)],
     )
     if init := given.get("init"):
+        if "architecture" in given:
+            raise click.UsageError("--init says which network it is: leave --arch out.")
         card = weights.read_card(catalog.locate(init))
         return replace(recipe, architecture=card.architecture, config=card.config)
     return recipe

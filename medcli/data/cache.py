@@ -19,7 +19,7 @@ from medcli import images
 from medcli.errors import InputError, OutputError, TrainingError
 from medcli.images.picture import Page
 
-FORMAT = 3
+FORMAT = 4
 ALIGNMENT = 8  # bytes; a picture starts at a multiple, whatever its dtype
 
 
@@ -80,7 +80,7 @@ def open_cache(paths: Sequence[Path], cache_dir: Path, *, smallest: int) -> Pixe
     """
     stem = cache_dir / _fingerprint(paths, smallest)
     index_path, pixel_path = stem.with_suffix(".json"), stem.with_suffix(".pixels")
-    if not index_path.exists():
+    if not _is_whole(index_path, pixel_path):
         try:
             _build(paths, smallest, index_path, pixel_path)
         except OSError as error:
@@ -93,6 +93,14 @@ def open_cache(paths: Sequence[Path], cache_dir: Path, *, smallest: int) -> Pixe
         raise TrainingError("None of the pictures can be trained on.", "\n".join(index["skipped"][:10]))
     slots = [Slot(offset, tuple(shape), dtype) for offset, shape, dtype in index["slots"]]
     return _mapped(pixel_path, index["names"], slots, index["skipped"])
+
+
+def _is_whole(index_path: Path, pixel_path: Path) -> bool:
+    """Whether both files are there and belong together; somebody may have tidied up."""
+    try:
+        return bool(json.loads(index_path.read_bytes())["bytes"] == pixel_path.stat().st_size)
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
 
 
 def _mapped(file: Path, names: list[str], slots: list[Slot], skipped: list[str]) -> PixelCache:
@@ -125,9 +133,17 @@ def _in_order(page: Page) -> NDArray[Any]:
 def _fingerprint(paths: Sequence[Path], smallest: int) -> str:
     digest = hashlib.blake2b(f"{FORMAT} {smallest}".encode(), digest_size=16)
     for path in paths:
-        status = path.stat()
-        digest.update(f"\n{path.absolute()}\t{status.st_size}\t{status.st_mtime_ns}".encode())
+        digest.update(f"\n{path.absolute()}\t{_state(path)}".encode(errors="surrogateescape"))
     return digest.hexdigest()
+
+
+def _state(path: Path) -> str:
+    """What changes when a file does; a link that leads nowhere has a state too, and is left out later."""
+    try:
+        status = path.stat()
+    except OSError as error:
+        return f"{error.strerror}"
+    return f"{status.st_size}\t{status.st_mtime_ns}"
 
 
 def _build(paths: Sequence[Path], smallest: int, index_path: Path, pixel_path: Path) -> None:
@@ -144,9 +160,10 @@ def _build(paths: Sequence[Path], smallest: int, index_path: Path, pixel_path: P
                 names.append(name)
                 out.write(pixels.data)
             out.write(bytes(ALIGNMENT))  # an empty file cannot be mapped
+            size = out.tell()
         partial.replace(pixel_path)
     finally:
         partial.unlink(missing_ok=True)
     text = index_path.with_suffix(f".{os.getpid()}.tmp")
-    text.write_text(json.dumps({"names": names, "slots": slots, "skipped": skipped}))
+    text.write_text(json.dumps({"names": names, "slots": slots, "skipped": skipped, "bytes": size}))
     text.replace(index_path)

@@ -10,7 +10,7 @@ import os
 import re
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -65,6 +65,14 @@ def unwritable(path: Path, folder: Path, error: OSError) -> TrainingError:
     )
 
 
+def gap(log: BinaryIO) -> bytes:
+    """What has to stand before the next line of a log: an end for the last one, where a killed run has torn it."""
+    if log.seek(0, os.SEEK_END) == 0:
+        return b""
+    log.seek(-1, os.SEEK_END)
+    return b"" if log.read(1) == b"\n" else b"\n"
+
+
 def keep_best(folder: Path) -> None:
     """Links the checkpoint of the highest score, of those that are there and the best so far, as BEST."""
     best = folder / BEST
@@ -101,7 +109,11 @@ def load(path: Path, modules: dict[str, nn.Module], optimizers: dict[str, Optimi
         for name, module in modules.items():
             module.load_state_dict(_below(f"module.{name}.", tensors))
     except (SafetensorError, RuntimeError, KeyError, ValueError, TypeError) as error:
-        raise TrainingError(f"The checkpoint {path} does not fit this run: {error}", "Start a new run.") from error
+        raise TrainingError(
+            f"The checkpoint {path} is damaged, or of a run with other options: {error}",
+            "Where options were changed, --resume without them goes on. Where it is damaged, remove it: --resume then "
+            "goes on from the one before.",
+        ) from error
     for name, optimizer in optimizers.items():
         state: dict[int, dict[str, Tensor]] = {}
         for key, tensor in _below(f"optimizer.{name}.", tensors).items():
@@ -117,11 +129,12 @@ def _facts(metadata: dict[str, str]) -> dict[str, Any]:
 
 
 def score(path: Path) -> float | None:
-    """What validation said of a checkpoint; None where it said nothing or the file is not there."""
-    if not path.exists():
+    """What validation said of a checkpoint; None where it said nothing, or the file is not there or damaged."""
+    try:
+        with safe_open(path, "pt") as file:
+            verdict: float | None = _facts(file.metadata()).get("score")
+    except (SafetensorError, OSError, KeyError, ValueError, TypeError):
         return None
-    with safe_open(path, "pt") as file:
-        verdict: float | None = _facts(file.metadata()).get("score")
     return verdict
 
 

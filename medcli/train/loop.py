@@ -129,7 +129,8 @@ class Trainer:
         found = checkpoint.saved(self.checkpoints)
         if found:
             self.step = checkpoint.load(found[-1], self.modules, self.optimizers)
-            checkpoint.keep_best(self.checkpoints)
+            if self.team.leads:
+                checkpoint.keep_best(self.checkpoints)
         return bool(found)
 
     def save(self) -> None:
@@ -143,9 +144,10 @@ class Trainer:
         self.team.wait()
 
     def rescue(self) -> None:
-        """A checkpoint of this very step, unjudged; the other processes are not waited for."""
+        """A checkpoint of this very step, unjudged; every process must call it."""
         if self.team.leads:
             checkpoint.save(self.checkpoints, self.step, self.modules, self.optimizers, keep=3)
+        self.team.wait()
 
     def best(self) -> nn.Module:
         """The averaged product of the best checkpoint if one was judged, else the last."""
@@ -178,9 +180,9 @@ class Trainer:
             if self.step % limits.save_every == 0:
                 self.save()
                 clock.skip()
-            if asked.to_stop:
+            if stop := self.team.largest(asked.to_stop, self.machine.device):  # a signal may come meanwhile
                 self.rescue()
-                asked.obey()
+                asked.obey(stop)
         if self.step % limits.save_every or not checkpoint.saved(self.checkpoints):
             self.save()
 
@@ -252,20 +254,25 @@ class Trainer:
 
     def _write(self, line: Line) -> None:
         try:
-            with self.log.open("a") as log:
-                log.write(json.dumps(line) + "\n")
+            with self.log.open("ab+") as log:
+                log.write(checkpoint.gap(log) + json.dumps(line).encode() + b"\n")
         except OSError as error:
             raise checkpoint.unwritable(self.log, self.checkpoints, error) from error
         self.report(line)
 
 
 class Interruption:
-    """While entered, Ctrl-C and SIGTERM are noted (`to_stop`) instead of cutting a step in two; a second one cuts."""
+    """While entered, Ctrl-C and SIGTERM are noted (`to_stop`) instead of cutting a step in two; a second one cuts.
+
+    One that comes at once is the same again: a terminal sends Ctrl-C to `torchrun` and to its processes, and so does
+    `torchrun`.
+    """
 
     SIGNALS = (signal.SIGINT, signal.SIGTERM)
+    AT_ONCE = 2.0  # seconds
 
     def __init__(self) -> None:
-        self.to_stop = 0
+        self.to_stop, self._noted = 0, 0.0
 
     def __enter__(self) -> Interruption:
         self._former = {n: signal.signal(n, self._note) for n in self.SIGNALS if _in_main_thread()}
@@ -275,14 +282,15 @@ class Interruption:
         for number, handler in self._former.items():
             signal.signal(number, handler)
 
-    def obey(self) -> NoReturn:
+    def obey(self, number: int) -> NoReturn:
         """What the signal would have done."""
-        raise KeyboardInterrupt if self.to_stop == signal.SIGINT else SystemExit(128 + self.to_stop)
+        raise KeyboardInterrupt if number == signal.SIGINT else SystemExit(128 + number)
 
     def _note(self, number: int, frame: object) -> None:
-        if self.to_stop:
-            self.obey()
-        self.to_stop = number
+        if self.to_stop and time.monotonic() - self._noted > self.AT_ONCE:
+            self.obey(self.to_stop)
+        if not self.to_stop:
+            self.to_stop, self._noted = number, time.monotonic()
 
 
 def _in_main_thread() -> bool:

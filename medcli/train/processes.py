@@ -49,6 +49,14 @@ class Team:
         dist.broadcast(shared, 0)
         return float(shared)
 
+    def largest(self, value: int, device: torch.device) -> int:
+        """The largest of all processes' values, for what any of them may have been told."""
+        if self.size == 1:
+            return value
+        shared = torch.tensor(value, device=device)
+        dist.all_reduce(shared, dist.ReduceOp.MAX)
+        return int(shared)
+
     def wait(self) -> None:
         """Until all have come this far."""
         if self.size > 1:

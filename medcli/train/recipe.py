@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import yaml
 
@@ -17,6 +17,29 @@ from medcli.noise.pool import Pool
 from medcli.registry import nearest
 
 
+class _Range(NamedTuple):
+    """Of a number, both ends included, and in words."""
+
+    least: float
+    most: float
+    words: str
+
+
+TINY, ALMOST = 1e-12, 1 - 1e-12
+RANGES: Mapping[str, _Range] = {
+    "steps": _Range(1, 2**53, "1 or more"),
+    "patch": _Range(1, 2**15, "1 to 32768 pixels"),
+    "batch": _Range(1, 2**20, "1 or more"),
+    "learning_rate": _Range(TINY, 1e3, "above 0, such as 0.005"),
+    "warmup": _Range(0, 2**53, "0 or more"),
+    "clip": _Range(TINY, float("inf"), "above 0"),
+    "ema": _Range(0, ALMOST, "0 or more and below 1"),
+    "enlarge_share": _Range(0, 1, "0 to 1"),
+    "held_out": _Range(0, ALMOST, "0 or more and below 1"),
+    "seed": _Range(-(2**63), 2**63 - 1, "a number of 64 bits"),
+}
+
+
 @dataclass(frozen=True)
 class Recipe:
     """Everything but the pictures and the machine.
@@ -25,7 +48,10 @@ class Recipe:
     peak, reached after `warmup` steps and lowered to nothing along a half cosine. batch: patches per step and process.
     loss: the method's own unless given; options: further arguments of the method. ema: decay of the averaged weights
     that become the product. init: a model to start from. enlarge_share: see `medcli.data.crops`. held_out: share of
-    the pictures that are not trained on but judge the model, where no others are given for it.
+    the pictures that are not trained on but judge the model, where no others are given for it. id: also the name of the
+    product's file.
+
+    Raises RecipeError where a number is out of its range, or a name is none.
     """
 
     id: str
@@ -51,6 +77,19 @@ class Recipe:
     seed: int = 0
     licence: str = ""
     training_data: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        for name, allowed in RANGES.items():
+            value = getattr(self, name)
+            if not allowed.least <= value <= allowed.most:
+                raise RecipeError(f"'{name}' cannot be {value}.", f"It must be {allowed.words}.")
+        if self.id in ("", ".", "..") or {"/", "\\", "\0"} & set(self.id):
+            raise RecipeError(f"'{self.id}' cannot be the id of a recipe: it names a file.", "Choose a plain name.")
+        for name in ("noises", "training_data"):
+            if not all(isinstance(each, str) for each in getattr(self, name)):
+                raise RecipeError(f"'{name}' must hold names, not {list(getattr(self, name))}.")
+        if self.config.get("channels", 3) not in (1, 3):
+            raise RecipeError(f"A network of {self.config['channels']} channels cannot be trained.", "Give 1 or 3.")
 
     def draw_noise(self) -> Noise:
         """The noise that the recipe describes; raises RecipeError where it cannot be understood, or is none."""
@@ -81,7 +120,7 @@ def load(name_or_path: str) -> Recipe:
     elif not path.is_file():
         raise RecipeError(f"There is no recipe '{name_or_path}'.", nearest(name_or_path, known))
     try:
-        values = yaml.safe_load(path.read_text())
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise RecipeError(f"{path} is not YAML: {error}") from error
     return parse(values, str(path))
@@ -98,14 +137,18 @@ def parse(values: object, origin: str) -> Recipe:
         _check(key, value, origin)
     try:
         return Recipe(**values)
+    except RecipeError as error:
+        raise RecipeError(f"{origin}: {error.problem}", error.hint) from error
     except TypeError as error:
-        raise RecipeError(f"{origin} is incomplete: {error}") from error
+        raise RecipeError(f"{origin} is incomplete: {error}", "It needs 'id', 'title' and 'steps'.") from error
 
 
 def _check(key: str, value: object, origin: str) -> None:
     wanted = Recipe.__dataclass_fields__[key].type.partition("[")[0]  # annotations are strings here
     kinds: dict[str, type | tuple[type, ...]] = {
-        "str": str, "int": int, "float": (int, float), "list": Sequence, "dict": Mapping,
+        "str": str, "int": int, "float": (int, float), "list": list, "dict": Mapping,
     }  # fmt: skip
     if not isinstance(value, kinds[wanted]) or isinstance(value, bool):
-        raise RecipeError(f"{origin}: '{key}' must be of type {wanted}, not {value!r}.")
+        numeral = isinstance(value, str) and wanted == "float"
+        hint = "A number needs a point before its exponent: 1.0e-3." if numeral else ""
+        raise RecipeError(f"{origin}: '{key}' must be of type {wanted}, not {value!r}.", hint)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from inspect import Parameter, signature
 from pathlib import Path
 from typing import TypeVar
 
@@ -13,8 +14,9 @@ from torch import nn
 
 from medcli import __version__
 from medcli.archs.ludvae import LUDVAE
-from medcli.errors import ModelError, OutputError, RecipeError
-from medcli.methods.base import Method
+from medcli.engine.memory import ran_out
+from medcli.errors import ModelError, OutputError, RecipeError, TrainingError
+from medcli.methods.base import AsksItsOwnWay, Method
 from medcli.methods.losses import LOSSES
 from medcli.registry import METHODS, nearest, resolve
 from medcli.train import checkpoint
@@ -29,6 +31,7 @@ from medcli.train.witness import Witness
 from medcli.zoo import catalog, modelcard, weights
 
 T = TypeVar("T")
+RECIPE = "recipe.yaml"
 
 
 @dataclass(frozen=True)
@@ -81,25 +84,44 @@ def _train(
     report: Callable[[Line], None],
     say: Callable[[str], None],
 ) -> Path:
-    method = build_method(recipe, machine)
-    sources = _in_turn(team, lambda: open_sources(recipe, method.needs, options.folders()))
+    method, device = build_method(recipe, machine), machine.device
+    sources = _in_turn(team, device, lambda: open_sources(recipe, method.needs, options.folders()))
     adjusted = with_proposals(_in_gray(recipe, sources), sources.train, say)
     if adjusted != recipe:
         recipe, method = adjusted, build_method(adjusted, machine)
-    folder = _in_turn(team, lambda: _prepare(recipe, options, team))
+    folder = _in_turn(team, device, lambda: _prepare(options, team))
     witness = Witness(folder, report) if team.leads else _silent
     trainer = Trainer(method, recipe, machine, folder, witness, sources.validation, team)
-    if options.resume and trainer.resume():
-        say(f"going on from step {trainer.step} of {recipe.steps}")
+    if options.resume:
+        found = trainer.resume()
+        say(
+            f"going on from step {trainer.step} of {recipe.steps}" if found else f"no checkpoint in {folder}: a new run"
+        )
+    if team.leads:
+        _freeze(recipe, folder)  # only now: a checkpoint that does not fit leaves the recipe that it fits
     _introduce(sources, method, machine, team, say)
     try:
         trainer.run(sources.train, options.limits or Limits())
     except (KeyboardInterrupt, SystemExit):
         say(f"stopped at step {trainer.step}; go on with --resume")
         raise
+    except RuntimeError as error:
+        raise _translated(error, machine) from error
     if isinstance(witness, Witness):
         _keep(trainer, witness, options)
     return folder / f"{recipe.id}.safetensors"
+
+
+def _translated(error: RuntimeError, machine: Machine) -> Exception:
+    """The letter for what a machine does to a run, or the error itself."""
+    if ran_out(error):
+        return TrainingError(f"The memory of {machine.device} ran out.", "Go on with --resume and a smaller --batch.")
+    if "DataLoader worker" in str(error):
+        return TrainingError(
+            "A process that draws patches was ended from outside, perhaps for want of memory.",
+            "Go on with --resume, and with --workers 0 if it happens again.",
+        )
+    return error
 
 
 def _in_gray(recipe: Recipe, sources: Sources) -> Recipe:
@@ -148,46 +170,86 @@ def _introduce(sources: Sources, method: Method, machine: Machine, team: Team, s
     say(f"{sources.pictures} pictures, {judged}; {parameters:,} parameters; {machine.device}, {dtype}{several}")
 
 
-def _in_turn(team: Team, act: Callable[[], T]) -> T:
-    """What the first process leaves on the disk, the others find there."""
-    if not team.leads:
-        team.wait()
-        return act()
-    done = act()
-    team.wait()
-    return done
+def _in_turn(team: Team, device: torch.device, act: Callable[[], T]) -> T:
+    """What the first process leaves on the disk, the others find there; where it fails, they end without a word."""
+    failed = 1.0
+    try:
+        if team.leads:
+            done = act()
+        failed = 0.0
+    finally:
+        failed = team.agree(failed, device)
+    if failed:
+        raise SystemExit(1)
+    return done if team.leads else act()
 
 
-def _prepare(recipe: Recipe, options: Options, team: Team) -> Path:
-    """The run's folder with the frozen recipe in it; a folder that holds another run is refused."""
-    folder, frozen = options.output, options.output / "recipe.yaml"
+def _prepare(options: Options, team: Team) -> Path:
+    """The run's folder; one that holds another run is refused."""
+    folder = options.output
     if not team.leads:
         return folder
-    if frozen.exists() and not options.resume:
+    if (folder / RECIPE).exists() and not options.resume:
         raise OutputError(f"{folder} holds a training run already.", "Go on with --resume, or choose another folder.")
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        frozen.write_text(recipe.dump())
     except OSError as error:
         raise OutputError(f"{folder} cannot be written: {error.strerror}.") from error
     return folder
 
 
+def _freeze(recipe: Recipe, folder: Path) -> None:
+    partial = folder / f".{RECIPE}.tmp"
+    try:
+        partial.write_text(recipe.dump(), encoding="utf-8")
+        partial.replace(folder / RECIPE)
+    except OSError as error:
+        raise OutputError(f"{folder} cannot be written: {error.strerror}.") from error
+
+
 def build_method(recipe: Recipe, machine: Machine) -> Method:
-    """The recipe's method around its network, on the machine's device."""
-    if recipe.loss and recipe.loss not in LOSSES:
-        raise RecipeError(f"There is no loss '{recipe.loss}'.", nearest(recipe.loss, LOSSES))
+    """The recipe's method around its network, on the machine's device.
+
+    Raises RecipeError where an option of the method makes no sense, or patches do not fit the network.
+    """
+    name = recipe.options.get("loss", recipe.loss)
+    if name and name not in LOSSES:
+        raise RecipeError(f"There is no loss '{name}'.", nearest(str(name), LOSSES))
     torch.manual_seed(recipe.seed)
     network = _network(recipe).train()
     kind = resolve(METHODS, recipe.method, kind="method", error=RecipeError)
     loss = {"loss": recipe.loss} if recipe.loss else {}
-    try:
-        method: Method = kind(network, **loss, **recipe.options)
-    except TypeError as error:
-        raise RecipeError(f"The method '{recipe.method}' does not take these options: {error}") from error
+    _check_options(recipe, signature(kind).parameters)
+    method: Method = kind(network, **loss | recipe.options)
+    _check_patch(recipe, method)
     for player in method.players.values():
         player.to(machine.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     return method
+
+
+def _check_options(recipe: Recipe, taken: Mapping[str, Parameter]) -> None:
+    """Options by name, and of the type that their usual values have."""
+    known = {name: parameter.default for name, parameter in taken.items() if parameter.kind is Parameter.KEYWORD_ONLY}
+    for name, value in recipe.options.items():
+        if name not in known:
+            hint = nearest(str(name), known) if known else "It has none."
+            raise RecipeError(f"The method '{recipe.method}' does not take these options: '{name}'.", hint)
+        wanted = type(known[name])
+        if type(value) is not wanted and not (wanted is float and type(value) is int):
+            raise RecipeError(
+                f"'{name}' of '{recipe.method}' cannot be {value!r}.", f"It is {known[name]!r} by default."
+            )
+
+
+def _check_patch(recipe: Recipe, method: Method) -> None:
+    """A method that asks its network in a way of its own cuts patches itself."""
+    step = int(getattr(method.product, "multiple", 1))
+    if recipe.patch % step and not isinstance(method, AsksItsOwnWay):
+        fits = max(step, recipe.patch // step * step)
+        raise RecipeError(
+            f"Patches of {recipe.patch} pixels do not fit the network, whose sides are multiples of {step}.",
+            f"Give --patch {fits} or {fits + step}.",
+        )
 
 
 def _card(recipe: Recipe, steps: int = 0) -> weights.Card:
@@ -215,7 +277,10 @@ def _network(recipe: Recipe) -> nn.Module:
         try:
             network.load_state_dict(start.state_dict())
         except RuntimeError as error:
-            raise ModelError(f"'{card.id}' does not fit the recipe: it is another {card.architecture}.") from error
+            raise ModelError(
+                f"Training cannot start from '{card.id}': it is another {card.architecture} than the recipe's.",
+                "Leave --arch and --recipe out, and the network is that of the model.",
+            ) from error
     return network
 
 

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import count
 from pathlib import Path
 
+import torch
+
 from medcli.data.cache import PixelCache, open_cache
-from medcli.data.crops import Framing, MadeNoisy, Recorded, Source, keyed
+from medcli.data.crops import Framing, MadeNoisy, Recorded, Source, keyed, keyed_generator
 from medcli.data.folders import matched, pictures_in
 from medcli.errors import RecipeError
 from medcli.methods.base import Needs
+from medcli.noise.base import Noise
+from medcli.noise.pool import Pool
 from medcli.train.recipe import Recipe
 from medcli.train.validation import Validation, validation_of
 
 MOST_HELD_OUT = 32  # pictures
+FEW = 8  # pictures: of fewer none is held out unless a larger share is asked for
 
 
 @dataclass(frozen=True)
@@ -60,8 +66,9 @@ def open_sources(recipe: Recipe, needs: Needs, folders: Folders) -> Sources:
     if folders.val is not None:
         held = _checked(_validation_paths(folders.val, needs, recorded=recorded), recipe, folders)
     validation = validation_of(make(held), needs) if held else None
-    count = len(held.first) if held else 0
-    return Sources(make(trained), validation, len(trained.first), count, gray, check.skipped)
+    judges = len(held.first) if held else 0
+    skipped = [*check.skipped, *(held.skipped if held and folders.val is not None else [])]
+    return Sources(make(trained), validation, len(trained.first), judges, gray, skipped)
 
 
 @dataclass(frozen=True)
@@ -92,12 +99,21 @@ class _Pictures:
         return [line for cache in self.all for line in cache.skipped]
 
     def split(self, share: float, seed: int) -> tuple[_Pictures, _Pictures | None]:
-        """(to train on, to judge by): chosen by name, so that new pictures do not shift the old ones."""
-        wanted = min(MOST_HELD_OUT, round(share * len(self.first)) or (share > 0 and len(self.first) >= 8))
-        order = sorted(range(len(self.first)), key=lambda place: keyed(seed, Path(self.first.names[place]).name))
+        """(to train on, to judge by): chosen by name, so that new pictures do not shift the old ones.
+
+        Pages of one file stay together, for they look alike, unless there are few files.
+        """
+        files = [Path(name).name.rpartition("#")[0] or Path(name).name for name in self.first.names]
+        units = files if len(set(files)) >= FEW else [Path(name).name for name in self.first.names]
+        order = sorted(set(units), key=lambda unit: keyed(seed, unit))
+        wanted = min(MOST_HELD_OUT, round(share * len(order)) or (share > 0 and len(order) >= FEW))
         if not wanted:
             return self, None
-        return self._only(sorted(order[wanted:])), self._only(sorted(order[:wanted]))
+        held = set(order[:wanted])
+        return (
+            self._only([place for place, unit in enumerate(units) if unit not in held]),
+            self._only([place for place, unit in enumerate(units) if unit in held]),
+        )
 
     def _only(self, places: Sequence[int]) -> _Pictures:
         clean = self.clean.only(places) if self.clean and self.aligned else self.clean
@@ -135,7 +151,9 @@ def _validation_paths(folder: Path, needs: Needs, *, recorded: bool) -> _Paths:
     if not recorded or (needs.clean == "none" and needs.views == 1):
         return _Paths([_files([folder])])
     if needs.clean == "none" or not (folder / "noisy").is_dir() or not (folder / "clean").is_dir():
-        raise RecipeError(f"{folder} cannot judge this run.", "It must hold two folders, 'noisy' and 'clean'.")
+        views = "Leave --val out: some of the scenes are held out then."
+        hint = views if needs.clean == "none" else "It must hold two folders, 'noisy' and 'clean'."
+        raise RecipeError(f"{folder} cannot judge this run.", hint)
     names = matched(folder / "noisy", folder / "clean")
     return _Paths([[folder / "noisy" / a for a, _ in names]], [folder / "clean" / b for _, b in names], aligned=True)
 
@@ -159,7 +177,7 @@ def _checked(paths: _Paths, recipe: Recipe, folders: Folders) -> _Pictures:
 def _aligned(caches: Sequence[PixelCache], columns: Sequence[Sequence[Path]]) -> list[PixelCache]:
     """The scenes of which every picture could be read; raises RecipeError where two of one scene differ in size."""
     places = [{name: place for place, name in enumerate(cache.names)} for cache in caches]
-    rows = [[str(path) for path in row] for row in zip(*columns, strict=True)]
+    rows = [row for paths in zip(*columns, strict=True) for row in _pages(paths, places)]
     whole = [row for row in rows if all(name in known for name, known in zip(row, places, strict=True))]
     for row in whole:
         sizes = {cache.slots[known[name]].shape[:2] for cache, known, name in zip(caches, places, row, strict=True)}
@@ -175,13 +193,43 @@ def _aligned(caches: Sequence[PixelCache], columns: Sequence[Sequence[Path]]) ->
     ]
 
 
+def _pages(scene: Sequence[Path], places: Sequence[Mapping[str, int]]) -> Iterator[list[str]]:
+    """The names of a scene's pictures, page by page where its files have several, as the caches call them."""
+    yield [str(path) for path in scene]
+    for page in count(1):
+        names = [f"{path}#{page}" for path in scene]
+        if not any(name in known for name, known in zip(names, places, strict=True)):
+            return
+        yield names
+
+
 def _maker(framing: Framing, recipe: Recipe, needs: Needs) -> Callable[[_Pictures], Source]:
     noise = recipe.draw_noise()
+    _refuse_misfits(noise, framing)
 
     def make(pictures: _Pictures) -> Source:
         return MadeNoisy(pictures.first, noise, framing, recipe.seed, needs.views, needs.alike, needs.clean)
 
     return make
+
+
+def _refuse_misfits(noise: Noise, framing: Framing) -> None:
+    """Raises RecipeError for a noise of colour pictures where the patches are gray."""
+    if isinstance(noise, Pool):
+        for _, each in noise.noises:
+            _refuse_misfits(each, framing)
+        return
+    gray = torch.full((framing.channels, framing.patch, framing.patch), 0.5)
+    try:
+        fits = noise(gray, keyed_generator(0)).shape == gray.shape
+    except RuntimeError:  # torch's word for shapes that do not fit
+        fits = False
+    if not fits:
+        kind = "gray" if framing.channels == 1 else "colour"
+        raise RecipeError(
+            f"'{noise}' cannot be added to {kind} patches of {framing.patch} pixels.",
+            "Give another --noise or --pool; a recipe with 'config: {channels: 3}' takes gray pictures as colour.",
+        )
 
 
 def _recorder(framing: Framing, seed: int, mates: bool) -> Callable[[_Pictures], Source]:

@@ -1,0 +1,214 @@
+"""Claims about the command `med train`: what it refuses and in which words, and what its runs survive."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import click
+import numpy as np
+import pytest
+import tifffile
+from click.testing import CliRunner
+from PIL import Image
+
+from medcli.cli import med as door
+from medcli.errors import MedcliError
+from medcli.train import recipe as recipes
+from medcli.zoo import weights
+
+Train = Callable[..., str]
+TINY = """
+id: tiny
+title: Tiny
+steps: 4
+noises: {gaussian:25: 1}
+architecture: dncnn
+config: {width: 8, depth: 4}
+patch: 16
+batch: 2
+warmup: 1
+"""
+
+
+@pytest.fixture
+def train(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Train:
+    """Calls `med train` in an empty folder and returns what it says; errors are raised."""
+    monkeypatch.chdir(tmp_path)
+    Path("tiny.yaml").write_text(TINY)
+
+    def call(*arguments: str, recipe: str = "tiny.yaml") -> str:
+        machine = ["--device", "cpu", "--precision", "fp32", "--workers", "0", "--cache", "cache"]
+        given = ["train", *machine, *(["--recipe", recipe] if recipe else []), *arguments]
+        result = CliRunner().invoke(door, given, standalone_mode=False)
+        if result.exception:
+            raise result.exception
+        return result.output
+
+    return call
+
+
+def letter(call: Callable[[], str]) -> str:
+    """The words of the error that the call must end in, which is no traceback."""
+    with pytest.raises((MedcliError, click.UsageError)) as caught:
+        call()
+    return str(caught.value)
+
+
+def gray_folder(name: str, count: int = 3) -> Path:
+    folder = Path(name)
+    folder.mkdir()
+    for number in range(count):
+        Image.fromarray(np.full((24, 30), 40 * number, np.uint8)).save(folder / f"{number}.png")
+    return folder
+
+
+class TestProduct:
+    def test_card_names_the_pictures_also_of_a_recipe(self, train: Train, picture_folder: Path) -> None:
+        said = train("--data", "clean", "-o", "a run ü.v1")
+        assert "tiny.safetensors is ready" in said
+        card = weights.read_card(Path("a run ü.v1/tiny.safetensors"))
+        assert card.training_data == ["clean"]
+        assert str(picture_folder.parent) not in Path("a run ü.v1/README.md").read_text(encoding="utf-8")
+
+    def test_pictures_here(self, train: Train, picture_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        recipe = str(Path("tiny.yaml").resolve())
+        monkeypatch.chdir(picture_folder)
+        train("--data", ".", "-o", "../run", recipe=recipe)
+        assert weights.read_card(Path("../run/tiny.safetensors")).training_data == ["clean"]
+
+    def test_other_processes_are_silent(
+        self, train: Train, picture_folder: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("RANK", "1")
+        assert train("--data", "clean", "-o", "run") == ""
+
+    def test_stacks_pair_page_by_page(self, train: Train) -> None:
+        for number, name in enumerate(("noisy", "clean")):
+            Path(name).mkdir()
+            stack = np.full((4, 24, 30), 9000 * number, np.uint16)
+            tifffile.imwrite(Path(name, "s.tif"), stack, photometric="minisblack")
+        assert "4 pictures" in train("--noisy", "noisy", "--clean", "clean", "-o", "run")
+
+    def test_links_that_lead_nowhere_are_left_out(self, train: Train, picture_folder: Path) -> None:
+        (picture_folder / "gone.png").symlink_to("nowhere.png")
+        (picture_folder / "self.png").symlink_to("self.png")
+        said = train("--data", "clean", "-o", "run")
+        assert "5 pictures" in said
+        assert said.count("left out") == 2
+
+    def test_pictures_left_out_of_val_are_named(self, train: Train, picture_folder: Path) -> None:
+        folder = gray_folder("judge")
+        (folder / "bad.png").write_bytes(b"x")
+        assert "bad.png" in train("--data", "clean", "--val", "judge", "-o", "run")
+
+
+class TestLetters:
+    @pytest.mark.parametrize(
+        ("given", "words"),
+        [
+            ("--data clean --noisy clean --clean clean", "have their noise"),
+            ("--noisy clean --clean clean --noise gaussian:5", "have their noise"),
+            ("--data clean --noise gaussian:5 --pool noise", "exclude each other"),
+            ("--data clean --option views={a", "cannot be understood"),
+            ("--data clean --option views", "not NAME=VALUE"),
+            ("--data clean --option loss=zz", "no loss 'zz'"),
+            ("--data clean --option colour=1", "does not take these options"),
+            ("--data clean --method amsnet --option pd=2.5", "'pd' of 'amsnet' cannot be 2.5"),
+            ("--data clean --lr inf", "'learning_rate' cannot be inf"),
+            ("--data clean --seed 99999999999999999999", "'seed' cannot be"),
+            ("--data gray --pool camera", "cannot be added to gray"),
+            ("--method n2n --noisy clean --noisy clean --val clean", "Leave --val out"),
+        ],
+    )
+    def test_options(self, train: Train, picture_folder: Path, given: str, words: str) -> None:
+        gray_folder("gray")
+        assert words in letter(lambda: train(*given.split(), "-o", "run"))
+        assert not Path("run").exists()
+
+    def test_a_patch_that_does_not_fit(self, train: Train, picture_folder: Path) -> None:
+        words = letter(lambda: train("--data", "clean", "--patch", "20", "-o", "run", recipe=""))
+        assert "Give --patch 16 or 32" in words
+
+    def test_init_is_of_one_architecture(self, train: Train, picture_folder: Path) -> None:
+        words = letter(lambda: train("--data", "clean", "--init", "photo", "--arch", "dncnn", "-o", "run", recipe=""))
+        assert "leave --arch out" in words
+
+    @pytest.mark.parametrize(
+        ("line", "words"),
+        [
+            ("batch: 0", "'batch' cannot be 0"),
+            ("steps: 0", "'steps' cannot be 0"),
+            ("ema: 2", "'ema' cannot be 2"),
+            ("held_out: 1", "'held_out' cannot be 1"),
+            ("learning_rate: 1e-3", "1.0e-3"),
+            ("learning_rate: .nan", "'learning_rate' cannot be nan"),
+            ("clip: 0", "'clip' cannot be 0"),
+            ("id: ../evil", "cannot be the id"),
+            ("noises: {25: 1}", "must hold names"),
+            ("training_data: [1]", "must hold names"),
+            ("training_data: abc", "of type list"),
+            ("config: {channels: 2}", "2 channels"),
+        ],
+    )
+    def test_recipes(self, line: str, words: str, tmp_path: Path) -> None:
+        path = tmp_path / "bad.yaml"
+        path.write_text(f"{TINY}\n{line}\n")  # the last of two equal keys counts
+        message = letter(lambda: str(recipes.load(str(path))))
+        assert words in message
+        assert str(path) in message
+
+
+class TestResume:
+    def test_options_that_do_not_fit_leave_the_run_as_it_was(self, train: Train, picture_folder: Path) -> None:
+        train("--data", "clean", "-o", "run")
+        frozen = Path("run/recipe.yaml").read_text()
+        wider = ["--data", "clean", "-o", "run", "--resume", "--method", "med", "--arch", "split"]
+        letter(lambda: train(*wider, recipe=""))
+        Path("other.yaml").write_text(frozen.replace("width: 8", "width: 16"))
+        Path("run/recipe.yaml").write_text(Path("other.yaml").read_text())
+        assert "other options" in letter(lambda: train("--data", "clean", "-o", "run", "--resume", recipe=""))
+        Path("run/recipe.yaml").write_text(frozen)
+        assert "going on from step 4" in train("--data", "clean", "-o", "run", "--resume", recipe="")
+
+    def test_a_refused_checkpoint_keeps_the_frozen_recipe(self, train: Train, picture_folder: Path) -> None:
+        train("--data", "clean", "-o", "run")
+        frozen = Path("run/recipe.yaml").read_text()
+        Path("run/checkpoints/step-0000004.safetensors").write_bytes(b"torn")
+        words = letter(lambda: train("--data", "clean", "-o", "run", "--resume", "--steps", "6", recipe=""))
+        assert "remove it" in words
+        assert Path("run/recipe.yaml").read_text() == frozen
+
+    def test_a_damaged_best_is_no_obstacle(self, train: Train, picture_folder: Path) -> None:
+        train("--data", "clean", "--save-every", "2", "--val", "clean", "-o", "run")
+        best = Path("run/checkpoints/best.safetensors")
+        best.unlink()
+        best.write_bytes(b"torn")
+        train("--data", "clean", "--val", "clean", "-o", "run", "--resume", "--steps", "6", recipe="")
+        assert weights.read_card(Path("run/tiny.safetensors")).steps > 0
+
+    def test_a_torn_line_of_the_log_costs_no_other(self, train: Train, picture_folder: Path) -> None:
+        train("--data", "clean", "--report-every", "1", "-o", "run")
+        log = Path("run/log.jsonl")
+        log.write_text(log.read_text() + '{"step": 4, "log_')
+        again = ["--data", "clean", "-o", "run", "--resume", "--steps", "6", "--report-every", "1"]
+        train(*again, recipe="")
+        lines = log.read_text().splitlines()
+        assert [json.loads(line)["step"] for line in lines[-2:]] == [5, 6]
+
+    def test_nothing_to_go_on_from_is_said(self, train: Train, picture_folder: Path) -> None:
+        assert "no checkpoint in run: a new run" in train("--data", "clean", "-o", "run", "--resume")
+
+    def test_a_cache_that_lost_a_file_is_made_again(self, train: Train, picture_folder: Path) -> None:
+        train("--data", "clean", "-o", "first")
+        (pixels,) = Path("cache").glob("*.pixels")
+        pixels.write_bytes(pixels.read_bytes()[:100])
+        train("--data", "clean", "-o", "second")
+        pixels.unlink()
+        train("--data", "clean", "-o", "third")
+        (index,) = Path("cache").glob("*.json")
+        index.write_text("{")
+        train("--data", "clean", "-o", "fourth")
+        products = {Path(run, "tiny.safetensors").read_bytes() for run in ("first", "second", "third", "fourth")}
+        assert len(products) == 1
