@@ -62,6 +62,12 @@ class TestContract:
         noisy = torch.rand(1, 3, 16, 16)
         assert torch.equal(again.eval()(noisy), network(noisy))
 
+    def test_can_be_measured_without_memory(self, name: str) -> None:
+        network = build(name)
+        with torch.device("meta"):
+            twin = type(network)(**network.config).eval()
+            assert twin(torch.zeros(1, twin.channels, 4 * twin.multiple, 4 * twin.multiple)).device.type == "meta"
+
     def test_survives_a_weight_file(self, name: str, tmp_path: Path) -> None:
         network = build(name)
         card = weights.Card(id="tiny", architecture=name, config=network.config, licence="MIT")

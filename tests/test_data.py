@@ -218,7 +218,7 @@ class TestSources:
         folder = tmp_path / "stacks"
         folder.mkdir()
         for number in range(10):
-            pages = np.random.default_rng(number).integers(0, 255, (3, 20, 20), dtype=np.uint8)
+            pages = np.random.default_rng(number).integers(0, 255, (5, 20, 20), dtype=np.uint8)
             tifffile.imwrite(folder / f"{number}.tif", pages)
         recipe = replace(RECIPE, held_out=0.2, noises={"gaussian:5": 1})
         found = sources(tmp_path, Needs(clean="mates"), recipe, data=[folder])
@@ -227,7 +227,7 @@ class TestSources:
             for source in (found.train, found.validation.source)
         )
         assert (len(trained), len(held)) == (8, 2)
-        assert found.pictures == 24
+        assert found.pictures == 40
 
     def test_a_folder_may_judge(self, pairs: tuple[Path, Path], tmp_path: Path) -> None:
         noisy, clean = pairs

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -108,7 +109,9 @@ class PositionBias(nn.Module):
         return self._kept[1]
 
     def _computed(self) -> Tensor:
-        with torch.autocast(self.coordinates.device.type, torch.bfloat16, enabled=False):  # a dtype, for meta has none
+        device = self.coordinates.device.type
+        # no half precision here; on the meta device, where networks are measured, there is none to switch off
+        with torch.autocast(device, enabled=False) if torch.amp.is_autocast_available(device) else nullcontext():
             table = 16 * torch.sigmoid(self.mlp(self.coordinates))
         # softmax does not see what all its logits share, and half precision is finest about 0
         table = table - table.detach().amax(0)
