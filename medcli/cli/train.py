@@ -34,8 +34,9 @@ OWN_STEPS = 10_000
 @click.option("--recipe", help="A recipe's name or YAML file, in place of the defaults.")
 @click.option("--method", help="How to learn.  [default: supervised]")
 @click.option(
-    "--option", "method_options", multiple=True, metavar="NAME=VALUE", help="Of the method: views=3, pd=2 ..."
+    "--option", "method_options", multiple=True, metavar="NAME=VALUE", help="Of the method: views=3, fuse=add ..."
 )
+@click.option("--pd", type=click.IntRange(min=1), help="Stride of amsnet's sub-images.  [default: by the noise]")
 @click.option("--arch", "architecture", help="The network.  [default: unet, or what the method needs]")
 @click.option("--steps", type=click.IntRange(min=1), help=f"Steps of the whole run.  [default: {OWN_STEPS:,}]")
 @click.option("--minutes", type=click.FloatRange(min=0, min_open=True), help="End the schedule in this time.")
@@ -86,7 +87,9 @@ def command(output: Path, recipe: str | None, pool: str | None, noise: str | Non
     limits = Limits(**{key: options.pop(key) for key in ("minutes", "save_every", "report_every")})
     places = ("data", "noisy", "clean", "val", "device", "precision", "workers", "resume", "cache", "data_licence")
     run = Options(output, limits=limits, command=_command(), **{key: options.pop(key) for key in places})
-    own = _method_options(options.pop("method_options")) or None
+    pairs = options.pop("method_options")
+    pd = options.pop("pd")
+    own = _method_options(pairs if pd is None else (*pairs, f"pd={pd}")) or None
     chosen = _recipe(recipe, options | {"noises": _noises(pool, noise), "options": own}, run)
     keep_heap()
     with Display(chosen.steps, quiet=quiet) as display:

@@ -13,15 +13,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from medcli.data.blocks import LEAST_NOISE, Floats, blocks, channels, surfaces, unclipped
 from medcli.data.crops import as_unit
 from medcli.errors import InputError
 
 SIDE, LAGS = 24, 8  # of a block; largest distance that is looked at
 FLAT_SHARE, TONES = 0.05, 4
-LEAST_NOISE = 0.25 / 255  # less is a clipped, painted or smoothed surface
 TOLERANCE = 0.1
-
-Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -54,7 +52,11 @@ def noise_correlation(pictures: Iterable[NDArray[Any]]) -> Correlation:
 
     Raises InputError where none has a block of 24 x 24 pixels that is flat and noisy.
     """
-    found = [_measured(_flattest(_blocks(channel))) for picture in pictures for channel in _channels(as_unit(picture))]
+    found = [
+        _measured(_flattest(unclipped(blocks(channel, SIDE))))
+        for picture in pictures
+        for channel in channels(as_unit(picture))
+    ]
     variances, lags = (np.concatenate(parts) for parts in zip(*found, strict=True)) if found else (np.zeros(0),) * 2
     if not len(variances):
         raise InputError(
@@ -64,40 +66,16 @@ def noise_correlation(pictures: Iterable[NDArray[Any]]) -> Correlation:
     return Correlation(np.median(lags, axis=0), 255 * float(np.sqrt(np.median(variances))), len(variances))
 
 
-def _channels(picture: NDArray[np.float32]) -> Iterable[NDArray[np.float32]]:
-    return np.moveaxis(picture, 2, 0) if picture.ndim == 3 else picture[None]
-
-
-def _blocks(channel: NDArray[np.float32]) -> Floats:
-    """(H, W) -> (N, SIDE, SIDE), side by side, but for the rest at the right and below and what is clipped."""
-    rows, columns = (side // SIDE for side in channel.shape)
-    cut = channel[: rows * SIDE, : columns * SIDE].reshape(rows, SIDE, columns, SIDE)
-    blocks: Floats = cut.swapaxes(1, 2).reshape(-1, SIDE, SIDE).astype(np.float64)
-    inside = (blocks.min((1, 2)) > 0) & (blocks.max((1, 2)) < 1)
-    unclipped: Floats = blocks[inside]
-    return unclipped
-
-
-def _flattest(blocks: Floats) -> Floats:
+def _flattest(found: Floats) -> Floats:
     """The residuals of the twentieth of the blocks, tone by tone, in which they are smallest."""
-    residuals = _without_surface(blocks)
+    residuals = found - surfaces(found)
     deviations = residuals.std((1, 2))
-    order = np.argsort(blocks.mean((1, 2)), kind="stable")
+    order = np.argsort(found.mean((1, 2)), kind="stable")
     order = order[deviations[order] > LEAST_NOISE]
     tones = np.array_split(order, TONES)
     chosen = [tone[np.argsort(deviations[tone], kind="stable")][: -int(-FLAT_SHARE * len(tone) // 1)] for tone in tones]
     flattest: Floats = residuals[np.concatenate(chosen)]
     return flattest
-
-
-def _without_surface(blocks: Floats) -> Floats:
-    """What a surface of second degree leaves of each block."""
-    down, right = np.mgrid[-1 : 1 : SIDE * 1j, -1 : 1 : SIDE * 1j]
-    powers = np.stack([np.ones_like(down), down, right, down * right, down**2, right**2]).reshape(6, -1)
-    basis = np.linalg.qr(powers.T)[0]
-    flat = blocks.reshape(len(blocks), SIDE**2)
-    left: Floats = (flat - flat @ basis @ basis.T).reshape(blocks.shape)
-    return left
 
 
 def _measured(residuals: Floats) -> tuple[Floats, Floats]:

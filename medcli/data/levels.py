@@ -13,16 +13,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from medcli.data.blocks import LEAST_NOISE, TERMS, Floats, blocks, channels, surfaces, unclipped
 from medcli.data.crops import as_unit
 from medcli.errors import InputError
 
 SIDE = 16  # of a block, in pixels
 FLAT_SHARE, TONES = 0.1, 8
-LEAST_NOISE = 0.25 / 255  # less is a clipped, painted or smoothed surface
 CLEAN_OVER_NOISY, NOISY_OVER_NOISE = 2.0, 1.2
 SMALLEST, LARGEST = 1.0, 60.0  # sigma of h on noisy pictures, in grey levels
-
-Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -60,7 +58,9 @@ def flat_noise(pictures: Iterable[NDArray[Any]]) -> NoiseSample:
 
     Raises InputError where no picture has a block that is flat and noisy.
     """
-    found = [_flattest(_blocks(channel)) for picture in pictures for channel in _channels(as_unit(picture))]
+    found = [
+        _flattest(unclipped(blocks(channel, SIDE))) for picture in pictures for channel in channels(as_unit(picture))
+    ]
     sample = _joined([each for each in found if len(each.noise)])
     if not len(sample.noise):
         raise InputError(
@@ -73,8 +73,9 @@ def flat_noise(pictures: Iterable[NDArray[Any]]) -> NoiseSample:
 def known_noise(noisy: Iterable[NDArray[Any]], clean: Iterable[NDArray[Any]]) -> NoiseSample:
     """The noise of all blocks of pictures (H, W) or (H, W, C) whose clean mates are known."""
     pairs = [(as_unit(one), as_unit(other)) for one, other in zip(noisy, clean, strict=True)]
-    channels = [pair for each in pairs for pair in zip(*map(_channels, each), strict=True)]
-    return _joined([NoiseSample(_blocks(mate), _blocks(one) - _blocks(mate)) for one, mate in channels])
+    planes = [pair for each in pairs for pair in zip(*map(channels, each), strict=True)]
+    cut = [(blocks(one, SIDE), blocks(mate, SIDE)) for one, mate in planes]
+    return _joined([NoiseSample(mate, one - mate) for one, mate in cut])
 
 
 @dataclass(frozen=True)
@@ -133,42 +134,16 @@ def _moments(pictures: Sequence[NDArray[Any]]) -> tuple[Floats, Floats]:
     return mean, np.sqrt(variance)
 
 
-def _channels(picture: NDArray[np.float32]) -> Iterable[NDArray[np.float32]]:
-    return np.moveaxis(picture, 2, 0) if picture.ndim == 3 else picture[None]
-
-
-def _blocks(channel: NDArray[np.float32]) -> Floats:
-    """(H, W) -> (N, SIDE, SIDE), side by side, without the rest at the right and below."""
-    rows, columns = (side // SIDE for side in channel.shape)
-    cut = channel[: rows * SIDE, : columns * SIDE].reshape(rows, SIDE, columns, SIDE)
-    blocks: Floats = cut.swapaxes(1, 2).reshape(-1, SIDE, SIDE).astype(np.float64)
-    return blocks
-
-
-def _flattest(blocks: Floats) -> NoiseSample:
-    """The tenth of the blocks, tone by tone, that are nearest to a smooth surface; clipped ones are passed over."""
-    blocks = blocks[(blocks.min((1, 2)) > 0) & (blocks.max((1, 2)) < 1)]
-    surfaces = _surfaces(blocks)
-    noise = blocks - surfaces
+def _flattest(found: Floats) -> NoiseSample:
+    """The tenth of the blocks, tone by tone, that are nearest to a smooth surface."""
+    tones_below = surfaces(found)
+    noise = found - tones_below
     deviations = noise.std((1, 2))
-    order = np.argsort(blocks.mean((1, 2)), kind="stable")
+    order = np.argsort(found.mean((1, 2)), kind="stable")
     tones = np.array_split(order[deviations[order] > LEAST_NOISE], TONES)
     ranked = [tone[np.argsort(deviations[tone], kind="stable")] for tone in tones]
     chosen = np.concatenate([tone[: int(np.ceil(FLAT_SHARE * len(tone)))] for tone in ranked])
-    return NoiseSample(surfaces[chosen], noise[chosen] * np.sqrt(SIDE**2 / (SIDE**2 - TERMS)))
-
-
-TERMS = 6  # of a surface of second degree
-
-
-def _surfaces(blocks: Floats) -> Floats:
-    """The surface of second degree nearest to each block."""
-    down, right = np.mgrid[-1 : 1 : SIDE * 1j, -1 : 1 : SIDE * 1j]
-    powers = np.stack([np.ones_like(down), down, right, down * right, down**2, right**2]).reshape(TERMS, -1)
-    basis = np.linalg.qr(powers.T)[0]
-    flat = blocks.reshape(len(blocks), SIDE**2)
-    surfaces: Floats = (flat @ basis @ basis.T).reshape(blocks.shape)
-    return surfaces
+    return NoiseSample(tones_below[chosen], noise[chosen] * np.sqrt(SIDE**2 / (SIDE**2 - TERMS)))
 
 
 def _joined(samples: Sequence[NoiseSample]) -> NoiseSample:

@@ -45,7 +45,7 @@ def _stride(recipe: Recipe, noisy: Pictures) -> tuple[Recipe, str]:
         return recipe, ""
     correlation = noise_correlation(noisy)
     pd = correlation.stride()
-    words = f"noise of sigma {correlation.sigma:.1f}, uncorrelated {pd} pixels apart: pd={pd} (--option pd=N overrules)"
+    words = f"noise of sigma {correlation.sigma:.1f}, uncorrelated {pd} pixels apart: pd={pd} (--pd overrules)"
     return replace(recipe, options={**recipe.options, "pd": pd}), words
 
 
