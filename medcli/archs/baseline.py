@@ -5,13 +5,10 @@ Chen et al., Simple Baselines for Image Restoration (ECCV 2022), section 3.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
-
 import torch.nn.functional as F
 from torch import Tensor, nn, zeros
 
-from medcli.archs.nafnet import ChannelNorm
+from medcli.archs.nafnet import ChannelNorm, NAFNet
 
 
 class BaselineBlock(nn.Module):
@@ -38,66 +35,11 @@ class BaselineBlock(nn.Module):
         return features + fed * self.feed_scale
 
 
-class Baseline(nn.Module):
-    """(B, C, H, W) float in [0, 1] -> same shape; H and W must be multiples of `multiple`.
+class Baseline(NAFNet):
+    """(B, C, H, W) float in [0, 1] -> same shape: NAFNet's shape and arguments, with the blocks of its baseline.
 
-    width, encoders, middle, decoders: as in `medcli.archs.nafnet`. The defaults are the configuration that the AMSNet
-    paper runs under the name of NAFNet: 29,056,227 parameters for colour.
-
-    Channel attention averages over all that it is given, so the result of a tile depends a little on the tile's size.
+    The defaults are the configuration that the AMSNet paper runs under the name of NAFNet: 29,056,227 parameters for
+    colour.
     """
 
-    def __init__(
-        self,
-        channels: int = 3,
-        width: int = 32,
-        encoders: Sequence[int] = (2, 2, 4, 8),
-        middle: int = 12,
-        decoders: Sequence[int] = (2, 2, 2, 2),
-    ) -> None:
-        super().__init__()
-        if len(encoders) != len(decoders):
-            raise ValueError("encoders and decoders must have the same number of levels")
-        self.config: dict[str, Any] = {
-            "channels": channels,
-            "width": width,
-            "encoders": list(encoders),
-            "middle": middle,
-            "decoders": list(decoders),
-        }
-        self.channels = channels
-        self.multiple = 2 ** len(encoders)
-        widths = [width * 2**level for level in range(len(encoders) + 1)]
-        self.head = nn.Conv2d(channels, width, 3, padding=1)
-        self.encoders = nn.ModuleList(_stage(w, n) for w, n in zip(widths, encoders, strict=False))
-        self.downs = nn.ModuleList(nn.Conv2d(w, 2 * w, 2, stride=2) for w in widths[:-1])
-        self.middle = _stage(widths[-1], middle)
-        self.ups = nn.ModuleList(
-            nn.Sequential(nn.Conv2d(w, 2 * w, 1, bias=False), nn.PixelShuffle(2)) for w in widths[:0:-1]
-        )
-        self.decoders = nn.ModuleList(_stage(w, n) for w, n in zip(widths[-2::-1], decoders, strict=True))
-        self.tail = nn.Conv2d(width, channels, 3, padding=1)
-
-    @property
-    def receptive_field(self) -> int:
-        """Largest distance in pixels at which an input can influence an output, channel attention aside."""
-        encoders, decoders = self.config["encoders"], self.config["decoders"][::-1]
-        reach = 2 + sum((down + up) * 2**level for level, (down, up) in enumerate(zip(encoders, decoders, strict=True)))
-        return int(reach + self.config["middle"] * self.multiple + self.multiple - 1)
-
-    def forward(self, noisy: Tensor) -> Tensor:
-        features = self.head(noisy)
-        skips = []
-        for encode, down in zip(self.encoders, self.downs, strict=True):
-            features = encode(features)
-            skips.append(features)
-            features = down(features)
-        features = self.middle(features)
-        for up, decode in zip(self.ups, self.decoders, strict=True):
-            features = decode(up(features) + skips.pop())
-        residual: Tensor = self.tail(features)
-        return noisy + residual
-
-
-def _stage(width: int, depth: int) -> nn.Sequential:
-    return nn.Sequential(*(BaselineBlock(width) for _ in range(depth)))
+    block: type[nn.Module] = BaselineBlock

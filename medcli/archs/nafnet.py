@@ -64,6 +64,8 @@ class NAFNet(nn.Module):
     Channel attention averages over all that it is given, so the result of a tile depends a little on the tile's size.
     """
 
+    block: type[nn.Module] = GatedBlock
+
     def __init__(
         self,
         channels: int = 3,
@@ -86,13 +88,13 @@ class NAFNet(nn.Module):
         self.multiple = 2 ** len(encoders)
         widths = [width * 2**level for level in range(len(encoders) + 1)]
         self.head = nn.Conv2d(channels, width, 3, padding=1)
-        self.encoders = nn.ModuleList(_stage(w, n) for w, n in zip(widths, encoders, strict=False))
+        self.encoders = nn.ModuleList(self._stage(w, n) for w, n in zip(widths, encoders, strict=False))
         self.downs = nn.ModuleList(nn.Conv2d(w, 2 * w, 2, stride=2) for w in widths[:-1])
-        self.middle = _stage(widths[-1], middle)
+        self.middle = self._stage(widths[-1], middle)
         self.ups = nn.ModuleList(
             nn.Sequential(nn.Conv2d(w, 2 * w, 1, bias=False), nn.PixelShuffle(2)) for w in widths[:0:-1]
         )
-        self.decoders = nn.ModuleList(_stage(w, n) for w, n in zip(widths[-2::-1], decoders, strict=True))
+        self.decoders = nn.ModuleList(self._stage(w, n) for w, n in zip(widths[-2::-1], decoders, strict=True))
         self.tail = nn.Conv2d(width, channels, 3, padding=1)
 
     @property
@@ -115,6 +117,5 @@ class NAFNet(nn.Module):
         residual: Tensor = self.tail(features)
         return noisy + residual
 
-
-def _stage(width: int, depth: int) -> nn.Sequential:
-    return nn.Sequential(*(GatedBlock(width) for _ in range(depth)))
+    def _stage(self, width: int, depth: int) -> nn.Sequential:
+        return nn.Sequential(*(type(self).block(width) for _ in range(depth)))
