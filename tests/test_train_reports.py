@@ -38,7 +38,7 @@ from medcli.cli.training import (
 )
 from medcli.errors import OutputError
 from medcli.train.curves import COLOURS, draw, is_figure, is_term, read_log, running_mean
-from medcli.train.grid import GAP, PAPER, TITLE, grid, noise_shown
+from medcli.train.grid import GAP, PAPER, TITLE, grid
 from medcli.train.tensorboard import Board
 
 HIDE, SHOW = "\x1b[?25l", "\x1b[?25h"
@@ -356,12 +356,6 @@ class TestGrid:
         second = np.flatnonzero((sheet[TITLE + 8] != PAPER).any(-1))[16]
         assert (sheet[:TITLE, second - GAP : second] == PAPER).all()
         assert second > 150
-
-    def test_gray_is_no_noise(self) -> None:
-        noisy, restored = pictures((8, 8, 3))
-        assert noise_shown(restored, restored) == pytest.approx(0.5)
-        assert noise_shown(restored + np.float32(0.25), restored) == pytest.approx(0.75)
-        assert noise_shown(noisy, restored).dtype == np.float32
 
     def test_titles_and_pictures_must_agree(self, tmp_path: Path) -> None:
         with pytest.raises(ValueError, match="zip"):

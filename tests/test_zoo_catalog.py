@@ -282,13 +282,11 @@ class TestLocate:
         assert catalog.remove(entry) == 0
         assert not catalog.is_here(entry)
 
-    def test_a_run_gives_what_it_kept_rather_than_its_best_so_far(self, tmp_path: Path) -> None:
-        for name in ("best.safetensors", "photo2.safetensors", "photo2.vector.safetensors"):
+    def test_a_run_gives_what_it_kept(self, tmp_path: Path) -> None:
+        for name in ("photo2.safetensors", "photo2.vector.safetensors"):
             (tmp_path / name).touch()
         assert catalog.locate(str(tmp_path)) == tmp_path / "photo2.safetensors"
         (tmp_path / "photo2.safetensors").unlink()
-        assert catalog.locate(str(tmp_path)) == tmp_path / "best.safetensors"
-        (tmp_path / "best.safetensors").unlink()
         for name in "ab":
             (tmp_path / f"{name}.safetensors").touch()
         with pytest.raises(ModelError, match="holds 2 weight files"):

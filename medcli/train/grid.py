@@ -38,11 +38,6 @@ def grid(rows: Sequence[Sequence[Pixels]], titles: Sequence[str], out: Path, *, 
         _titled(sheet, titles, lefts).save(file, "PNG")
 
 
-def noise_shown(noisy: Pixels, restored: Pixels) -> Pixels:
-    """The estimated noise as a picture in [0, 1]: 0.5 + noisy - restored, so that gray is no noise."""
-    return (0.5 + noisy - restored).clip(0, 1)
-
-
 def _middle(picture: Pixels, side: int) -> Pixels:
     top, left = (max(0, (length - side) // 2) for length in picture.shape[:2])
     return picture[top : top + side, left : left + side]

@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 PACKAGE = Path(__file__).parent.parent
 WEIGHTS = PACKAGE / "weights"
 HOME_VARIABLE = "MED_HOME"
-BEST = "best.safetensors"
 
 
 @dataclass(frozen=True)
@@ -193,12 +192,11 @@ def locate(name: str, say: Callable[[str], None] = tell) -> Path:
 
 
 def _product(folder: Path) -> Path:
-    """The weights that a run kept: named after its recipe, next to which the best so far may lie."""
+    """The weights that a run kept; its checkpoints lie deeper."""
     found = sorted(path for path in folder.glob("*.safetensors") if not path.name.endswith(".vector.safetensors"))
-    named = [path for path in found if path.name != BEST] or found
-    if len(named) != 1:
+    if len(found) != 1:
         raise ModelError(f"{folder} holds {len(found)} weight files, not one.", "Name the .safetensors file itself.")
-    return named[0]
+    return found[0]
 
 
 def pull(entry: Entry, say: Callable[[str], None] = ignore) -> Path:
