@@ -22,9 +22,10 @@ import torch
 from PIL import Image, ImageCms
 
 from medcli.batch.pairs import NoisedPictures
-from medcli.batch.synth import MANIFEST, Made, NoiseDrawer, Order, make, plan, synthesise
+from medcli.batch.synth import Made, NoiseDrawer, Order, Task, make, plan, synthesise
 from medcli.cli import med
 from medcli.data.folders import matched, pictures_in
+from medcli.data.mates import MANIFEST, Side
 from medcli.errors import InputError, MedcliError, OutputError, RecipeError, SomeFailed
 from medcli.images import read
 from medcli.noise.notation import parse
@@ -58,8 +59,12 @@ def ordered(clean: Path, noisy: Path, spec: str = "gaussian:5-50", **options: An
     return Order(clean, noisy, NoiseDrawer(parse(spec)), **options)
 
 
+def planned(order: Order) -> list[Task]:
+    return plan(order.clean, order.noisy, count=order.count, depth=order.depth, format=order.format)
+
+
 def made(order: Order, processes: int = 1) -> list[Made]:
-    return list(synthesise(order, plan(order), processes))
+    return list(synthesise(order, planned(order), processes))
 
 
 @pytest.mark.parametrize("spec", ["noise", "gaussian:5-50+clip+poisson:30"])
@@ -342,6 +347,7 @@ class Brightness:
     deadly: int = 0
     name: str = "brightness"
     spelled: str = "brightness v1"
+    makes: Side = "noisy"
 
     def draw(self, clean: torch.Tensor, generator: torch.Generator, /) -> tuple[torch.Tensor, str]:
         if clean.shape[2] == self.deadly:
@@ -410,7 +416,7 @@ def test_nothing_done_is_an_error_of_its_own(tmp_path: Path) -> None:
 def test_a_noise_that_does_not_fit_is_a_letter(picture_folder: Path, noisy: Path) -> None:
     cv2.imwrite(str(picture_folder / "gray.png"), np.full((16, 20), 90, np.uint8))
     order = ordered(picture_folder, noisy, "camera")
-    outcome = make((plan(order)[-1], None), order)
+    outcome = make((planned(order)[-1], None), order)
     assert isinstance(outcome.error, InputError)
     assert "gray.png: 'camera' cannot be added to 20x16 pixels in gray." in outcome.error.problem
 

@@ -16,6 +16,7 @@ import torch
 from torch import Generator, Tensor, nn
 
 from medcli.data.crops import keyed_generator
+from medcli.data.mates import Side
 from medcli.engine.device import choose_device
 from medcli.engine.pixels import reflected
 from medcli.engine.tiling import Span, bands, plan
@@ -57,8 +58,9 @@ class Level(NamedTuple):
 
 
 class Direction(NamedTuple):
-    """A way between the domains. usual: the range of sigma where none is given."""
+    """A way between the domains. makes: its end. usual: the range of sigma where none is given."""
 
+    makes: Side
     usual: Callable[[Sampler], Range]
     answer: Callable[[Sampler, Tensor, Normal, Level], Tensor]
 
@@ -73,8 +75,8 @@ def _clean(sampler: Sampler, noisy: Tensor, normal: Normal, level: Level) -> Ten
 
 FORTH = "clean-to-noisy"
 DIRECTIONS: Mapping[str, Direction] = {
-    FORTH: Direction(lambda sampler: (sampler.sigma_y, sampler.sigma_x), _noisy),
-    "noisy-to-clean": Direction(lambda sampler: (0.0, 0.0), _clean),
+    FORTH: Direction("noisy", lambda sampler: (sampler.sigma_y, sampler.sigma_x), _noisy),
+    "noisy-to-clean": Direction("clean", lambda sampler: (0.0, 0.0), _clean),
 }
 
 
@@ -132,6 +134,10 @@ class LearnedNoise:
     def spelled(self) -> str:
         level = f"sigma={spell(self.sigma)},temperature={spell(self.temperature)}"
         return f"{self.name}:{self.direction},{level} sha256:{self.digest}"
+
+    @property
+    def makes(self) -> Side:
+        return DIRECTIONS[self.direction].makes
 
     def draw(self, clean: Tensor, generator: Generator, /) -> tuple[Tensor, str]:
         """Raises InputError where the model is for colour and the picture is gray, or the other way round."""

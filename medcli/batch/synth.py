@@ -7,12 +7,10 @@ process keeps the manifest. A mate whose row was lost with a killed run is known
 
 from __future__ import annotations
 
-import hashlib
 import io
-import json
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Protocol
@@ -27,7 +25,8 @@ from medcli.batch.pairs import Floats, as_floats, as_stored
 from medcli.batch.plan import folds_case
 from medcli.batch.report import Status
 from medcli.data.crops import keyed_generator
-from medcli.data.folders import pictures_in
+from medcli.data.folders import nested, pictures_in
+from medcli.data.mates import MANIFEST, Row, Side, digest, parsed, present, way
 from medcli.errors import InputError, MedcliError, OutputError
 from medcli.images import Page, Picture, format_of, read, write
 from medcli.images.formats import FORMATS
@@ -36,7 +35,6 @@ from medcli.noise.base import Noise, spell
 from medcli.noise.chain import Chain
 from medcli.noise.pool import Pool
 
-MANIFEST = "pairs.jsonl"
 DEPTHS: Mapping[str, str] = {"8": "uint8", "16": "uint16", "float": "float32"}
 LOSSLESS = ("png", "tiff", "bmp")
 
@@ -45,7 +43,7 @@ class Drawer(Protocol):
     """What makes a picture noisy: a noise with a notation, or a model that has learned one. Workers get a pickle of it.
 
     name: what people call it, part of the key of every draw. spelled: all of it, such that equal words mean an equal
-    noise: a pool with its shares, or the digest of a model's weights.
+    noise: a pool with its shares, or the digest of a model's weights. makes: which of the two the result is.
     """
 
     @property
@@ -53,6 +51,9 @@ class Drawer(Protocol):
 
     @property
     def spelled(self) -> str: ...
+
+    @property
+    def makes(self) -> Side: ...
 
     def draw(self, clean: Tensor, generator: torch.Generator, /) -> tuple[Tensor, str]:
         """(C, H, W) float in [0, 1] -> (noisy of the same shape, what was drawn with its parameters)."""
@@ -63,6 +64,7 @@ class NoiseDrawer:
     """A noise from `medcli.noise`, settled for each page before it is drawn."""
 
     noise: Noise
+    makes: Side = "noisy"
 
     @property
     def name(self) -> str:
@@ -105,37 +107,6 @@ class Task:
 
 
 @dataclass(frozen=True)
-class Row:
-    """A line of the manifest. noise, spelled: of the Drawer; drawn: what came of it, page by page where pages differ.
-
-    depth: as asked, None for that of the clean file; protocol: what became of the values. medcli: the version that made
-    the file, which is no part of its identity.
-    """
-
-    source: str
-    output: str
-    draw: int
-    seed: int
-    noise: str
-    spelled: str
-    drawn: str
-    depth: str | None
-    protocol: str
-    source_sha256: str
-    output_sha256: str
-    medcli: str
-
-    def line(self) -> bytes:
-        return json.dumps(asdict(self)).encode() + b"\n"
-
-    def answers(self, task: Task, order: Order, source_sha256: str) -> bool:
-        """Whether this is what would be made now."""
-        asked = (task.source, task.draw, order.seed, order.drawer.name, order.drawer.spelled, order.depth)
-        mine = (self.source, self.draw, self.seed, self.noise, self.spelled, self.depth)
-        return (*mine, self.source_sha256) == (*asked, source_sha256)
-
-
-@dataclass(frozen=True)
 class Made:
     """What became of a task. row: of a mate that is there; error: of one that failed. notes: a line per conversion."""
 
@@ -154,7 +125,7 @@ class Ledger:
         self._folder, self.path = folder, folder / MANIFEST
         content = self.path.read_bytes() if self.path.exists() else b""
         try:
-            self._rows = {row.output: row for row in map(_parsed, content.splitlines()) if row}
+            self._rows = {row.output: row for row in parsed(content)}
         except (ValueError, TypeError):
             raise OutputError(f"{self.path} is no manifest of noisy mates.", "Choose another --to.") from None
         self._gap = bool(content) and not content.endswith(b"\n")
@@ -180,17 +151,19 @@ class Ledger:
                 file.write(content)
 
 
-def plan(order: Order) -> list[Task]:
-    """Every draw of every picture, in a stable order, each with an output of its own.
+def plan(
+    clean: Path, noisy: Path, *, count: int = 1, depth: str | None = None, format: str | None = None
+) -> list[Task]:
+    """Every draw of every picture, in a stable order, each with an output of its own. What is given: see `Order`.
 
     Raises InputError for a folder without pictures, OutputError where the folders lie in one another or where two
     pictures would become one.
     """
-    _refuse_overlap(order.clean, order.noisy)
-    folders = [f"{draw:04d}/" for draw in range(order.count)] if order.count > 1 else [""]
-    names = pictures_in(order.clean)
-    outputs = [_output(name, order).as_posix() for name in names]
-    _refuse_collisions(names, outputs, order.noisy)
+    _refuse_overlap(clean, noisy)
+    folders = [f"{draw:04d}/" for draw in range(count)] if count > 1 else [""]
+    names = pictures_in(clean)
+    outputs = [_output(name, depth, format).as_posix() for name in names]
+    _refuse_collisions(names, outputs, noisy)
     pairs = zip(names, outputs, strict=True)
     return [Task(name.as_posix(), f + output, draw) for name, output in pairs for draw, f in enumerate(folders)]
 
@@ -201,7 +174,7 @@ def rehearse(order: Order, tasks: Sequence[Task]) -> Generator[Made, None, None]
     for task in tasks:
         past = ledger.past(task)
         try:
-            current = past and _is_current(past, task, order, _sha256((order.clean / task.source).read_bytes()))
+            current = past and _is_current(past, task, order, digest((order.clean / task.source).read_bytes()))
             yield Made(task, "skipped", past) if current else Made(task, "planned")
         except OSError as error:
             yield _failed(error, task, order)
@@ -222,7 +195,7 @@ def synthesise(order: Order, tasks: Sequence[Task], processes: int = 1) -> Gener
     with closing(spread(partial(make, order=order), todo, processes)) as results:
         for number, result in results:
             made = _failed(result, tasks[number], order) if isinstance(result, Lost) else result
-            if made.status == "done" and made.row:
+            if made.row and made.row != ledger.past(made.task):
                 ledger.append(made.row)
             early[number] = made
             while due in early:
@@ -266,37 +239,25 @@ def _spelled(noise: Noise) -> str:
     return "+".join(map(_spelled, noise.noises)) if isinstance(noise, Chain) else str(noise)
 
 
-def _parsed(line: bytes) -> Row | None:
-    """The row; None for the beginning of one. Raises ValueError, TypeError for anything else."""
-    try:
-        return Row(**json.loads(line))
-    except ValueError:
-        start = b'{"source": '
-        if line.startswith(start) or start.startswith(line):
-            return None
-        raise
-
-
 def _refuse_overlap(clean: Path, noisy: Path) -> None:
     if noisy.exists() and not noisy.is_dir():
         raise OutputError(f"{noisy} is a file.", "Let --to name a folder.")
-    for inner, outer in ((noisy, clean), (clean, noisy)):
-        if any(each.exists() and each.samefile(outer) for each in (inner, *inner.resolve().parents) if outer.exists()):
-            raise OutputError(
-                f"{noisy} would mix noisy pictures with the clean ones of {clean}.",
-                "Neither folder may lie in the other: choose another --to.",
-            )
+    if nested(clean, noisy):
+        raise OutputError(
+            f"{noisy} would mix noisy pictures with the clean ones of {clean}.",
+            "Neither folder may lie in the other: choose another --to.",
+        )
 
 
-def _output(name: Path, order: Order) -> Path:
+def _output(name: Path, depth: str | None, format: str | None) -> Path:
     """The relative name of a mate: that of its source, but for the extension where the source's will not do."""
     named = format_of(name)
-    if order.format:
-        wanted = order.format
-    elif named in LOSSLESS and (order.depth is None or DEPTHS[order.depth] in FORMATS[named].depths):
+    if format:
+        wanted = format
+    elif named in LOSSLESS and (depth is None or DEPTHS[depth] in FORMATS[named].depths):
         wanted = named
     else:
-        wanted = "tiff" if order.depth == "float" else "png"
+        wanted = "tiff" if depth == "float" else "png"
     return name if named == wanted else name.with_suffix(FORMATS[wanted].suffixes[0])
 
 
@@ -310,44 +271,52 @@ def _refuse_collisions(names: Sequence[Path], outputs: Sequence[str], folder: Pa
 
 
 def _is_current(past: Row, task: Task, order: Order, source_sha256: str) -> bool:
-    if order.overwrite or not past.answers(task, order, source_sha256):
+    """Whether the past row is what would be made now, and its file is there."""
+    asked = (task.source, task.draw, order.seed, order.drawer.name, order.drawer.spelled, order.depth)
+    known = (past.source, past.draw, past.seed, past.noise, past.spelled, past.depth)
+    if order.overwrite or (*known, past.source_sha256) != (*asked, source_sha256):
         return False
-    return past.output_sha256 == _present(order.noisy / task.output)
+    return past.output_sha256 == present(order.noisy / task.output)
 
 
 def _made(task: Task, past: Row | None, order: Order) -> Made:
     source, target = order.clean / task.source, order.noisy / task.output
     content = source.read_bytes()
-    stamp = _sha256(content)
+    stamp = digest(content)
     if past and _is_current(past, task, order, stamp):
-        return Made(task, "skipped", past)
+        return Made(task, "skipped", replace(past, folder=way(order.noisy, order.clean)))
     picture = read(content, name=str(source))
     drawn, protocol = add_noise(picture, task, order)
     encoded = _encoded(picture, target)
-    asked = (task.source, task.output, task.draw, order.seed, order.drawer.name, order.drawer.spelled, drawn)
-    row = Row(*asked, order.depth, protocol, stamp, _sha256(encoded), __version__)
+    row = Row(
+        source=task.source,
+        folder=way(order.noisy, order.clean),
+        output=task.output,
+        makes=order.drawer.makes,
+        draw=task.draw,
+        seed=order.seed,
+        noise=order.drawer.name,
+        spelled=order.drawer.spelled,
+        drawn=drawn,
+        depth=order.depth,
+        protocol=protocol,
+        source_sha256=stamp,
+        output_sha256=digest(encoded),
+        medcli=__version__,
+    )
     _land(encoded, target, (row.output_sha256, past.output_sha256 if past else ""), order)
     return Made(task, "done", row, tuple(picture.notes))
 
 
 def _land(encoded: bytes, target: Path, ours: tuple[str, str], order: Order) -> None:
     """Writes the file unless it is there. ours: digests that a file to be replaced may have, the new one first."""
-    present = _present(target)
-    if present and present not in ours and not order.overwrite:
+    there = present(target)
+    if there and there not in ours and not order.overwrite:
         problem = f"{target} exists, and is no result of an earlier run here, or was changed since."
         raise OutputError(problem, "Add --overwrite to replace it, or choose another --to.")
-    if present != ours[0]:
+    if there != ours[0]:
         with landing(target) as file:
             file.write(encoded)
-
-
-def _sha256(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()
-
-
-def _present(path: Path) -> str:
-    """Digest of the file there; empty where there is none."""
-    return _sha256(path.read_bytes()) if path.exists() else ""
 
 
 def _noisy(clean: Floats, drawer: Drawer, generator: torch.Generator, *, keep: bool) -> tuple[Floats, str]:

@@ -136,7 +136,7 @@ def command(
     _check(depth, format_)
     drawer = _drawer(noise, pool, Learned(model, direction, sigma, temperature, device))
     order = Order(clean, noisy, drawer, seed, count, depth, format_, overwrite)
-    tasks = plan(order)
+    tasks = plan(clean, noisy, count=count, depth=depth, format=format_)
     workers = min(processes or _cores(), len(tasks))
     made = rehearse(order, tasks) if dry_run else synthesise(order, tasks, workers)
     with Display(len(tasks), animate=terminal_can_animate(), quiet=quiet) as display, closing(made):

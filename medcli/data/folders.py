@@ -29,6 +29,16 @@ def pictures_in(folder: Path) -> list[Path]:
     return sorted(found, key=Path.as_posix)
 
 
+def nested(one: Path, other: Path) -> bool:
+    """Whether one of two folders lies in the other, or both are the same; they need not be there yet."""
+    return any(
+        each.exists() and each.samefile(outer)
+        for inner, outer in ((one, other), (other, one))
+        if outer.exists()
+        for each in (inner, *inner.resolve().parents)
+    )
+
+
 def matched(*folders: Path) -> list[tuple[Path, ...]]:
     """The pictures of equal name, one of each folder, by relative path whatever the extensions, sorted.
 

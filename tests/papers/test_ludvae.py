@@ -25,10 +25,10 @@ from torch import Generator, Tensor, nn
 from medcli.archs.dncnn import DnCNN
 from medcli.archs.ludvae import LUDVAE, Gaussian
 from medcli.batch.learned import Field, open_model
-from medcli.batch.synth import MANIFEST
 from medcli.cli.synth_pairs import command
 from medcli.data.crops import as_unit
 from medcli.data.levels import NoiseSample, flat_noise, known_noise, matching, propose
+from medcli.data.mates import MANIFEST
 from medcli.engine.tiling import Span
 from medcli.errors import InputError, ModelError, RecipeError
 from medcli.images import read

@@ -1,0 +1,128 @@
+"""`pairs.jsonl`: which file of a folder is the mate of which other, how it was made, and whether both still are so."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Literal
+
+from medcli.data.folders import listed
+from medcli.errors import InputError
+
+MANIFEST = "pairs.jsonl"
+Side = Literal["noisy", "clean"]
+
+
+@dataclass(frozen=True)
+class Row:
+    """A line of the manifest.
+
+    source: relative to `folder`, where the pictures lie of which mates were made, itself relative to the manifest's
+    folder, as output is. draw: its number, from 0. makes: which of the two the output is. noise, spelled: what made it,
+    by name and to the last number; drawn: what came of it, page by page where pages differ. depth: as asked, None for
+    that of the source; protocol: what became of the values. medcli: the version that made the file, which is no part of
+    its identity.
+    """
+
+    source: str
+    folder: str
+    output: str
+    makes: Side
+    draw: int
+    seed: int
+    noise: str
+    spelled: str
+    drawn: str
+    depth: str | None
+    protocol: str
+    source_sha256: str
+    output_sha256: str
+    medcli: str
+
+    def line(self) -> bytes:
+        return json.dumps(asdict(self)).encode() + b"\n"
+
+
+def parsed(content: bytes) -> Iterator[Row]:
+    """The rows of a manifest. A line that a killed run has torn is passed over.
+
+    Raises ValueError, TypeError for what is no manifest.
+    """
+    for line in content.splitlines():
+        if (row := _parsed(line)) is not None:
+            yield row
+
+
+def _parsed(line: bytes) -> Row | None:
+    """The row; None for the beginning of one."""
+    try:
+        return Row(**json.loads(line))
+    except ValueError:
+        start = b'{"source": '
+        if line.startswith(start) or start.startswith(line):
+            return None
+        raise
+
+
+def way(start: Path, end: Path) -> str:
+    """The path from one folder to another, with slashes; absolute where they lie on different drives."""
+    try:
+        return Path(os.path.relpath(end.resolve(), start.resolve())).as_posix()
+    except ValueError:  # Windows
+        return end.resolve().as_posix()
+
+
+def digest(content: bytes) -> str:
+    """SHA-256 in hexadecimal digits."""
+    return hashlib.sha256(content).hexdigest()
+
+
+def present(path: Path) -> str:
+    """Digest of the file there; empty where there is none."""
+    return digest(path.read_bytes()) if path.is_file() else ""
+
+
+def recorded_pairs(folder: Path, sources: Path | None = None) -> list[tuple[Path, Path]]:
+    """(noisy, clean) of each line of the folder's manifest, every draw of it.
+
+    sources: where the pictures lie now of which mates were made, if they were moved. Raises InputError where there is
+    no manifest, and where a file of a pair is gone or was changed since.
+    """
+    rows = _rows(folder)
+    places = [((sources or (folder / row.folder).resolve()) / row.source, folder / row.output) for row in rows]
+    _refuse_strangers(folder, rows, places)
+    return [pair[::-1] if row.makes == "noisy" else pair for row, pair in zip(rows, places, strict=True)]
+
+
+def _rows(folder: Path) -> list[Row]:
+    path = folder / MANIFEST
+    hint = "'med synth-pairs' writes it. Two folders of equal names are given with --noisy and --clean."
+    if not path.is_file():
+        raise InputError(f"{folder} holds no {MANIFEST}, which says what belongs together.", hint)
+    try:
+        rows = list({row.output: row for row in parsed(path.read_bytes())}.values())
+    except (ValueError, TypeError):
+        raise InputError(f"{path} is no manifest of noisy mates.", hint) from None
+    if not rows:
+        raise InputError(f"{path} names no pair.", "Make some: med synth-pairs")
+    return rows
+
+
+def _refuse_strangers(folder: Path, rows: Sequence[Row], places: Sequence[tuple[Path, Path]]) -> None:
+    """Each file must be there, and be what it was when the mate was made."""
+    promised = {place: row.source_sha256 for row, (place, _) in zip(rows, places, strict=True)}
+    mates = {place: row.output_sha256 for row, (_, place) in zip(rows, places, strict=True)}
+    if gone := [str(place) for place in (*promised, *mates) if not place.is_file()]:
+        raise InputError(
+            f"{len(gone)} files of {folder / MANIFEST} are gone: {listed(gone)}.",
+            "If the clean pictures were moved, say where they are with --clean; else make the mates again.",
+        )
+    if changed := [str(place) for place, stamp in (promised | mates).items() if present(place) != stamp]:
+        raise InputError(
+            f"{len(changed)} files of {folder / MANIFEST} were changed since the mates were made: {listed(changed)}.",
+            "Run 'med synth-pairs' again as before, or name with --clean the folder of which they were made.",
+        )
