@@ -104,6 +104,13 @@ class TestProduct:
         assert "bad.png" in train("--data", "clean", "--val", "judge", "-o", "run")
 
 
+class TestConfig:
+    def test_single_values_join_those_of_the_recipe(self, train: Train, picture_folder: Path) -> None:
+        train("--data", "clean", "-o", "run", "--config", "width=6")
+        assert weights.read_card(Path("run/tiny.safetensors")).config == {"width": 6, "depth": 4}
+        assert recipes.load("run/recipe.yaml").config == {"width": 6, "depth": 4}
+
+
 class TestLetters:
     @pytest.mark.parametrize(
         ("given", "words"),
@@ -111,6 +118,12 @@ class TestLetters:
             ("--data clean --noisy clean --clean clean", "have their noise"),
             ("--noisy clean --clean clean --noise gaussian:5", "have their noise"),
             ("--data clean --noise gaussian:5 --pool noise", "exclude each other"),
+            ("--pairs clean --data clean", "have their noise"),
+            ("--pairs clean --noisy clean", "exclude each other"),
+            ("--pairs clean", "holds no pairs.jsonl"),
+            ("--data clean --config widht=8", "Did you mean 'width'"),
+            ("--data clean --config width", "not NAME=VALUE"),
+            ("--data clean --option match=true", "does not take these options"),
             ("--data clean --option views={a", "cannot be understood"),
             ("--data clean --option views", "not NAME=VALUE"),
             ("--data clean --option loss=zz", "no loss 'zz'"),

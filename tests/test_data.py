@@ -12,12 +12,16 @@ import tifffile
 import torch
 from PIL import Image
 
+from medcli.batch.synth import NoiseDrawer, Order, plan, synthesise
 from medcli.data.cache import PixelCache, open_cache
 from medcli.data.crops import Frame, Framing, MadeNoisy, Recorded, stacked
 from medcli.data.folders import matched, pictures_in
+from medcli.data.mates import MANIFEST, recorded_pairs
 from medcli.errors import InputError, OutputError, RecipeError, TrainingError
 from medcli.methods.base import Needs
 from medcli.noise.gaussian import Gaussian
+from medcli.noise.notation import parse
+from medcli.train.proposals import with_proposals
 from medcli.train.recipe import Recipe
 from medcli.train.sources import Folders, Sources, open_sources
 
@@ -167,6 +171,7 @@ def pairs(picture_folder: Path, tmp_path: Path) -> tuple[Path, Path]:
     return noisy, picture_folder
 
 
+BOTH = {"sigma_x": 10.0, "sigma_y": 5.0}
 RECIPE = Recipe(id="x", title="", steps=1, patch=16, held_out=0.0)
 
 
@@ -260,3 +265,118 @@ class TestSources:
         Image.new("RGB", (30, 30)).save(noisy / "0.png")
         with pytest.raises(RecipeError, match="differ in size"):
             sources(tmp_path, Needs(clean="mates"), noisy=[noisy], clean=[clean])
+
+
+@pytest.fixture
+def mates(picture_folder: Path, tmp_path: Path) -> Path:
+    """Noisy mates of the clean pictures with their manifest, two draws of each."""
+    return synthesised(picture_folder, tmp_path / "mates", count=2)
+
+
+def synthesised(clean: Path, noisy: Path, **options: object) -> Path:
+    order = Order(clean, noisy, NoiseDrawer(parse("gaussian:5")), **options)
+    assert {made.status for made in synthesise(order, plan(clean, noisy, count=order.count))} == {"done"}
+    return noisy
+
+
+class TestRecordedPairs:
+    """Mates that `med synth-pairs` has made, by their manifest."""
+
+    NEEDS = Needs(clean="mates")
+
+    def test_every_draw_is_a_pair_with_its_clean_picture(self, mates: Path, tmp_path: Path) -> None:
+        found = sources(tmp_path, self.NEEDS, pairs=[mates])
+        assert isinstance(found.train, Recorded)
+        assert found.pictures == 10
+        assert found.train.clean is not None
+        for noisy, clean in zip(found.train.noisy[0].names, found.train.clean.names, strict=True):
+            assert Path(noisy).name == Path(clean).name
+        for index in range(10):
+            (view,), mate, _ = found.train.sample(0, index)
+            assert mate is not None
+            assert 255 * float((view - mate).std()) == pytest.approx(5, rel=0.3)
+
+    def test_draws_of_one_clean_picture_are_on_one_side(
+        self, mates: Path, picture_folder: Path, tmp_path: Path
+    ) -> None:
+        more = synthesised(picture_folder, tmp_path / "more", format="tiff")  # other names, the same scenes
+        found = sources(tmp_path, self.NEEDS, replace(RECIPE, held_out=0.4), pairs=[mates, more])
+        assert found.validation
+        trained, held = (
+            {Path(name).stem for name in side.clean.names} for side in (found.train, found.validation.source)
+        )
+        assert (len(trained), len(held)) == (3, 2)
+        assert not trained & held
+        assert (found.pictures, found.held_out) == (9, 6)
+
+    def test_a_folder_of_pairs_may_judge(self, mates: Path, picture_folder: Path, tmp_path: Path) -> None:
+        judge = synthesised(picture_folder, tmp_path / "judge")
+        found = sources(tmp_path, self.NEEDS, pairs=[mates], val=judge)
+        assert found.validation
+        assert found.validation.by_psnr
+        assert (found.pictures, found.held_out) == (10, 5)
+
+    def test_both_folders_may_move_together_and_the_clean_one_alone(self, mates: Path, tmp_path: Path) -> None:
+        both = tmp_path / "elsewhere"
+        both.mkdir()
+        for name in ("mates", "clean"):
+            (tmp_path / name).rename(both / name)
+        before = recorded_pairs(both / "mates")
+        assert len(before) == 10
+        moved = (both / "clean").rename(tmp_path / "moved")
+        with pytest.raises(InputError, match=r"5 files of .* are gone"):
+            recorded_pairs(both / "mates")
+        assert [noisy for noisy, _ in recorded_pairs(both / "mates", moved)] == [noisy for noisy, _ in before]
+
+    def test_mates_that_are_clean_are_the_clean_ones(self, mates: Path, picture_folder: Path) -> None:
+        text = (mates / MANIFEST).read_text()
+        (mates / MANIFEST).write_text(text.replace('"makes": "noisy"', '"makes": "clean"'))
+        assert {noisy.parent for noisy, _ in recorded_pairs(mates)} == {picture_folder}
+
+    def test_what_does_not_match_is_a_letter(self, mates: Path, picture_folder: Path, tmp_path: Path) -> None:
+        with pytest.raises(RecipeError, match="does not learn from pairs"):
+            sources(tmp_path, Needs(clean="others"), pairs=[mates])
+        (picture_folder / "2.png").write_bytes((picture_folder / "1.png").read_bytes())
+        with pytest.raises(InputError, match=r"1 files of .* were changed since .*2\.png"):
+            recorded_pairs(mates)
+        (mates / "0001" / "3.png").unlink()
+        with pytest.raises(InputError, match=r"1 files of .* are gone: .*0001/3\.png"):
+            recorded_pairs(mates)
+        for text, words in (("", "names no pair"), ("[1]\n", "no manifest of noisy mates")):
+            (mates / MANIFEST).write_text(text)
+            with pytest.raises(InputError, match=words):
+                recorded_pairs(mates)
+        (mates / MANIFEST).unlink()
+        with pytest.raises(InputError, match=r"holds no pairs\.jsonl"):
+            recorded_pairs(mates)
+
+
+class TestProposals:
+    """What pictures propose to LUD-VAE."""
+
+    def proposed(self, pairs: tuple[Path, Path], tmp_path: Path, **given: object) -> tuple[Recipe, list[str]]:
+        recipe = replace(RECIPE, method="ludvae", architecture="ludvae", **given)
+        said: list[str] = []
+        found = sources(tmp_path, Needs(clean="others"), recipe, noisy=[pairs[0]], clean=[pairs[1]])
+        return with_proposals(recipe, found.train, said.append), said
+
+    def test_statistics_are_matched_where_that_was_asked_for(self, pairs: tuple[Path, Path], tmp_path: Path) -> None:
+        levels = {"sigma_y": 5}
+        recipe, said = self.proposed(pairs, tmp_path, config=levels, options={"match": True})
+        assert recipe.config["gain"] == pytest.approx([2, 2, 2], rel=0.15)  # the noisy ones are half as bright, and 40
+        assert recipe.config["offset"] == pytest.approx([-80 / 255] * 3, abs=0.08)
+        assert said[0].startswith("statistics matched: gain ")
+        assert self.proposed(pairs, tmp_path, config=levels) == (replace(recipe, config=BOTH, options={}), [])
+        own = {**BOTH, "gain": [1.0] * 3, "offset": [0.0] * 3}
+        assert self.proposed(pairs, tmp_path, config=own, options={"match": True})[0].config == own
+
+    def test_a_match_that_cannot_be_is_an_error(self, tmp_path: Path) -> None:
+        flat = tmp_path / "flat"
+        flat.mkdir()
+        Image.new("RGB", (30, 30)).save(flat / "0.png")
+        with pytest.raises(RecipeError, match="the same everywhere"):
+            self.proposed((flat, flat), tmp_path, options={"match": True})
+
+    def test_one_level_brings_the_other(self, pairs: tuple[Path, Path], tmp_path: Path) -> None:
+        for given in ({"sigma_y": 5}, {"sigma_x": 10.0}, {"sigma_x": 10.0, "sigma_y": 5}):
+            assert self.proposed(pairs, tmp_path, config=given)[0].config == BOTH

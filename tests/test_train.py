@@ -238,8 +238,9 @@ class TestRecipes:
     def test_bundled_recipes_can_be_cooked(self, name: str) -> None:
         recipe = recipes.load(name)
         assert recipe.id == name
-        noisy = recipe.draw_noise()(torch.rand(3, 32, 32), torch.Generator().manual_seed(0))
-        assert noisy.shape == (3, 32, 32)
+        if recipe.method != "ludvae":  # which takes noise as it was recorded
+            noisy = recipe.draw_noise()(torch.rand(3, 32, 32), torch.Generator().manual_seed(0))
+            assert noisy.shape == (3, 32, 32)
         network = weights.build(weights.Card(name, recipe.architecture, recipe.config))
         assert recipe.patch % network.multiple == 0
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from typing import Literal
+from collections.abc import Sequence
+from typing import Any, Literal
 
 import click
 from click.shell_completion import CompletionItem
@@ -34,6 +35,22 @@ def strength(value: str) -> float:
     if not 0 <= number <= 1:
         raise click.BadParameter(f"{value} is not between 0 (nothing changes) and 1 (all of it).")
     return number
+
+
+def assigned(pairs: Sequence[str], option: str) -> dict[str, Any]:
+    """`views=3` -> {"views": 3}: values as in YAML. option: its name, for letters."""
+    import yaml
+
+    found = {}
+    for pair in pairs:
+        name, is_there, value = pair.partition("=")
+        if not is_there:
+            raise click.BadParameter(f"'{pair}' is not NAME=VALUE.", param_hint=option)
+        try:
+            found[name] = yaml.safe_load(value)
+        except yaml.YAMLError:
+            raise click.BadParameter(f"the value of '{pair}' cannot be understood.", param_hint=option) from None
+    return found
 
 
 def suffix(value: str) -> str:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from medcli.cli.options import complete_model
+from medcli.cli.options import assigned, complete_model
 
 if TYPE_CHECKING:
     from medcli.train.recipe import Recipe
@@ -25,6 +25,7 @@ OWN_STEPS = 10_000
 @click.option("--data", multiple=True, type=FOLDER, help="Folder of clean pictures; may be given again.")
 @click.option("--noisy", multiple=True, type=FOLDER, help="Folder of pictures that are noisy already.")
 @click.option("--clean", multiple=True, type=FOLDER, help="Folder of clean pictures beside --noisy.")
+@click.option("--pairs", multiple=True, type=FOLDER, help="Folder of mates that 'med synth-pairs' has made.")
 @click.option("--val", type=FOLDER, help="Folder that judges the model, instead of a share of the pictures.")
 @click.option(
     "-o", "--output", required=True, type=click.Path(path_type=Path, file_okay=False), help="The run's folder."
@@ -38,6 +39,7 @@ OWN_STEPS = 10_000
 )
 @click.option("--pd", type=click.IntRange(min=1), help="Stride of amsnet's sub-images.  [default: by the noise]")
 @click.option("--arch", "architecture", help="The network.  [default: unet, or what the method needs]")
+@click.option("--config", multiple=True, metavar="NAME=VALUE", help="Of the network: width=32, sigma_y=12 ...")
 @click.option("--steps", type=click.IntRange(min=1), help=f"Steps of the whole run.  [default: {OWN_STEPS:,}]")
 @click.option("--minutes", type=click.FloatRange(min=0, min_open=True), help="End the schedule in this time.")
 @click.option("--batch", type=click.IntRange(min=1), help="Patches per step and process.")
@@ -65,6 +67,7 @@ def command(output: Path, recipe: str | None, pool: str | None, noise: str | Non
       med train --noise gaussian:25 --method n2n --data pictures/ -o run/ --minutes 30
     Pairs, or two noisy pictures of each scene, under equal names:
       med train --noisy noisy/ --clean clean/ -o run/
+      med train --pairs noisy/ -o run/                  mates that 'med synth-pairs' has made
       med train --method n2n --noisy first/ --noisy second/ -o run/
     A recipe of the zoo:
       med train --recipe photo --data pictures/ -o run/
@@ -81,36 +84,39 @@ def command(output: Path, recipe: str | None, pool: str | None, noise: str | Non
 
     if pool and noise:
         raise click.UsageError("--pool and --noise exclude each other: a pool is a list of noises.")
-    if options["noisy"] and (pool or noise or options["data"]):
-        raise click.UsageError("--noisy pictures have their noise: neither --data, --noise nor --pool go with them.")
+    for given in ("noisy", "pairs"):
+        if options[given] and (pool or noise or options["data"]):
+            letter = f"--{given} pictures have their noise: neither --data, --noise nor --pool go with them."
+            raise click.UsageError(letter)
+    if options["pairs"] and options["noisy"]:
+        raise click.UsageError("--pairs and --noisy exclude each other: the mates of --pairs are the noisy pictures.")
     quiet = options.pop("quiet") or os.environ.get("RANK", "0") != "0"  # under torchrun one process speaks
     limits = Limits(**{key: options.pop(key) for key in ("minutes", "save_every", "report_every")})
-    places = ("data", "noisy", "clean", "val", "device", "precision", "workers", "resume", "cache", "data_licence")
+    places = (
+        "data",
+        "noisy",
+        "clean",
+        "pairs",
+        "val",
+        "device",
+        "precision",
+        "workers",
+        "resume",
+        "cache",
+        "data_licence",
+    )
     run = Options(output, limits=limits, command=_command(), **{key: options.pop(key) for key in places})
-    pairs = options.pop("method_options")
-    pd = options.pop("pd")
-    own = _method_options(pairs if pd is None else (*pairs, f"pd={pd}")) or None
-    chosen = _recipe(recipe, options | {"noises": _noises(pool, noise), "options": own}, run)
+    given, pd = options.pop("method_options"), options.pop("pd")
+    own = {
+        "options": assigned(given if pd is None else (*given, f"pd={pd}"), "--option") or None,
+        "config": assigned(options.pop("config"), "--config") or None,
+        "noises": _noises(pool, noise),
+    }
+    chosen = _recipe(recipe, options | own, run)
     keep_heap()
     with Display(chosen.steps, quiet=quiet) as display:
         path = train(chosen, run, display.report, display.say)
         display.say(f"{path} is ready: med denoise PICTURE --model {output}")
-
-
-def _method_options(pairs: tuple[str, ...]) -> dict[str, Any]:
-    """`views=3` -> {"views": 3}: values as in YAML."""
-    import yaml
-
-    found = {}
-    for pair in pairs:
-        name, is_there, value = pair.partition("=")
-        if not is_there:
-            raise click.BadParameter(f"'{pair}' is not NAME=VALUE.", param_hint="--option")
-        try:
-            found[name] = yaml.safe_load(value)
-        except yaml.YAMLError:
-            raise click.BadParameter(f"the value of '{pair}' cannot be understood.", param_hint="--option") from None
-    return found
 
 
 def _command() -> str:
@@ -136,9 +142,19 @@ def _recipe(name: str | None, overrides: dict[str, Any], run: Options) -> Recipe
     frozen = run.output / "recipe.yaml"
     given = {key: value for key, value in overrides.items() if value is not None}
     if run.resume and frozen.is_file():
-        return replace(load(str(frozen)), **given)
+        return _joined(load(str(frozen)), given)
     recipe = load(name) if name else _own(given, run)
-    return replace(recipe, training_data=recipe.training_data or _names(run.data, run.noisy, run.clean), **given)
+    return _joined(replace(recipe, training_data=recipe.training_data or _names(*_folders(run))), given)
+
+
+def _joined(recipe: Recipe, given: dict[str, Any]) -> Recipe:
+    """With what was given in place of what it says; single options and numbers of the network join those it has."""
+    joined = {key: getattr(recipe, key) | given[key] for key in ("options", "config") if key in given}
+    return replace(recipe, **given | joined)
+
+
+def _folders(run: Options) -> list[Sequence[Path]]:
+    return [run.data, run.noisy, run.clean, run.pairs]
 
 
 def _names(*folders: Sequence[Path]) -> list[str]:
@@ -155,10 +171,10 @@ def _own(given: dict[str, Any], run: Options) -> Recipe:
     method = given.get("method", Recipe.method)
     kind = resolve(METHODS, method, kind="method", error=RecipeError)
     needs = getattr(kind, "needs", None)  # a method of several views says it only when it is made
-    made = not run.noisy and (needs is None or needs.views > 1 or needs.clean == "mates")
+    made = not (run.noisy or run.pairs) and (needs is None or needs.views > 1 or needs.clean == "mates")
     recipe = Recipe(
         id=run.output.resolve().name or "model",
-        title=f"Trained on {', '.join(_names(run.data, run.noisy, run.clean))}",
+        title=f"Trained on {', '.join(_names(*_folders(run)))}",
         steps=OWN_STEPS,
         noises=_noises("noise", None) or {} if made else {},
         architecture=getattr(kind, "usual_network", Recipe.architecture),

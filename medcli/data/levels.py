@@ -7,7 +7,7 @@ both can be compared though neither has a clean mate.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -83,31 +83,27 @@ class Proposal:
     """What suits a noise model for pictures like these.
 
     noise: standard deviation of the noise in grey levels. sigma_x, sigma_y: of the noise that hides the difference
-    between clean and noisy pictures. gain, offset: of each channel; empty where statistics are not to be matched.
+    between clean and noisy pictures.
     """
 
     noise: float
     sigma_x: float
     sigma_y: float
-    gain: list[float] = field(default_factory=list)
-    offset: list[float] = field(default_factory=list)
 
-    def config(self) -> dict[str, Any]:
+    def config(self) -> dict[str, float]:
         """What the configuration of a `ludvae` network takes of it."""
-        levels: dict[str, Any] = {"sigma_x": self.sigma_x, "sigma_y": self.sigma_y}
-        return levels | ({"gain": self.gain, "offset": self.offset} if self.gain else {})
+        return {"sigma_x": self.sigma_x, "sigma_y": self.sigma_y}
 
 
-def propose(noisy: Sequence[NDArray[Any]], clean: Sequence[NDArray[Any]] = ()) -> Proposal:
-    """Sigmas from the noise of the noisy pictures; given clean ones of other scenes too, their statistics are matched.
+def propose(noisy: Sequence[NDArray[Any]]) -> Proposal:
+    """Sigmas from the noise of the noisy pictures.
 
     The published pairs, 40 and 20 for SIDD, 20 and 10 for DND, are about 2.4 and 1.2 times the noise of those sets.
     Raises InputError where the noise cannot be measured.
     """
     noise = flat_noise(noisy).sigma
     sigma_y = round(min(LARGEST, max(SMALLEST, NOISY_OVER_NOISE * noise)), 1)
-    gain, offset = matching(noisy, clean) if clean else ([], [])
-    return Proposal(round(noise, 2), round(CLEAN_OVER_NOISY * sigma_y, 1), sigma_y, gain, offset)
+    return Proposal(round(noise, 2), round(CLEAN_OVER_NOISY * sigma_y, 1), sigma_y)
 
 
 def matching(noisy: Sequence[NDArray[Any]], clean: Sequence[NDArray[Any]]) -> tuple[list[float], list[float]]:

@@ -4,58 +4,101 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 from numpy.typing import NDArray
+from torch import Tensor
 
 from medcli.data.correlation import noise_correlation
 from medcli.data.crops import Source
-from medcli.data.levels import propose
-from medcli.errors import InputError
+from medcli.data.levels import CLEAN_OVER_NOISY, matching, propose
+from medcli.errors import InputError, RecipeError
 from medcli.train.recipe import Recipe
 
-Pictures = Sequence[NDArray[Any]]
 LOOKED_AT = 96  # patches
 STEP = -2  # no step of training has this number
+WISHES: Mapping[str, Mapping[str, Any]] = {"ludvae": {"match": False}}
+"""Options that are answered here and not by the method, with their usual values.
+
+match: noisy pictures get mean and deviation of the clean ones, channel by channel, and what is made noisy gets theirs.
+"""
 
 
-def noisy_patches(source: Source) -> Pictures:
-    """Some patches of the noisy pictures, (H, W, C) float32."""
-    samples = (source.sample(STEP, index) for index in range(LOOKED_AT))
-    return [sample.views[0].permute(1, 2, 0).numpy() for sample in samples]
+class Patches(NamedTuple):
+    """Some of what is trained on, (H, W, C) float32. clean: empty where the method needs none."""
+
+    noisy: Sequence[NDArray[Any]]
+    clean: Sequence[NDArray[Any]]
+
+
+def patches(source: Source, count: int = LOOKED_AT) -> Patches:
+    """That many patches of each side, always the same."""
+    samples = [source.sample(STEP, index) for index in range(count)]
+    clean = [_picture(sample.clean) for sample in samples if sample.clean is not None]
+    return Patches([_picture(sample.views[0]) for sample in samples], clean)
+
+
+def _picture(planes: Tensor) -> NDArray[Any]:
+    picture: NDArray[Any] = planes.permute(1, 2, 0).numpy()
+    return picture
 
 
 def with_proposals(recipe: Recipe, source: Source, say: Callable[[str], None]) -> Recipe:
-    """The recipe with what its method would like to know of the noise, unless it says so itself; `say` hears of it."""
-    if recipe.method not in PROPOSALS:
-        return recipe
-    try:
-        proposed, words = PROPOSALS[recipe.method](recipe, noisy_patches(source))
-    except InputError as error:
-        say(f"{error.problem} The method's defaults stand.")
-        return recipe
-    if words:
-        say(words)
-    return proposed
+    """The recipe with what its method would like to know of the pictures, unless it says so itself; `say` hears of it.
+
+    Raises RecipeError where something was asked for that the pictures do not allow.
+    """
+    proposals = PROPOSALS.get(recipe.method, ())
+    looked_at = patches(source) if proposals else Patches([], [])
+    for proposal in proposals:
+        try:
+            recipe, words = proposal(recipe, looked_at)
+        except InputError as error:
+            words = f"{error.problem} The method's defaults stand."
+        if words:
+            say(words)
+    return recipe
 
 
-def _stride(recipe: Recipe, noisy: Pictures) -> tuple[Recipe, str]:
+def _stride(recipe: Recipe, seen: Patches) -> tuple[Recipe, str]:
     """AMSNet: sub-images so far apart that their pixels share no noise."""
     if "pd" in recipe.options:
         return recipe, ""
-    correlation = noise_correlation(noisy)
+    correlation = noise_correlation(seen.noisy)
     pd = correlation.stride()
     words = f"noise of sigma {correlation.sigma:.1f}, uncorrelated {pd} pixels apart: pd={pd} (--pd overrules)"
     return replace(recipe, options={**recipe.options, "pd": pd}), words
 
 
-def _levels(recipe: Recipe, noisy: Pictures) -> tuple[Recipe, str]:
-    """LUD-VAE: the noise that is added to both sides, somewhat stronger than what is there."""
-    if "sigma_y" in recipe.config or "sigma_x" in recipe.config:
-        return recipe, ""
-    proposal = propose(noisy)
+def _levels(recipe: Recipe, seen: Patches) -> tuple[Recipe, str]:
+    """LUD-VAE: the noise that is added to both sides, somewhat stronger than what is there. One brings the other."""
+    given = recipe.config
+    if "sigma_x" in given or "sigma_y" in given:
+        both = {
+            "sigma_x": CLEAN_OVER_NOISY * given.get("sigma_y", 0),
+            "sigma_y": given.get("sigma_x", 0) / CLEAN_OVER_NOISY,
+        }
+        return replace(recipe, config=both | given), ""
+    proposal = propose(seen.noisy)
     words = f"noise of sigma {proposal.noise:.1f}: sigma_x {proposal.sigma_x:g}, sigma_y {proposal.sigma_y:g}"
-    return replace(recipe, config={**proposal.config(), **recipe.config}), words
+    return replace(recipe, config={**given, **proposal.config()}), f"{words} (--config sigma_y=... overrules)"
 
 
-PROPOSALS: Mapping[str, Callable[[Recipe, Pictures], tuple[Recipe, str]]] = {"amsnet": _stride, "ludvae": _levels}
+def _match(recipe: Recipe, seen: Patches) -> tuple[Recipe, str]:
+    """LUD-VAE: what brings noisy pictures to the brightness and contrast of the clean ones, where it was asked for."""
+    if not recipe.options.get("match") or "gain" in recipe.config:
+        return recipe, ""
+    try:
+        gain, offset = matching(seen.noisy, seen.clean)
+    except InputError as error:
+        raise RecipeError(error.problem, "Leave match=true out.") from error
+    words = f"statistics matched: gain {_listed(gain)}, offset {_listed(offset)}"
+    return replace(recipe, config={**recipe.config, "gain": gain, "offset": offset}), words
+
+
+def _listed(numbers: Sequence[float]) -> str:
+    return ", ".join(f"{number:.3g}" for number in numbers)
+
+
+Proposing = Callable[[Recipe, Patches], tuple[Recipe, str]]
+PROPOSALS: Mapping[str, Sequence[Proposing]] = {"amsnet": (_stride,), "ludvae": (_levels, _match)}

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from inspect import Parameter, signature
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from platformdirs import user_cache_path
@@ -18,12 +18,12 @@ from medcli.engine.memory import ran_out
 from medcli.errors import ModelError, OutputError, RecipeError, TrainingError
 from medcli.methods.base import AsksItsOwnWay, Method
 from medcli.methods.losses import LOSSES
-from medcli.registry import METHODS, nearest, resolve
+from medcli.registry import ARCHITECTURES, METHODS, nearest, resolve
 from medcli.train import checkpoint
 from medcli.train.loop import Limits, Line, Trainer
 from medcli.train.machine import Machine, choose_machine
 from medcli.train.processes import Team, join
-from medcli.train.proposals import with_proposals
+from medcli.train.proposals import WISHES, with_proposals
 from medcli.train.recipe import Recipe
 from medcli.train.sources import Folders, Sources, open_sources
 from medcli.train.validation import PATCHES, strategy_of
@@ -38,13 +38,15 @@ RECIPE = "recipe.yaml"
 class Options:
     """What a run needs beside its recipe: pictures, a folder to write to, a machine, and when to stop.
 
-    data, noisy, clean, val: see `medcli.train.sources`. command, data_licence: for the model card.
+    data, noisy, clean, pairs, val: see `medcli.train.sources`. command, data_licence: for the model card. again: how
+    one that was stopped goes on, in words.
     """
 
     output: Path
     data: Sequence[Path] = ()
     noisy: Sequence[Path] = ()
     clean: Sequence[Path] = ()
+    pairs: Sequence[Path] = ()
     val: Path | None = None
     device: str = "auto"
     precision: str = "auto"
@@ -54,10 +56,11 @@ class Options:
     data_licence: str = ""
     limits: Limits | None = None
     cache: Path | None = None
+    again: str = "--resume"
 
     def folders(self) -> Folders:
         cache = self.cache or user_cache_path("medcli") / "pictures"
-        return Folders(cache, self.data, self.noisy, self.clean, self.val)
+        return Folders(cache, self.data, self.noisy, self.clean, self.pairs, self.val)
 
 
 def train(recipe: Recipe, options: Options, report: Callable[[Line], None], say: Callable[[str], None]) -> Path:
@@ -84,12 +87,8 @@ def _train(
     report: Callable[[Line], None],
     say: Callable[[str], None],
 ) -> Path:
-    method, device = build_method(recipe, machine), machine.device
-    sources = _in_turn(team, device, lambda: open_sources(recipe, method.needs, options.folders()))
-    adjusted = with_proposals(_in_gray(recipe, sources), sources.train, say)
-    if adjusted != recipe:
-        recipe, method = adjusted, build_method(adjusted, machine)
-    folder = _in_turn(team, device, lambda: _prepare(options, team))
+    recipe, method, sources = opened(recipe, options, machine, team, say)
+    folder = _in_turn(team, machine.device, lambda: _prepare(options, team))
     witness = Witness(folder, report) if team.leads else _silent
     trainer = Trainer(method, recipe, machine, folder, witness, sources.validation, team)
     if options.resume:
@@ -103,13 +102,26 @@ def _train(
     try:
         trainer.run(sources.train, options.limits or Limits())
     except (KeyboardInterrupt, SystemExit):
-        say(f"stopped at step {trainer.step}; go on with --resume")
+        say(f"stopped at step {trainer.step}; go on with {options.again}")
         raise
     except RuntimeError as error:
         raise _translated(error, machine) from error
     if isinstance(witness, Witness):
         _keep(trainer, witness, options)
     return folder / f"{recipe.id}.safetensors"
+
+
+def opened(
+    recipe: Recipe, options: Options, machine: Machine, team: Team, say: Callable[[str], None]
+) -> tuple[Recipe, Method, Sources]:
+    """The recipe with what the pictures have to say to it, its method, and where the samples come from.
+
+    Raises RecipeError, InputError and TrainingError where they do not fit each other.
+    """
+    method = build_method(recipe, machine)  # first: what makes no sense is told before pictures are decoded
+    sources = _in_turn(team, machine.device, lambda: open_sources(recipe, method.needs, options.folders()))
+    adjusted = with_proposals(_in_gray(recipe, sources), sources.train, say)
+    return adjusted, method if adjusted == recipe else build_method(adjusted, machine), sources
 
 
 def _translated(error: RuntimeError, machine: Machine) -> Exception:
@@ -215,21 +227,35 @@ def build_method(recipe: Recipe, machine: Machine) -> Method:
     name = recipe.options.get("loss", recipe.loss)
     if name and name not in LOSSES:
         raise RecipeError(f"There is no loss '{name}'.", nearest(str(name), LOSSES))
+    _check_config(recipe)
     torch.manual_seed(recipe.seed)
     network = _network(recipe).train()
     kind = resolve(METHODS, recipe.method, kind="method", error=RecipeError)
     loss = {"loss": recipe.loss} if recipe.loss else {}
     _check_options(recipe, signature(kind).parameters)
-    method: Method = kind(network, **loss | recipe.options)
+    method: Method = kind(network, **loss | {k: v for k, v in recipe.options.items() if k not in _wishes(recipe)})
     _check_patch(recipe, method)
     for player in method.players.values():
         player.to(machine.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     return method
 
 
+def _check_config(recipe: Recipe) -> None:
+    """By name; the network itself knows which values make sense."""
+    kind = resolve(ARCHITECTURES, recipe.architecture, kind="architecture", error=ModelError)
+    known = signature(kind).parameters
+    if odd := [name for name in recipe.config if name not in known]:
+        raise RecipeError(f"The network '{recipe.architecture}' has no '{odd[0]}'.", nearest(str(odd[0]), known))
+
+
+def _wishes(recipe: Recipe) -> Mapping[str, Any]:
+    return WISHES.get(recipe.method, {})
+
+
 def _check_options(recipe: Recipe, taken: Mapping[str, Parameter]) -> None:
     """Options by name, and of the type that their usual values have."""
     known = {name: parameter.default for name, parameter in taken.items() if parameter.kind is Parameter.KEYWORD_ONLY}
+    known |= _wishes(recipe)
     for name, value in recipe.options.items():
         if name not in known:
             hint = nearest(str(name), known) if known else "It has none."

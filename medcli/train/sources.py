@@ -12,6 +12,7 @@ import torch
 from medcli.data.cache import PixelCache, open_cache
 from medcli.data.crops import Framing, MadeNoisy, Recorded, Source, keyed, keyed_generator
 from medcli.data.folders import matched, pictures_in
+from medcli.data.mates import MANIFEST, recorded_pairs
 from medcli.errors import RecipeError
 from medcli.methods.base import Needs
 from medcli.noise.base import Noise
@@ -27,7 +28,8 @@ FEW = 8  # pictures: of fewer none is held out unless a larger share is asked fo
 class Folders:
     """What was given. data: pictures that are clean, or noisy where the recipe makes no noise. noisy, clean: recorded.
 
-    val: judges the model; like data, or with subfolders `noisy` and `clean` where the pictures are recorded.
+    pairs: folders of mates with a manifest; clean then says where the pictures lie now of which the mates were made.
+    val: judges the model; like data, or with a manifest or subfolders `noisy` and `clean` where pictures are recorded.
     cache: where decoded pictures are kept.
     """
 
@@ -35,6 +37,7 @@ class Folders:
     data: Sequence[Path] = ()
     noisy: Sequence[Path] = ()
     clean: Sequence[Path] = ()
+    pairs: Sequence[Path] = ()
     val: Path | None = None
 
 
@@ -55,7 +58,7 @@ def open_sources(recipe: Recipe, needs: Needs, folders: Folders) -> Sources:
 
     Colour or gray follows the recipe's `channels`; without them, gray where no picture has colour.
     """
-    recorded = bool(folders.noisy) or not recipe.noises
+    recorded = bool(folders.noisy or folders.pairs) or not recipe.noises
     groups = _recorded(recipe, needs, folders) if recorded else _clean(folders)
     check = _checked(groups, recipe, folders)
     gray = all(cache.gray for cache in check.all)
@@ -101,10 +104,12 @@ class _Pictures:
     def split(self, share: float, seed: int) -> tuple[_Pictures, _Pictures | None]:
         """(to train on, to judge by): chosen by name, so that new pictures do not shift the old ones.
 
-        Pages of one file stay together, for they look alike, unless there are few files.
+        Pages of one file stay together, for they look alike, unless there are few files; so do all pictures that have
+        the same clean mate.
         """
-        files = [Path(name).name.rpartition("#")[0] or Path(name).name for name in self.first.names]
-        units = files if len(set(files)) >= FEW else [Path(name).name for name in self.first.names]
+        shown = [Path(name).name for name in (self.clean if self.clean and self.aligned else self.first).names]
+        files = [name.rpartition("#")[0] or name for name in shown]
+        units = files if len(set(files)) >= FEW else shown
         order = sorted(set(units), key=lambda unit: keyed(seed, unit))
         wanted = min(MOST_HELD_OUT, round(share * len(order)) or (share > 0 and len(order) >= FEW))
         if not wanted:
@@ -125,6 +130,8 @@ def _clean(folders: Folders) -> _Paths:
 
 
 def _recorded(recipe: Recipe, needs: Needs, folders: Folders) -> _Paths:
+    if folders.pairs:
+        return _of_manifests(recipe, needs, folders)
     noisy = folders.noisy or folders.data
     clean = folders.clean if folders.noisy else ()
     if needs.clean != "none" and not clean:
@@ -147,15 +154,32 @@ def _recorded(recipe: Recipe, needs: Needs, folders: Folders) -> _Paths:
     return _Paths(files[: needs.views], files[needs.views] if needs.clean == "mates" else (), aligned=True)
 
 
+def _of_manifests(recipe: Recipe, needs: Needs, folders: Folders) -> _Paths:
+    if needs.clean != "mates" or needs.views > 1:
+        raise RecipeError(
+            f"'{recipe.method}' does not learn from pairs.", "Give it --noisy, or choose --method supervised."
+        )
+    if len(folders.clean) > 1:
+        raise RecipeError("Of pairs with a manifest, the clean pictures lie in one folder.", "Give --clean once.")
+    return _paired([pair for each in folders.pairs for pair in recorded_pairs(each, *folders.clean)])
+
+
+def _paired(pairs: Sequence[tuple[Path, Path]]) -> _Paths:
+    """Of (noisy, clean)."""
+    return _Paths([[noisy for noisy, _ in pairs]], [clean for _, clean in pairs], aligned=True)
+
+
 def _validation_paths(folder: Path, needs: Needs, *, recorded: bool) -> _Paths:
     if not recorded or (needs.clean == "none" and needs.views == 1):
         return _Paths([_files([folder])])
+    if needs.clean == "mates" and (folder / MANIFEST).is_file():
+        return _paired(recorded_pairs(folder))
     if needs.clean == "none" or not (folder / "noisy").is_dir() or not (folder / "clean").is_dir():
         views = "Leave --val out: some of the scenes are held out then."
-        hint = views if needs.clean == "none" else "It must hold two folders, 'noisy' and 'clean'."
+        hint = views if needs.clean == "none" else f"It must hold {MANIFEST}, or two folders, 'noisy' and 'clean'."
         raise RecipeError(f"{folder} cannot judge this run.", hint)
     names = matched(folder / "noisy", folder / "clean")
-    return _Paths([[folder / "noisy" / a for a, _ in names]], [folder / "clean" / b for _, b in names], aligned=True)
+    return _paired([(folder / "noisy" / a, folder / "clean" / b) for a, b in names])
 
 
 def _files(folders: Sequence[Path]) -> list[Path]:
@@ -166,7 +190,8 @@ def _files(folders: Sequence[Path]) -> list[Path]:
 
 def _checked(paths: _Paths, recipe: Recipe, folders: Folders) -> _Pictures:
     caches = [open_cache(files, folders.cache, smallest=recipe.patch) for files in paths.views]
-    clean = open_cache(paths.clean, folders.cache, smallest=recipe.patch) if paths.clean else None
+    once = list(dict.fromkeys(paths.clean))  # several mates may share a clean picture
+    clean = open_cache(once, folders.cache, smallest=recipe.patch) if once else None
     if paths.aligned:
         columns = [*paths.views, *([paths.clean] if clean else [])]
         aligned = _aligned([*caches, *filter(None, [clean])], columns)
