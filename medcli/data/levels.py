@@ -41,7 +41,8 @@ class NoiseSample:
 
     def by_tone(self, edges: Floats, least: int = 64) -> Floats:
         """(len(edges) - 1,) standard deviations in grey levels; NaN where fewer than `least` pixels lie between."""
-        places = np.clip(np.searchsorted(edges, self.tones, side="right") - 1, 0, len(edges) - 2)
+        places = np.searchsorted(edges, self.tones, side="right") - 1
+        places[self.tones == edges[-1]] = len(edges) - 2  # what is beyond belongs to no part
         parts = [self.noise[places == place] for place in range(len(edges) - 1)]
         return np.array([255 * part.std() if part.size >= least else np.nan for part in parts])
 

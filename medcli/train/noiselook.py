@@ -101,11 +101,12 @@ def _figure(real: NoiseSample, synthetic: NoiseSample) -> Figure:
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=SIZE, dpi=DPI, layout="constrained")
-    figure.suptitle(f"noise: real {real.sigma:.2f}, synthetic {synthetic.sigma:.2f} grey levels", x=0.01, ha="left")
+    levels = f"real {real.sigma:.2f}, synthetic {synthetic.sigma:.2f} grey levels"
+    figure.suptitle(f"noise in flat places: {levels}", x=0.01, ha="left")
     panels = figure.subplots(1, 3)
     for panel, show in zip(panels, (_histogram, _by_tone, _correlation), strict=True):
         show(panel, (real, synthetic))
-    panels[0].legend(loc="upper right")
+    figure.legend(*panels[1].get_legend_handles_labels(), loc="upper right", ncols=len(PENS))
     return figure
 
 

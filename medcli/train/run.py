@@ -107,7 +107,7 @@ def _train(
     except RuntimeError as error:
         raise _translated(error, machine) from error
     if isinstance(witness, Witness):
-        _keep(trainer, witness, options)
+        _keep(trainer, witness, options, sources)
     return folder / f"{recipe.id}.safetensors"
 
 
@@ -143,7 +143,7 @@ def _in_gray(recipe: Recipe, sources: Sources) -> Recipe:
     return replace(recipe, config={**recipe.config, "channels": 1})
 
 
-def _keep(trainer: Trainer, witness: Witness, options: Options) -> None:
+def _keep(trainer: Trainer, witness: Witness, options: Options, sources: Sources) -> None:
     """The product with its page, and the pictures of the run."""
     recipe, folder, product = trainer.recipe, witness.folder, trainer.best()
     card = replace(_card(recipe, trainer.step), strategy=strategy_of(trainer.method))
@@ -159,8 +159,8 @@ def _keep(trainer: Trainer, witness: Witness, options: Options) -> None:
     witness.draw()
     if trainer.validation:
         witness.show(trainer.validation, trainer.method, product, trainer.machine, trainer.step)
-        if isinstance(product, LUDVAE):
-            witness.show_noise(product, trainer.validation, trainer.machine)
+    if isinstance(product, LUDVAE):
+        witness.show_noise(product, trainer.validation.source if trainer.validation else sources.train)
     witness.close()
 
 

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from medcli.archs.ludvae import LUDVAE
+from medcli.data.crops import Source
 from medcli.engine.strategies import parse
 from medcli.errors import InputError
 from medcli.methods.base import Method, ShowsNoise
@@ -20,6 +21,7 @@ from medcli.train import curves
 from medcli.train.grid import grid
 from medcli.train.machine import Machine
 from medcli.train.noiselook import look
+from medcli.train.proposals import patches
 from medcli.train.tensorboard import Board
 from medcli.train.validation import Validation, in_place, strategy_of
 
@@ -62,14 +64,11 @@ class Witness:
         if self._board:
             self._board.picture(path, step)
 
-    def show_noise(self, sampler: LUDVAE, validation: Validation, machine: Machine) -> None:
+    def show_noise(self, sampler: LUDVAE, source: Source) -> None:
         """noise.png: learned noise beside the real one; nothing where no picture has a flat place."""
-        batch = next(validation.batches(machine))
-        if batch.clean is None:
-            return
-        noisy, clean = (list(side.permute(0, 2, 3, 1).cpu().numpy()) for side in (batch.noisy, batch.clean))
+        seen = patches(source)
         with suppress(InputError):
-            look(sampler, noisy, clean, self.folder / "noise.png")
+            look(sampler, seen.noisy, seen.clean, self.folder / "noise.png")
 
     def close(self) -> None:
         if self._board:

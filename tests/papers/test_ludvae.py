@@ -419,6 +419,14 @@ def test_noise_is_told_apart_by_brightness_and_by_correlation() -> None:
         assert sample.correlation(1)[:, 1] == pytest.approx([0.5, 0], abs=0.08)
 
 
+def test_what_is_darker_or_brighter_than_the_edges_belongs_to_no_part() -> None:
+    tones = np.linspace(0, 1, 5)[:, None, None] * np.ones((5, 16, 16))
+    sample = NoiseSample(tones, (tones + 1) * np.random.default_rng(0).normal(size=tones.shape))
+    found = sample.by_tone(np.array([0.25, 0.5, 0.75])) / 255
+    assert found[0] == pytest.approx(sample.noise[1].std())
+    assert found[1] == pytest.approx(sample.noise[2:4].std())
+
+
 def test_pictures_without_a_flat_noisy_place_get_a_letter() -> None:
     with pytest.raises(InputError, match="no picture has a flat place"):
         flat_noise([np.full((64, 64, 3), 90, np.uint8), np.zeros((8, 8), np.uint8)])
