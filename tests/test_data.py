@@ -351,6 +351,14 @@ class TestRecordedPairs:
             recorded_pairs(mates)
 
 
+def test_pictures_are_called_as_they_were_given(
+    picture_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert cache_of(picture_folder, tmp_path).names[0] == str(picture_folder / "0.png")
+    monkeypatch.chdir(tmp_path)
+    assert cache_of(Path("clean"), tmp_path).names[0] == str(Path("clean", "0.png"))
+
+
 class TestProposals:
     """What pictures propose to LUD-VAE."""
 

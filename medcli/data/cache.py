@@ -131,9 +131,10 @@ def _in_order(page: Page) -> NDArray[Any]:
 
 
 def _fingerprint(paths: Sequence[Path], smallest: int) -> str:
+    """Of all that decides the index. Paths count as they are spelled too: so the pictures are called in it."""
     digest = hashlib.blake2b(f"{FORMAT} {smallest}".encode(), digest_size=16)
     for path in paths:
-        digest.update(f"\n{path.absolute()}\t{_state(path)}".encode(errors="surrogateescape"))
+        digest.update(f"\n{path}\t{path.absolute()}\t{_state(path)}".encode(errors="surrogateescape"))
     return digest.hexdigest()
 
 
