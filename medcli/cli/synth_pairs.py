@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,11 +14,14 @@ import click
 
 from medcli.cli import options
 from medcli.cli.lazy import EXIT_CODES
+from medcli.cli.like import prepare
 from medcli.cli.progress import Display, letter, terminal_can_animate
-from medcli.errors import MedcliError, SomeFailed
+from medcli.errors import InputError, MedcliError, SomeFailed
 
 if TYPE_CHECKING:
-    from medcli.batch.synth import Drawer, Made, Order
+    from medcli.batch.report import Tally
+    from medcli.batch.synth import Drawer, Made, Order, Task
+    from medcli.train.like import Lesson
 
 HELP = """Make the noisy mate of every clean picture, under the same relative name.
 
@@ -27,7 +30,8 @@ Examples:
   med synth-pairs --from clean/ --to noisy/                       the pool 'noise'
   med synth-pairs --from clean/ --to noisy/ --noise gaussian:25
   med synth-pairs --from clean/ --to noisy/ --pool mine.yaml --count 4 --seed 1
-  med synth-pairs --from clean/ --to noisy/ --model run/          noise that 'med train --method ludvae' has learned
+  med synth-pairs --from clean/ --to noisy/ --like mine/          noise as in your own noisy pictures, of any scenes
+  med synth-pairs --from clean/ --to noisy/ --model run/          noise that was learned before
   med eval -m photo --clean clean/ --noisy noisy/                 what they are good for
 
 Noise is added in float to the colours, never to alpha. Integers are clipped to black and white after the last component
@@ -50,7 +54,18 @@ Run it again to go on where a run was stopped: mates that are up to date (same n
 skipped, other results of its own are made again. Files of anybody else are not replaced without --overwrite.
 
 \b
-A model instead of a noise:
+Noise as in your own pictures:
+  --like           learns the noise of the pictures in a folder first, beside the clean ones, which may show anything
+                   else; how long that takes is measured and said. The model stays in TO/.noise-model, with a picture
+                   of its noise beside the real one, and --model takes it later. Stopped at any moment, the same
+                   command goes on. A model that has learned from other pictures or settings is never used for these:
+                   --overwrite learns anew
+  --minutes        of learning  [default: 2,500 steps, whatever they take]
+  -m, --model      a model to start from: less is to be learned
+  --option, --config  as of 'med train --method ludvae': match=true, width=16 ...
+
+\b
+A model instead of a noise, or after --like:
   --sigma          of the white noise under which the model reads what a picture shows: the higher, the more noise
                    comes out  [default: from the model's sigma_y, which gives what was learned, to its sigma_x]
   --temperature    factor on what the model draws: 1 as learned, 0 for none
@@ -71,6 +86,27 @@ class Learned:
     sigma: tuple[float, float] | None
     temperature: tuple[float, float] | None
     device: str | None
+
+
+@dataclass(frozen=True)
+class Taught:
+    """What was said of noise to be learned first. option, config: NAME=VALUE."""
+
+    like: Path | None
+    minutes: float | None
+    option: tuple[str, ...]
+    config: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Work:
+    """clean, noisy: folders. count: of mates. processes: at work side by side. slow: whether their pace is told."""
+
+    clean: Path
+    noisy: Path
+    count: int
+    processes: int
+    slow: bool
 
 
 def span(value: str) -> tuple[float, float]:
@@ -100,10 +136,19 @@ def span(value: str) -> tuple[float, float]:
 @click.option("--noise", metavar="SPEC", help="Noise to add, such as gaussian:25 or poisson:30+gaussian:5-10.")
 @click.option("--pool", metavar="NAME|YAML", help="Noises to draw from, one per picture.  [default: noise]")
 @click.option("-m", "--model", shell_complete=options.complete_model, metavar="NAME|PATH", help="A learned noise.")
-@click.option("--sigma", type=span, metavar="LOW-HIGH", help="With --model: in grey levels.  [default: see above]")
-@click.option("--temperature", type=span, metavar="LOW-HIGH", help="With --model.  [default: 1]")
-@click.option("--direction", type=click.Choice(["clean-to-noisy", "noisy-to-clean"]), help="With --model.")
-@click.option("--device", type=options.device, metavar="DEVICE", help="With --model.  [default: auto]")
+@click.option(
+    "--like",
+    type=click.Path(path_type=Path, exists=True, file_okay=False),
+    metavar="DIR",
+    help="Folder of noisy pictures whose noise to learn.",
+)
+@click.option("--minutes", type=click.FloatRange(min=0, min_open=True), help="With --like.  [default: see above]")
+@click.option("--option", multiple=True, metavar="NAME=VALUE", help="With --like: of the method.")
+@click.option("--config", multiple=True, metavar="NAME=VALUE", help="With --like: of the network.")
+@click.option("--sigma", type=span, metavar="LOW-HIGH", help="Of a model: in grey levels.  [default: see above]")
+@click.option("--temperature", type=span, metavar="LOW-HIGH", help="Of a model.  [default: 1]")
+@click.option("--direction", type=click.Choice(["clean-to-noisy", "noisy-to-clean"]), help="Of a model.")
+@click.option("--device", type=options.device, metavar="DEVICE", help="Of a model.  [default: auto]")
 @click.option("--seed", type=int, default=0, show_default=True, help="Another seed gives other noise.")
 @click.option("--count", type=click.IntRange(min=1), default=1, show_default=True, help="Draws per picture.")
 @click.option("--depth", type=click.Choice(["8", "16", "float"]), help="Of the mates.  [default: as the clean file]")
@@ -118,6 +163,10 @@ def command(
     noise: str | None,
     pool: str | None,
     model: str | None,
+    like: Path | None,
+    minutes: float | None,
+    option: tuple[str, ...],
+    config: tuple[str, ...],
     sigma: tuple[float, float] | None,
     temperature: tuple[float, float] | None,
     direction: str | None,
@@ -131,16 +180,34 @@ def command(
     dry_run: bool,
     quiet: bool,
 ) -> None:
-    from medcli.batch.synth import Order, plan, rehearse, synthesise
+    from medcli.batch.synth import Order, plan
 
     _check(depth, format_)
-    drawer = _drawer(noise, pool, Learned(model, direction, sigma, temperature, device))
-    order = Order(clean, noisy, drawer, seed, count, depth, format_, overwrite)
+    learned, taught = Learned(model, direction, sigma, temperature, device), Taught(like, minutes, option, config)
+    _refuse_mixtures(noise, pool, learned, taught)
     tasks = plan(clean, noisy, count=count, depth=depth, format=format_)
-    workers = min(processes or _cores(), len(tasks))
-    made = rehearse(order, tasks) if dry_run else synthesise(order, tasks, workers)
+    if like is not None:
+        lesson = _lesson(clean, noisy, like, taught, learned)
+        ready = prepare(lesson, overwrite=overwrite, rehearse=dry_run, quiet=quiet)
+        learned = replace(learned, model=str(lesson.place))
+    drawer = _drawer(noise, pool, learned) if like is None or ready else None
+    work = Work(clean, noisy, len(tasks), min(processes or _cores(), len(tasks)), slow=bool(learned.model))
+    order = Order(clean, noisy, drawer, seed, count, depth, format_, overwrite) if drawer else None
+    made = _outcomes(order, tasks, work.processes, rehearse=dry_run)
     with Display(len(tasks), animate=terminal_can_animate(), quiet=quiet) as display, closing(made):
-        _tell_all(made, order, display)
+        _tell_all(made, work, display)
+
+
+def _refuse_mixtures(noise: str | None, pool: str | None, learned: Learned, taught: Taught) -> None:
+    """Refuses what contradicts itself, or would be passed over."""
+    if sum(map(bool, (noise, pool, learned.model or taught.like))) > 1:
+        raise click.UsageError("Say what to add: --noise SPEC, --pool NAME, --model NAME or --like DIR, one of them.")
+    if not taught.like and taught != Taught(None, None, (), ()):
+        raise click.UsageError("--minutes, --option and --config need a folder to learn from: --like DIR.")
+    if taught.like and learned.direction == "noisy-to-clean":
+        raise click.UsageError("--like learns how pictures become noisy. Later, --model takes the other direction.")
+    if not (taught.like or learned.model) and learned != Learned(None, None, None, None, None):
+        raise click.UsageError("--sigma, --temperature, --direction and --device need a --model or --like.")
 
 
 def _check(depth: str | None, format_: str | None) -> None:
@@ -154,16 +221,35 @@ def _check(depth: str | None, format_: str | None) -> None:
 
 def _drawer(noise: str | None, pool: str | None, learned: Learned) -> Drawer:
     """Raises RecipeError for what is no noise or pool, ModelError for what is no noise model."""
-    if sum(map(bool, (noise, pool, learned.model))) > 1:
-        raise click.UsageError("Say what to add: --noise SPEC, --pool NAME or --model NAME, one of them.")
     if learned.model:
         return _learned(learned, learned.model)
-    if learned != Learned(None, None, None, None, None):
-        raise click.UsageError("--sigma, --temperature, --direction and --device need a --model.")
     from medcli.batch.synth import NoiseDrawer
     from medcli.noise.notation import parse, parse_pool
 
     return NoiseDrawer(parse(noise) if noise else parse_pool(pool or "noise"))
+
+
+def _lesson(clean: Path, noisy: Path, like: Path, taught: Taught, learned: Learned) -> Lesson:
+    """Raises InputError for pictures that would be noisy and clean at once, ModelError for a start without noise."""
+    from medcli.data.folders import nested
+    from medcli.train.like import PLACE, Lesson
+
+    for flag, folder in (("--from", clean), ("--to", noisy)):
+        if nested(like, folder):
+            problem = f"The folders of --like and {flag} must be apart: {like} and {folder}."
+            raise InputError(problem, "Neither may lie in the other.")
+    if learned.model:
+        _learned(learned, learned.model)
+    return Lesson(
+        like,
+        clean,
+        noisy / PLACE,
+        learned.model or "",
+        taught.minutes,
+        options.assigned(taught.option, "--option"),
+        options.assigned(taught.config, "--config"),
+        learned.device or "auto",
+    )
 
 
 def _learned(learned: Learned, model: str) -> Drawer:
@@ -183,31 +269,54 @@ def _cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _tell_all(outcomes: Iterable[Made], order: Order, display: Display) -> None:
+def _outcomes(
+    order: Order | None, tasks: Sequence[Task], processes: int, *, rehearse: bool
+) -> Generator[Made, None, None]:
+    """order: None where the noise is not known yet, and all is still to be done."""
+    from medcli.batch import synth
+
+    if order is None:
+        return (synth.Made(task, "planned") for task in tasks)
+    return synth.rehearse(order, tasks) if rehearse else synth.synthesise(order, tasks, processes)
+
+
+def _tell_all(outcomes: Iterable[Made], work: Work, display: Display) -> None:
     """Raises SomeFailed where some are done and others failed, MedcliError where none is done."""
     from medcli.batch.report import Tally
 
-    tally = Tally()
+    tally, since = Tally(), display.seconds
     for made in outcomes:
         display.begin(made.task.output)
         tally.counts[made.status] += 1
         if made.error is not None:
             tally.errors.append(made.error)
-        for line in _lines(made, order):
+        for line in [*_lines(made, work), *_pace(tally, made, work, display.seconds - since)]:
             display.line(line, error=made.error is not None)
         display.tiles(1, 1)
+        since = display.seconds
     display.line(tally.summary(display.seconds))
-    _conclude(tally.errors, sum(tally.counts.values()))
+    _conclude(tally.errors, work.count)
 
 
-def _lines(made: Made, order: Order) -> list[str]:
+def _lines(made: Made, work: Work) -> list[str]:
     """One line on a picture, and one for each thing that was converted on its way."""
     if made.error is not None:
         return letter(made.error)
-    way = f"{order.clean / made.task.source} -> {order.noisy / made.task.output}"
+    way = f"{work.clean / made.task.source} -> {work.noisy / made.task.output}"
     if made.status != "done" or made.row is None:
         return [f"{way}: {'up to date' if made.status == 'skipped' else 'to do'}"]
     return [f"{way}: {made.row.drawn}, {made.row.protocol}", *(f"  note: {note}" for note in made.notes)]
+
+
+def _pace(tally: Tally, made: Made, work: Work, seconds: float) -> list[str]:
+    """A line after the first mate that a model made, of how long the others will take. seconds: that it took."""
+    left = work.count - sum(tally.counts.values())
+    if not (work.slow and left and made.status == "done" and tally.counts["done"] == 1):
+        return []
+    from medcli.cli.training import duration
+
+    each = seconds / work.processes
+    return [f"about {each:.2g} s a picture, {duration(left * each)} for the {left} that are left"]
 
 
 def _conclude(errors: Sequence[MedcliError], count: int) -> None:

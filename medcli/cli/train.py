@@ -81,6 +81,7 @@ def command(output: Path, recipe: str | None, pool: str | None, noise: str | Non
     from medcli.engine.memory import keep_heap
     from medcli.train.loop import Limits
     from medcli.train.run import Options, train
+    from medcli.zoo.modelcard import use
 
     if pool and noise:
         raise click.UsageError("--pool and --noise exclude each other: a pool is a list of noises.")
@@ -116,7 +117,7 @@ def command(output: Path, recipe: str | None, pool: str | None, noise: str | Non
     keep_heap()
     with Display(chosen.steps, quiet=quiet) as display:
         path = train(chosen, run, display.report, display.say)
-        display.say(f"{path} is ready: med denoise PICTURE --model {output}")
+        display.say(f"{path} is ready: {use(chosen.architecture, str(output), 'PICTURE')}")
 
 
 def _command() -> str:

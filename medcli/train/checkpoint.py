@@ -97,6 +97,13 @@ def saved(folder: Path) -> list[Path]:
     return sorted(path for path in folder.glob("step-*.safetensors") if NAME.fullmatch(path.name))
 
 
+def step_of(path: Path) -> int:
+    """The step of one of `saved`, by its name."""
+    match = NAME.fullmatch(path.name)
+    assert match
+    return int(match[1])
+
+
 def load(path: Path, modules: dict[str, nn.Module], optimizers: dict[str, Optimizer]) -> int:
     """Restores modules and optimizers in place and returns the step at which the checkpoint was taken.
 

@@ -256,8 +256,15 @@ def _purpose(facts: Facts) -> str:
     return f"## What it is for\n\n{told}" if told else ""
 
 
+def use(architecture: str, model: str, picture: str = "photo.png") -> str:
+    """The command that a model of this architecture is for. model: a name, file or folder."""
+    if architecture == "ludvae":
+        return f"med synth-pairs --from clean/ --to noisy/ --model {model}"
+    return f"med denoise {picture} --model {model}"
+
+
 def _usage(facts: Facts) -> str:
-    lines = [f"med denoise photo.png --model {facts.model}"]
+    lines = [use(facts.architecture, facts.model)]
     if facts.repo:
         lines.insert(0, f"hf download {facts.repo} {facts.model} --local-dir .")
     page = USAGE + "\n\n```\n" + "\n".join(lines) + "\n```"

@@ -1,0 +1,248 @@
+"""The noise of somebody's own pictures as a run of LUD-VAE that is begun, goes on or is over, whatever is called again.
+
+It is a run like any other, in a hidden folder, so that its pictures of curves and noise are nobody's noisy mates.
+Beside what runs leave lies what was wished for, by the contents of all files: the noise of other pictures, or of other
+settings, is never taken for that of these.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, Literal, NamedTuple
+
+from medcli.data.crops import Recorded, Source
+from medcli.data.folders import pictures_in
+from medcli.errors import OutputError, RecipeError
+from medcli.images.landing import landing
+from medcli.methods.base import Method
+from medcli.train import checkpoint
+from medcli.train.loop import Limits, Line, Trainer
+from medcli.train.machine import Machine, choose_machine
+from medcli.train.processes import Team
+from medcli.train.recipe import Recipe, load
+from medcli.train.run import RECIPE, Options, opened, train
+from medcli.train.sources import Sources
+from medcli.zoo.catalog import locate
+from medcli.zoo.checksum import sha256_of
+from medcli.zoo.weights import read_card
+
+USUAL = "ludvae"  # recipe
+PLACE, WISH = ".noise-model", "wish.json"
+TRIAL = 8  # steps, of which the second half tells the pace; they are thrown away
+FEWEST = 500  # steps; after less the noise is but a guess
+SAVES, SELDOM = 20, 25  # checkpoints of a whole run; steps between two of them at least
+OF_PICTURES = ("sigma_x", "sigma_y", "gain", "offset")  # what a start model brings is of its own pictures
+WORDS = {
+    "noisy": "the pictures of --like",
+    "clean": "the pictures of --from",
+    "init": "the --model to start from",
+    "minutes": "--minutes",
+    "options": "--option",
+    "config": "--config",
+}
+
+State = Literal["new", "begun", "done"]
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """Whose noise to learn, and how. noisy, clean: folders of different scenes. place: folder of the run.
+
+    init: a model of noise to start from; empty for none. minutes: of training, None for the recipe's steps. options,
+    config: of method and network, beside those of the recipe.
+    """
+
+    noisy: Path
+    clean: Path
+    place: Path
+    init: str = ""
+    minutes: float | None = None
+    options: dict[str, Any] = field(default_factory=dict)
+    config: dict[str, Any] = field(default_factory=dict)
+    device: str = "auto"
+
+    def wish(self) -> Wish:
+        """Reads every picture. Raises InputError where a folder has none, ModelError where there is no such model."""
+        start = sha256_of(locate(self.init)) if self.init else ""
+        return Wish(_digest(self.noisy), _digest(self.clean), start, self.minutes, self.options, self.config)
+
+    def recipe(self) -> Recipe:
+        """As the package has it, with what was asked for."""
+        usual, name = load(USUAL), self.noisy.resolve().name
+        plain = re.sub(r"[^\w.-]+", "-", name)
+        start = read_card(locate(self.init)).config if self.init else usual.config
+        return replace(
+            usual,
+            id=f"noise-of-{plain}",
+            title=f"The noise of {name}",
+            init=self.init,
+            options={**usual.options, **self.options},
+            config={**{key: value for key, value in start.items() if key not in OF_PICTURES}, **self.config},
+            training_data=[name, self.clean.resolve().name],
+        )
+
+    def run(self, command: str = "", limits: Limits | None = None) -> Options:
+        """What `medcli.train.run` has to know."""
+        noisy, clean, again = [self.noisy], [self.clean], "the same command"
+        return Options(
+            self.place,
+            noisy=noisy,
+            clean=clean,
+            device=self.device,
+            resume=(self.place / RECIPE).exists(),
+            command=command,
+            limits=limits,
+            again=again,
+        )
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What decides a noise model. noisy, clean, init: digests of files; the rest as in `Lesson`."""
+
+    noisy: str
+    clean: str
+    init: str
+    minutes: float | None
+    options: dict[str, Any]
+    config: dict[str, Any]
+
+    def differs(self, other: Wish) -> list[str]:
+        """The names in which it does."""
+        mine, theirs = asdict(self), asdict(other)
+        return [name for name in mine if mine[name] != theirs[name]]
+
+
+class Standing(NamedTuple):
+    """How far the run has come, and in which names of the wish it is one of something else."""
+
+    state: State
+    differs: Sequence[str] = ()
+
+    @property
+    def strange(self) -> str:
+        """What is another than it was, in words; empty where the model is what was wished for.
+
+        Clean pictures only show scenes: with others there the noise of a model is still what it was wished to be.
+        """
+        return ", ".join(WORDS[name] for name in self.differs if name != "clean")
+
+
+def standing(lesson: Lesson, wish: Wish) -> Standing:
+    """What lies in the place. Raises OutputError where that is not ours."""
+    place = lesson.place
+    if not place.exists() or (place.is_dir() and all(path.name.startswith(".") for path in place.iterdir())):
+        return Standing("new")
+    try:
+        former = Wish(**json.loads((place / WISH).read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError) as error:
+        raise OutputError(f"{place} holds something else than a noise model.", "Move it away.") from error
+    if any(place.glob("*.safetensors")):
+        return Standing("done", wish.differs(former))
+    return Standing("begun" if (place / RECIPE).exists() else "new", wish.differs(former))
+
+
+class Draft(NamedTuple):
+    """The recipe of a new run. seconds: that a step takes here. misfits: clean pictures that will get no mates."""
+
+    recipe: Recipe
+    seconds: float
+    misfits: int
+
+
+def drafted(lesson: Lesson) -> Draft:
+    """Reads the pictures and takes a few steps, to see how long they take; where minutes are given, as many as fit in.
+
+    Raises RecipeError where no clean picture can get a mate, and what `medcli.train.run.train` raises.
+    """
+    recipe, machine = lesson.recipe(), choose_machine(lesson.device)
+    adjusted, method, sources = opened(recipe, lesson.run(), machine, Team(), lambda _: None)
+    misfits = _misfits(adjusted, sources)
+    seconds = _pace(method, adjusted, machine, sources.train)
+    return Draft(_fitted(recipe, lesson, seconds), seconds, misfits)
+
+
+def _misfits(recipe: Recipe, sources: Sources) -> int:
+    """How many clean pictures are gray where the noise is of colours, or the other way round."""
+    assert isinstance(sources.train, Recorded)
+    assert sources.train.clean is not None
+    slots = sources.train.clean.slots
+    channels: int = recipe.config.get("channels", 3)
+    misfits = sum(slot.shape[2] != channels for slot in slots)
+    if misfits == len(slots):
+        learned, seen, hint = ("colour", "gray", "channels=1") if channels == 3 else ("gray", "colour", "channels=3")
+        problem = (
+            f"The noise would be learned in {learned}, and all pictures of --from are {seen}: none would get a mate."
+        )
+        raise RecipeError(problem, f"Learn it in {seen}: --config {hint}")
+    return misfits
+
+
+def _pace(method: Method, recipe: Recipe, machine: Machine, source: Source) -> float:
+    """Seconds a step, from the second half of the steps: in the first one, everything is done for the first time."""
+    lines: list[Line] = []
+    with TemporaryDirectory(prefix="med-pace-") as room:
+        trainer = Trainer(method, replace(recipe, steps=TRIAL), machine, Path(room), lines.append)
+        trainer.run(source, Limits(report_every=TRIAL // 2, save_every=TRIAL))
+    return 1 / lines[-1]["steps_per_second"]
+
+
+def _fitted(recipe: Recipe, lesson: Lesson, seconds: float) -> Recipe:
+    """With as many steps as fit in the minutes, and all that counts in steps in proportion."""
+    if lesson.minutes is None:
+        return recipe
+    steps = max(1, int(60 * lesson.minutes / seconds))
+    scale = steps / recipe.steps
+    rise = {"rise": max(1, round(scale * recipe.options["rise"]))}
+    warmup = min(recipe.warmup, round(scale * recipe.warmup))
+    return replace(recipe, steps=steps, warmup=warmup, options={**recipe.options, **rise, **lesson.options})
+
+
+def begin(lesson: Lesson, wish: Wish) -> None:
+    """An empty place with the wish in it. A former model is removed only when the place is free for the new one."""
+    former = lesson.place.with_name(f"{PLACE}.old")
+    shutil.rmtree(former, ignore_errors=True)
+    if lesson.place.exists():
+        lesson.place.rename(former)
+    with landing(lesson.place / WISH) as file:
+        file.write(json.dumps(asdict(wish)).encode())
+    shutil.rmtree(former, ignore_errors=True)
+
+
+def frozen(lesson: Lesson) -> Recipe:
+    """The recipe of a run that was begun."""
+    return load(str(lesson.place / RECIPE))
+
+
+def learn(recipe: Recipe, lesson: Lesson, command: str, report: Callable[[Line], None], say: Say) -> Path:
+    """Begins the run or goes on with it; returns its weight file. Raises what `medcli.train.run.train` raises."""
+    saved = checkpoint.saved(lesson.place / "checkpoints")
+    done = checkpoint.step_of(saved[-1]) if saved else 0
+    minutes = lesson.minutes and max(1 / 60, lesson.minutes * (1 - done / recipe.steps))
+    limits = Limits(
+        minutes, save_every=max(SELDOM, recipe.steps // SAVES), report_every=max(1, min(100, recipe.steps // 5))
+    )
+    return train(recipe, lesson.run(command, limits), report, say)
+
+
+def _digest(folder: Path) -> str:
+    """Of names and contents of all its pictures; those that cannot be read count by name."""
+    whole = hashlib.sha256()
+    for name in pictures_in(folder):
+        whole.update(f"{name.as_posix()}\t{_content(folder / name)}\n".encode(errors="surrogateescape"))
+    return whole.hexdigest()
+
+
+def _content(path: Path) -> str:
+    try:
+        return sha256_of(path)
+    except OSError as error:
+        return f"{error.strerror}"
