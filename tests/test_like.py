@@ -184,6 +184,9 @@ def test_a_start_model_brings_its_weights_and_not_its_levels(call: Call) -> None
     assert load(str(MODEL / "recipe.yaml")).init == "start.safetensors"
     with pytest.raises(OutputError, match="the --model to start from"):
         call(SYNTH)
+    with pytest.raises(ModelError, match="of this very folder"):
+        call(SYNTH, "--overwrite --model", str(MODEL))
+    assert MODEL.is_dir()
 
 
 def test_statistics_can_be_matched(call: Call) -> None:

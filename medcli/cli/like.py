@@ -21,7 +21,7 @@ def prepare(lesson: Lesson, *, overwrite: bool, rehearse: bool, quiet: bool) -> 
 
     Raises OutputError for a model that has learned something else, unless it may be overwritten.
     """
-    from medcli.train.like import standing
+    from medcli.train.like import frozen, standing
 
     def say(text: str) -> None:
         if not quiet:
@@ -40,8 +40,9 @@ def prepare(lesson: Lesson, *, overwrite: bool, rehearse: bool, quiet: bool) -> 
     if rehearse:
         say(f"would {'learn' if anew else 'go on learning'} the noise of {lesson.noisy} first, in {lesson.place}")
         return False
-    _learn(_begun(lesson, wish, say) if anew else _frozen(lesson), lesson, quiet=quiet)
-    say(f"the noise of {lesson.noisy} is learned; noise.png in {lesson.place} shows it beside the real one")
+    _learn(_begun(lesson, wish, say) if anew else frozen(lesson), lesson, quiet=quiet)
+    look = lesson.place / "noise.png"
+    say(f"the noise of {lesson.noisy} is learned" + (f"; {look} shows it beside the real one" if look.exists() else ""))
     return True
 
 
@@ -67,12 +68,6 @@ def _begun(lesson: Lesson, wish: Wish, say: Callable[[str], None]) -> Recipe:
         say(f"  note: noise is learned for either gray or colour: {misfits} pictures of --from will get no mates")
     begin(lesson, wish)
     return recipe
-
-
-def _frozen(lesson: Lesson) -> Recipe:
-    from medcli.train.like import frozen
-
-    return frozen(lesson)
 
 
 def _learn(recipe: Recipe, lesson: Lesson, *, quiet: bool) -> None:

@@ -16,7 +16,7 @@ from medcli.cli import options
 from medcli.cli.lazy import EXIT_CODES
 from medcli.cli.like import prepare
 from medcli.cli.progress import Display, letter, terminal_can_animate
-from medcli.errors import InputError, MedcliError, SomeFailed
+from medcli.errors import InputError, MedcliError, ModelError, SomeFailed
 
 if TYPE_CHECKING:
     from medcli.batch.report import Tally
@@ -239,7 +239,7 @@ def _lesson(clean: Path, noisy: Path, like: Path, taught: Taught, learned: Learn
             problem = f"The folders of --like and {flag} must be apart: {like} and {folder}."
             raise InputError(problem, "Neither may lie in the other.")
     if learned.model:
-        _learned(learned, learned.model)
+        _refuse_start(learned, learned.model, noisy / PLACE)
     return Lesson(
         like,
         clean,
@@ -250,6 +250,16 @@ def _lesson(clean: Path, noisy: Path, like: Path, taught: Taught, learned: Learn
         options.assigned(taught.config, "--config"),
         learned.device or "auto",
     )
+
+
+def _refuse_start(learned: Learned, model: str, place: Path) -> None:
+    """A start must make noise, and lie where it is not overwritten."""
+    from medcli.zoo.catalog import locate
+
+    _learned(learned, model)
+    if locate(model).resolve().is_relative_to(place.resolve()):
+        problem = f"{model} is the noise model of this very folder, and cannot be the start of another one there."
+        raise ModelError(problem, "Choose another --to.")
 
 
 def _learned(learned: Learned, model: str) -> Drawer:

@@ -119,7 +119,8 @@ def _refuse_strangers(folder: Path, rows: Sequence[Row], places: Sequence[tuple[
     if gone := [str(place) for place in (*promised, *mates) if not place.is_file()]:
         raise InputError(
             f"{len(gone)} files of {folder / MANIFEST} are gone: {listed(gone)}.",
-            "If the clean pictures were moved, say where they are with --clean; else make the mates again.",
+            "If the clean pictures were moved, say where they are with --clean. Where some were removed, remove their "
+            "mates too, and run 'med synth-pairs' again.",
         )
     if changed := [str(place) for place, stamp in (promised | mates).items() if present(place) != stamp]:
         raise InputError(

@@ -91,16 +91,15 @@ class Lesson:
 
     def run(self, command: str = "", limits: Limits | None = None) -> Options:
         """What `medcli.train.run` has to know."""
-        noisy, clean, again = [self.noisy], [self.clean], "the same command"
         return Options(
             self.place,
-            noisy=noisy,
-            clean=clean,
+            noisy=[self.noisy],
+            clean=[self.clean],
             device=self.device,
             resume=(self.place / RECIPE).exists(),
             command=command,
             limits=limits,
-            again=again,
+            again="the same command",
         )
 
 
