@@ -48,10 +48,11 @@ class Ran:
 Med = Callable[..., Ran]
 
 
-def save_tiny(path: Path, channels: int = 3) -> Path:
+def save_tiny(path: Path, channels: int = 3, noises: tuple[str, ...] = ()) -> Path:
     torch.manual_seed(0)
     network = DnCNN(channels=channels, width=4, depth=3, batch_norm=False)
-    save(path, network, Card(id="tiny", architecture="dncnn", config=network.config, channels=channels))
+    card = Card(id="tiny", architecture="dncnn", config=network.config, channels=channels, noises=list(noises))
+    save(path, network, card)
     return path
 
 
@@ -333,6 +334,97 @@ class TestManyPictures:
         assert ran.code == 1
         assert "would become" in ran.err
         assert not (home / "in.denoised").exists()
+
+
+class TestCorruptions:
+    """With a model whose card says that it has seen missing pixels and pictures that were small."""
+
+    @pytest.fixture
+    def fix(self, med: Med, home: Path) -> Med:
+        save_tiny(home / "fix.safetensors", noises=("drop:0.5", "rescale:2", "rescale:3,filter=lanczos"))
+        write(home / "mask.png", np.repeat([[255] * 10 + [0] * 30], 30, 0).astype(np.uint8))
+        return lambda *words: med("denoise", *words, "--model", "fix.safetensors")
+
+    def test_only_what_is_white_in_the_mask_changes(self, fix: Med, home: Path) -> None:
+        ran = fix("in/0.png", "--mask", "mask.png", "-o", "out.png")
+        assert "300 of 1,200 pixels were missing" in ran.err
+        before, after = pixels_of(home / "in/0.png"), pixels_of(home / "out.png")
+        assert np.array_equal(before[:, 10:], after[:, 10:])
+        assert (before[:, :10] != after[:, :10]).any()
+
+    def test_what_lies_under_the_mask_does_not_matter(self, fix: Med, home: Path) -> None:
+        torn = noise(0)
+        for number in (0, 200):
+            torn[:, :10] = number
+            write(home / f"torn{number}.png", torn)
+            fix(f"torn{number}.png", "--mask", "mask.png", "-o", f"out{number}.png")
+        write(home / "black.bmp", np.zeros((30, 40), np.uint8)).rename("black")
+        fix("torn0.png", "--mask", "black", "-o", "black.png")
+        assert "0 of 1,200 pixels were missing" in fix("torn0.png", "--mask", "./black", "-o", "as it was.png").err
+        results = [pixels_of(home / f"{name}.png") for name in ("out0", "out200", "black")]
+        assert np.array_equal(results[0], results[1])
+        assert np.array_equal(results[0], results[2])
+
+    def test_a_folder_has_a_mask_for_each_and_a_changed_one_counts(self, fix: Med, home: Path) -> None:
+        for name in ("0.png", "1.bmp", "2.png", "3.png"):
+            write(home / "masks" / name, pixels_of(home / "mask.png"))
+        ask = ("in", "-o", "out", "--mask", "masks")
+        assert "4 done" in fix(*ask).err
+        assert "4 up to date" in fix(*ask).err
+        write(home / "masks" / "1.bmp", np.zeros((30, 40), np.uint8))
+        assert "1 done, 3 up to date" in fix(*ask).err
+        assert np.array_equal(pixels_of(home / "out/1.png"), pixels_of(home / "in/1.png"))
+        (home / "masks" / "3.png").unlink()
+        ran = fix(*ask)
+        assert ran.code == 1
+        assert "no mask in masks for in/3.bmp" in ran.err
+        same = fix("in", "-o", "out", "--mask", "mask.png").err
+        assert "1 done, 3 up to date" in same, "masks are told apart by their content, not by their place"
+
+    def test_a_mask_of_another_size_fails_alone(self, fix: Med, home: Path) -> None:
+        write(home / "in/0.png", noise(0, (20, 20, 3)))
+        ran = fix("in", "-o", "out", "--mask", "mask.png")
+        assert ran.code == 3
+        assert "3 done, 1 failed" in ran.err
+        assert "mask.png is 40x30 pixels, but its picture 20x20" in ran.err
+
+    def test_a_larger_picture_with_or_without_tiles(self, fix: Med, home: Path) -> None:
+        write(home / "wide.png", noise(1, (50, 90, 3)))
+        assert "tile 64, 180x100" in fix("wide.png", "--upscale", 2, "-o", "a.png", "--tile", 64).err
+        assert "untiled, 180x100" in fix("wide.png", "--upscale", 2, "-o", "b.png", "--tile", 0).err
+        difference = pixels_of(home / "a.png").astype(int) - pixels_of(home / "b.png")
+        assert difference.shape == (100, 180, 3)
+        assert np.abs(difference).max() <= 1
+
+    def test_folders_grow_and_resume_by_factor(self, fix: Med) -> None:
+        ask = ("in", "-o", "out", "--json", "--upscale")
+        assert {json.loads(line)["width"] for line in fix(*ask, 2).out.splitlines()} == {80}
+        assert {json.loads(line)["status"] for line in fix(*ask, 2).out.splitlines()} == {"skipped"}
+        assert {json.loads(line)["width"] for line in fix(*ask, 3).out.splitlines()} == {120}
+
+    @pytest.mark.parametrize(
+        ("words", "code", "message"),
+        [
+            ("--mask mask.png --upscale 2", 2, "are two runs"),
+            ("--mask mask.png --strength 0.5", 2, "--strength does not go with --mask"),
+            ("--upscale 1", 2, "not in the range"),
+            ("--upscale 4", 1, "It enlarges 2 or 3 times"),
+            ("--mask nowhere.png", 1, "no mask nowhere.png"),
+            ("--upscale 3 --max-pixels 2000", 1, "--max-pixels"),
+            ("--mask mask.png -o mask.png --force", 1, "would overwrite a mask"),
+        ],
+    )
+    def test_letters(self, fix: Med, words: str, code: int, message: str) -> None:
+        ran = fix("in/0.png", *words.split())
+        assert ran.code == code
+        assert message in ran.err
+
+    @pytest.mark.parametrize("words", ["--mask mask.png", "--mask black", "--upscale 2"])
+    def test_other_models_say_that_they_cannot(self, med: Med, fix: Med, words: str) -> None:
+        ran = med("denoise", "in/0.png", *words.split(), "--dry-run")
+        assert ran.code == 1
+        assert "'tiny' was not trained to" in ran.err
+        assert "med train --pool corruption" in ran.err
 
 
 class TestLetters:

@@ -185,11 +185,12 @@ def tell(adapted: Adapted, model: str, display: Display) -> None:
 def _denoise(request: Request, jobs: Sequence[Job], model: str, *, rehearse: bool) -> None:
     from medcli.batch.files import Files, Settings, Streams
     from medcli.batch.manifest import digest
+    from medcli.batch.restore import Denoise
     from medcli.cli import session
     from medcli.zoo.catalog import locate
 
     settings = Settings(digest(locate(model)), precision=request.precision)
     files = Files(jobs, settings, Streams(sys.stdin.buffer, sys.stdout.buffer))
-    asked = session.Request(model, request.device, request.precision, 1.0, False, "auto", None)
+    asked = session.Request(model, Denoise(), request.device, request.precision, False, "auto", None)
     run = session.Session(asked, files, jobs, quiet=request.quiet)
     (run.rehearse if rehearse else run.perform)(force=request.force)

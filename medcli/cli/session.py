@@ -12,7 +12,7 @@ import click
 from medcli.batch.files import Files
 from medcli.batch.plan import STREAM, Job
 from medcli.batch.report import Facts, Outcome, Tally, as_json, as_lines
-from medcli.batch.restore import measured
+from medcli.batch.restore import Task, measured
 from medcli.batch.run import Restore, Stages, run
 from medcli.cli.options import TileSize
 from medcli.cli.progress import Display, letter, terminal_can_animate
@@ -26,12 +26,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Request:
-    """What was asked of the machine: which model, and how it is to be run."""
+    """What was asked of the machine: which model, for what, and how it is to be run."""
 
     model: str
+    task: Task
     device: str
     precision: str
-    strength: float
     ensemble: bool
     tile: TileSize
     overlap: int | None
@@ -88,7 +88,7 @@ class Session:
 
     def _restore(self, denoiser: Denoiser, display: Display, job: Job, picture: Picture) -> Facts:
         display.begin(job.source.name)
-        return measured(picture, denoiser, self._request.strength, display.tiles)
+        return measured(self._request.task, job, picture, denoiser, display.tiles)
 
     def _tell_all(self, outcomes: Iterable[Outcome], display: Display) -> None:
         for outcome in outcomes:

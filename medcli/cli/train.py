@@ -32,7 +32,7 @@ OWN_STEPS = 10_000
 @click.option("--pool", help="Noises to learn: noise, gaussian, camera, corruption or a YAML file.")
 @click.option("--noise", help="One noise to learn, such as gaussian:25 or gaussian:5-50+speckle:25.")
 @click.option("--recipe", help="A recipe's name or YAML file, in place of the defaults.")
-@click.option("--method", help="How to learn.  [default: supervised]")
+@click.option("--method", help="How to learn.  [default: med for a pool of noises, else supervised]")
 @click.option(
     "--option", "method_options", multiple=True, metavar="NAME=VALUE", help="Of the method: views=3, fuse=add ..."
 )
@@ -60,14 +60,17 @@ def command(output: Path, recipe: str | None, pool: str | None, noise: str | Non
     """Train a denoiser.
 
     \b
-    Clean pictures, which are made noisy:
+    Clean pictures, which are made noisy; a pool is learned by med, one noise supervised:
       med train --pool noise --data pictures/ -o run/
-      med train --noise gaussian:25 --method n2n --data pictures/ -o run/ --minutes 30
+      med train --noise gaussian:25 --data pictures/ -o run/ --minutes 30
+    To fill in missing pixels and enlarge pictures (med denoise --mask, --upscale):
+      med train --pool corruption --data pictures/ -o run/
     Pairs, or two noisy pictures of each scene, under equal names:
       med train --noisy noisy/ --clean clean/ -o run/
       med train --method n2n --noisy first/ --noisy second/ -o run/
-    A recipe of the zoo:
+    A recipe of the zoo, or a model to go on from:
       med train --recipe photo --data pictures/ -o run/
+      med train --init run/ --noise gaussian:5-50 --method n2n --data pictures/ -o fine/
 
     Then: med denoise photo.png --model run/
 
@@ -90,7 +93,7 @@ def command(output: Path, recipe: str | None, pool: str | None, noise: str | Non
     pairs = options.pop("method_options")
     pd = options.pop("pd")
     own = _method_options(pairs if pd is None else (*pairs, f"pd={pd}")) or None
-    chosen = _recipe(recipe, options | {"noises": _noises(pool, noise), "options": own}, run)
+    chosen = _recipe(recipe, options | {"noises": _noises(pool, noise), "options": own}, run, pooled=not noise)
     keep_heap()
     with Display(chosen.steps, quiet=quiet) as display:
         path = train(chosen, run, display.report, display.say)
@@ -129,7 +132,7 @@ def _noises(pool: str | None, noise: str | None) -> dict[str, float] | None:
     return {str(parse(noise)): 1.0} if noise else None
 
 
-def _recipe(name: str | None, overrides: dict[str, Any], run: Options) -> Recipe:
+def _recipe(name: str | None, overrides: dict[str, Any], run: Options, *, pooled: bool) -> Recipe:
     """The recipe with the options given; a resumed run keeps the recipe that was frozen in its folder."""
     from medcli.train.recipe import load
 
@@ -137,7 +140,7 @@ def _recipe(name: str | None, overrides: dict[str, Any], run: Options) -> Recipe
     given = {key: value for key, value in overrides.items() if value is not None}
     if run.resume and frozen.is_file():
         return replace(load(str(frozen)), **given)
-    recipe = load(name) if name else _own(given, run)
+    recipe = load(name) if name else _own(given, run, pooled=pooled)
     return replace(recipe, training_data=recipe.training_data or _names(run.data, run.noisy, run.clean), **given)
 
 
@@ -145,27 +148,39 @@ def _names(*folders: Sequence[Path]) -> list[str]:
     return [folder.resolve().name for several in folders for folder in several]
 
 
-def _own(given: dict[str, Any], run: Options) -> Recipe:
+def _own(given: dict[str, Any], run: Options, *, pooled: bool) -> Recipe:
     """Where no recipe is named: noise is made unless the pictures have it or the method can do without clean ones."""
     from medcli.errors import RecipeError
     from medcli.registry import METHODS, resolve
     from medcli.train.recipe import Recipe
     from medcli.zoo import catalog, weights
 
-    method = given.get("method", Recipe.method)
+    if "init" in given and "architecture" in given:
+        raise click.UsageError("--init says which network it is: leave --arch out.")
+    start = weights.read_card(catalog.locate(given["init"])) if "init" in given else None
+    network: str | None = start.architecture if start else given.get("architecture")
+    method = given.get("method") or _usual_method(network, pooled=pooled and not run.noisy)
     kind = resolve(METHODS, method, kind="method", error=RecipeError)
     needs = getattr(kind, "needs", None)  # a method of several views says it only when it is made
     made = not run.noisy and (needs is None or needs.views > 1 or needs.clean == "mates")
-    recipe = Recipe(
+    return Recipe(
         id=run.output.resolve().name or "model",
         title=f"Trained on {', '.join(_names(run.data, run.noisy, run.clean))}",
         steps=OWN_STEPS,
         noises=_noises("noise", None) or {} if made else {},
-        architecture=getattr(kind, "usual_network", Recipe.architecture),
+        method=method,
+        architecture=network or str(getattr(kind, "usual_network", Recipe.architecture)),
+        config={**start.config, "channels": start.channels} if start else {},
     )
-    if init := given.get("init"):
-        if "architecture" in given:
-            raise click.UsageError("--init says which network it is: leave --arch out.")
-        card = weights.read_card(catalog.locate(init))
-        return replace(recipe, architecture=card.architecture, config=card.config)
-    return recipe
+
+
+def _usual_method(network: str | None, *, pooled: bool) -> str:
+    """MeD for a pool of noises, where the network, if one is named, is in two halves; else supervised."""
+    from medcli.errors import RecipeError
+    from medcli.registry import ARCHITECTURES, resolve
+    from medcli.train.recipe import Recipe
+
+    if not pooled:
+        return Recipe.method
+    kind = resolve(ARCHITECTURES, network or "split", kind="architecture", error=RecipeError)
+    return "med" if hasattr(kind, "noise_twin") else Recipe.method

@@ -13,6 +13,7 @@ from medcli.data.crops import Source
 from medcli.data.levels import propose
 from medcli.errors import InputError
 from medcli.train.recipe import Recipe
+from medcli.zoo.abilities import drops
 
 Pictures = Sequence[NDArray[Any]]
 LOOKED_AT = 96  # patches
@@ -30,7 +31,7 @@ def with_proposals(recipe: Recipe, source: Source, say: Callable[[str], None]) -
     if recipe.method not in PROPOSALS:
         return recipe
     try:
-        proposed, words = PROPOSALS[recipe.method](recipe, noisy_patches(source))
+        proposed, words = PROPOSALS[recipe.method](recipe, source)
     except InputError as error:
         say(f"{error.problem} The method's defaults stand.")
         return recipe
@@ -39,23 +40,35 @@ def with_proposals(recipe: Recipe, source: Source, say: Callable[[str], None]) -
     return proposed
 
 
-def _stride(recipe: Recipe, noisy: Pictures) -> tuple[Recipe, str]:
+def _stride(recipe: Recipe, source: Source) -> tuple[Recipe, str]:
     """AMSNet: sub-images so far apart that their pixels share no noise."""
     if "pd" in recipe.options:
         return recipe, ""
-    correlation = noise_correlation(noisy)
+    correlation = noise_correlation(noisy_patches(source))
     pd = correlation.stride()
     words = f"noise of sigma {correlation.sigma:.1f}, uncorrelated {pd} pixels apart: pd={pd} (--pd overrules)"
     return replace(recipe, options={**recipe.options, "pd": pd}), words
 
 
-def _levels(recipe: Recipe, noisy: Pictures) -> tuple[Recipe, str]:
+def _levels(recipe: Recipe, source: Source) -> tuple[Recipe, str]:
     """LUD-VAE: the noise that is added to both sides, somewhat stronger than what is there."""
     if "sigma_y" in recipe.config or "sigma_x" in recipe.config:
         return recipe, ""
-    proposal = propose(noisy)
+    proposal = propose(noisy_patches(source))
     words = f"noise of sigma {proposal.noise:.1f}: sigma_x {proposal.sigma_x:g}, sigma_y {proposal.sigma_y:g}"
     return replace(recipe, config={**proposal.config(), **recipe.config}), words
 
 
-PROPOSALS: Mapping[str, Callable[[Recipe, Pictures], tuple[Recipe, str]]] = {"amsnet": _stride, "ludvae": _levels}
+def _missing(recipe: Recipe, _: Source) -> tuple[Recipe, str]:
+    """MeD: where views lack pixels, black is no target."""
+    if "missing" in recipe.options or not (recipe.noises and drops(recipe.draw_noise())):
+        return recipe, ""
+    words = "views lack pixels, which are no targets: missing=true (--option missing=false overrules)"
+    return replace(recipe, options={**recipe.options, "missing": True}), words
+
+
+PROPOSALS: Mapping[str, Callable[[Recipe, Source], tuple[Recipe, str]]] = {
+    "amsnet": _stride,
+    "ludvae": _levels,
+    "med": _missing,
+}
