@@ -36,7 +36,7 @@ def restore_page(page: Page, engine: Engine, strength: float = 1.0, progress: Pr
 def restore(picture: Picture, engine: Engine, strength: float = 1.0, progress: Progress | None = None) -> Picture:
     """Denoises the pages of `picture` in place, so that a stack is never in memory twice; returns it.
 
-    progress: called with (tiles done, tiles in all), over all pages.
+    progress: called with (passes of the network done, in all), over all pages.
     """
     count = len(picture.pages)
     for number, page in enumerate(picture.pages):

@@ -82,13 +82,16 @@ class Session:
             tile=asked.tile,
             overlap=asked.overlap,
             ensemble=asked.ensemble,
+            refine=asked.refine,
+            samples=asked.samples,
+            seed=asked.seed,
         )
         self._device = str(denoiser.device)
         return partial(self._restore, denoiser, display)
 
     def _restore(self, denoiser: Denoiser, display: Display, job: Job, picture: Picture) -> Facts:
-        display.begin(job.source.name)
-        return measured(picture, denoiser, self._request.strength, display.tiles)
+        display.begin(job.source.name, denoiser.strategy.passes)
+        return measured(picture, denoiser, self._request.strength, display.advance)
 
     def _tell_all(self, outcomes: Iterable[Outcome], display: Display) -> None:
         for outcome in outcomes:
