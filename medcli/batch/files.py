@@ -28,7 +28,7 @@ class Settings:
     """All that shapes the bytes of a result, apart from its input. Device and tile do not: they are how, not what.
 
     weights: digest of the weight file; strength: 0 to 1; quality: 1 to 100, None for the source's; format: None for
-    that of the output's name.
+    that of the output's name. refine, samples, seed: of masks, None for the model's own.
     """
 
     weights: str
@@ -37,6 +37,9 @@ class Settings:
     precision: str = "auto"
     format: str | None = None
     quality: int | None = None
+    refine: int | None = None
+    samples: int | None = None
+    seed: int | None = None
 
     def digest(self) -> str:
         return hashlib.blake2b(json.dumps(asdict(self), sort_keys=True).encode(), digest_size=20).hexdigest()

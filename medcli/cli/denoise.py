@@ -84,6 +84,18 @@ Every option can be set in the environment: MED_DENOISE_MODEL, MED_DENOISE_DEVIC
 )
 @click.option("--ensemble", is_flag=True, help="Mean over eight flips and turns: a little better, 8 times the work.")
 @click.option(
+    "--refine",
+    type=options.rounds,
+    is_flag=False,
+    flag_value="8",
+    metavar="[T]",
+    help="Models with masks: refine by T more guesses, 8 unless given. A little better, T times the work.",
+)
+@click.option(
+    "--samples", type=click.IntRange(1, 64), metavar="N", help="Models with masks: mean over N draws of them."
+)
+@click.option("--seed", type=click.IntRange(0, 2**32 - 1), metavar="N", help="Models with masks: another draw.")
+@click.option(
     "--tile",
     type=options.tile,
     metavar="auto|N|0",
@@ -125,6 +137,9 @@ def command(
     precision: str,
     strength: float,
     ensemble: bool,
+    refine: int | None,
+    samples: int | None,
+    seed: int | None,
     tile: TileSize,
     overlap: int | None,
     recursive: bool,
@@ -141,7 +156,8 @@ def command(
     from medcli.batch.manifest import digest
     from medcli.batch.plan import Naming, make_plan
     from medcli.cli.session import Request, Session
-    from medcli.zoo.catalog import locate
+    from medcli.zoo.catalog import locate, need_masks
+    from medcli.zoo.weights import read_card
 
     def tell(text: str) -> None:  # of a model that is fetched on its first use
         if not quiet:
@@ -149,10 +165,13 @@ def command(
 
     _check_streams(inputs, output, as_objects)
     jobs = make_plan(inputs, Naming(output, suffix, format_), recursive=recursive, force=force)
-    settings = Settings(digest(locate(model, tell)), strength, ensemble, precision, format_, quality)
+    weights, masks = locate(model, tell), {"--refine": refine, "--samples": samples, "--seed": seed}
+    if given := [name for name, value in masks.items() if value is not None]:
+        need_masks(read_card(weights), given)
+    settings = Settings(digest(weights), strength, ensemble, precision, format_, quality, refine, samples, seed)
     streams = Streams(sys.stdin.buffer, sys.stdout.buffer)
     files = Files(jobs, settings, streams, max_pixels=max_pixels)
-    request = Request(model, device, precision, strength, ensemble, tile, overlap)
+    request = Request(model, device, precision, strength, ensemble, tile, overlap, refine, samples, seed)
     session = Session(request, files, jobs, as_objects=as_objects, quiet=quiet)
     if dry_run:
         session.rehearse(force=force)

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Request:
-    """What was asked of the machine: which model, and how it is to be run."""
+    """What was asked of the machine: which model, and how it is to be run. refine, samples, seed: see `Settings`."""
 
     model: str
     device: str
@@ -35,6 +35,9 @@ class Request:
     ensemble: bool
     tile: TileSize
     overlap: int | None
+    refine: int | None = None
+    samples: int | None = None
+    seed: int | None = None
 
 
 class Session:

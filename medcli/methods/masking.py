@@ -81,6 +81,7 @@ def mean(pictures: Tensor, hidden: Tensor) -> Tensor:
 
 
 FILLS: Mapping[str, Fill] = {"zero": zero, "mean": mean}
+FILL_REACH: Mapping[str, int] = {"zero": 0, "mean": 2}  # pixels of a sub-image that a fill looks around
 
 
 def guess(network: nn.Module, pictures: Tensor, hidden: Tensor, fill: Fill = zero) -> Tensor:

@@ -347,8 +347,8 @@ def test_refinement_puts_back_the_stated_share_and_shows_the_rest_denoised() -> 
 def test_refinement_that_puts_nothing_back_is_the_mean_over_the_denoised_picture() -> None:
     picture = noisy_picture(1, 3, 32, 32)
     denoised = Masks()(Around(), picture)
-    draws = Masks(pd=1, draws=9)
-    indices = [draws._numbers(whole(picture), number, 0) * 2 >> 32 for number in range(1, 9)]
+    several = Masks(pd=1, samples=9)
+    indices = [several._numbers(whole(picture), number, 0) * 2 >> 32 for number in range(1, 9)]
     expected = mean(stitch(Around(), denoised, index[None, None], branches=2) for index in indices)
     assert torch.allclose(Masks(refine=8, share=0.0)(Around(), picture), expected, atol=1e-6)
 
@@ -359,7 +359,7 @@ def test_passes_tell_the_cost() -> None:
     assert len(network.shown) == strategy.passes == 18
     assert [tuple(shown.shape) for shown in network.shown] == 2 * [(4, 3, 8, 12)] + 16 * [(1, 3, 16, 24)]
     assert Masks().passes == 2
-    assert Masks(k=3, draws=4).passes == 12
+    assert Masks(k=3, samples=4).passes == 12
     assert Flips(Masks()).passes == 16
 
 
@@ -367,12 +367,12 @@ def test_passes_tell_the_cost() -> None:
 
 
 def test_one_seed_gives_one_picture_whatever_else_is_in_the_batch(trained: nn.Module) -> None:
-    noisy, strategy = batch_of(waves, -1).noisy, Masks(pd=2, draws=2, refine=2)
+    noisy, strategy = batch_of(waves, -1).noisy, Masks(pd=2, samples=2, refine=2)
     together, again = strategy(trained, noisy), strategy(trained, noisy)
     assert torch.equal(together, again)
     order = [2, 0]
     assert torch.allclose(strategy(trained, noisy[order]), together[order], atol=1e-6)
-    assert not torch.allclose(Masks(pd=2, draws=2, refine=2, seed=1)(trained, noisy), together, atol=1e-3)
+    assert not torch.allclose(Masks(pd=2, samples=2, refine=2, seed=1)(trained, noisy), together, atol=1e-3)
 
 
 def test_seeds_differ_little_and_an_average_of_draws_is_no_worse_than_its_draws(trained: nn.Module) -> None:
@@ -382,11 +382,11 @@ def test_seeds_differ_little_and_an_average_of_draws_is_no_worse_than_its_draws(
     errors = [float(mse(answer, batch.clean)) for answer in answers]
     assert float(mse(mean(answers), batch.clean)) <= np.mean(errors)
     assert np.ptp(10 * np.log10(errors)) < 0.2
-    eight = Masks(pd=1, draws=8)(trained, batch.noisy)
+    eight = Masks(pd=1, samples=8)(trained, batch.noisy)
     assert decibels(eight, batch.clean) > decibels(answers[0], batch.clean)
 
 
-@pytest.mark.parametrize("strategy", [Masks(pd=1), Masks(k=3, pd=2, draws=2, refine=2), Flips(Masks(pd=2))])
+@pytest.mark.parametrize("strategy", [Masks(pd=1), Masks(k=3, pd=2, samples=2, refine=2), Flips(Masks(pd=2))])
 def test_masks_do_not_know_of_tiles(strategy: Any) -> None:
     pixels = noisy_picture(90, 131, 3).numpy()
     whole, tiled = (Denoiser(Around(4), strategy, device="cpu", tile=tile)(pixels) for tile in (0, 64))
@@ -550,7 +550,7 @@ def test_photographs_of_cameras_need_a_stride_of_three_or_four() -> None:
         ("masks", Masks()),
         ("masks:k=3,pd=1", Masks(k=3, pd=1)),
         ("masks:fill=mean", Masks(fill="mean")),
-        ("masks: pd=4, refine=8, share=0.2, draws=2, seed=7", Masks(pd=4, refine=8, share=0.2, draws=2, seed=7)),
+        ("masks: pd=4, refine=8, share=0.2, samples=2, seed=7", Masks(pd=4, refine=8, share=0.2, samples=2, seed=7)),
     ],
 )
 def test_notation_becomes_a_strategy(notation: str, strategy: Masks) -> None:
@@ -573,11 +573,11 @@ def test_notation_that_makes_no_sense_gets_a_letter(notation: str) -> None:
         parse(notation)
 
 
-@given(k=st.integers(2, 5), pd=st.integers(1, 5), refine=st.integers(0, 2))
-def test_an_engine_with_masks_asks_for_room_for_its_sub_images(k: int, pd: int, refine: int) -> None:
-    denoiser = Denoiser(Around(4), Masks(k=k, pd=pd, refine=refine), device="cpu")
+@given(k=st.integers(2, 5), pd=st.integers(1, 5), refine=st.integers(0, 2), fill=st.sampled_from(["zero", "mean"]))
+def test_an_engine_with_masks_asks_for_room_for_its_sub_images(k: int, pd: int, refine: int, fill: str) -> None:
+    denoiser = Denoiser(Around(4), Masks(k=k, pd=pd, refine=refine, fill=fill), device="cpu")
     assert denoiser.multiple == 4 * pd
-    assert denoiser.reach == 2 * (pd + (refine > 0))
+    assert denoiser.reach == (4 if fill == "mean" else 2) * (pd + (refine > 0))
 
 
 @pytest.mark.parametrize(
