@@ -16,6 +16,7 @@ from medcli.cli.options import complete_model
 if TYPE_CHECKING:
     from medcli.train.recipe import Recipe
     from medcli.train.run import Options
+    from medcli.zoo.weights import Card
 
 FOLDER = click.Path(path_type=Path, exists=True, file_okay=False)
 OWN_STEPS = 10_000
@@ -136,9 +137,18 @@ def _recipe(name: str | None, overrides: dict[str, Any], run: Options) -> Recipe
     frozen = run.output / "recipe.yaml"
     given = {key: value for key, value in overrides.items() if value is not None}
     if run.resume and frozen.is_file():
-        return replace(load(str(frozen)), **given)
+        recipe = load(str(frozen))
+        return replace(recipe, **_added(given, recipe))
     recipe = load(name) if name else _own(given, run)
-    return replace(recipe, training_data=recipe.training_data or _names(run.data, run.noisy, run.clean), **given)
+    names = recipe.training_data or _names(run.data, run.noisy, run.clean)
+    return replace(recipe, training_data=names, **_added(given, recipe))
+
+
+def _added(given: dict[str, Any], recipe: Recipe) -> dict[str, Any]:
+    """What was given, with the options that the recipe has for the same method and that were not given."""
+    if "options" not in given or given.get("method", recipe.method) != recipe.method:
+        return given
+    return given | {"options": recipe.options | given["options"]}
 
 
 def _names(*folders: Sequence[Path]) -> list[str]:
@@ -160,6 +170,7 @@ def _own(given: dict[str, Any], run: Options) -> Recipe:
         id=run.output.resolve().name or "model",
         title=f"Trained on {', '.join(_names(run.data, run.noisy, run.clean))}",
         steps=OWN_STEPS,
+        method=method,
         noises=_noises("noise", None) or {} if made else {},
         architecture=getattr(kind, "usual_network", Recipe.architecture),
     )
@@ -167,5 +178,18 @@ def _own(given: dict[str, Any], run: Options) -> Recipe:
         if "architecture" in given:
             raise click.UsageError("--init says which network it is: leave --arch out.")
         card = weights.read_card(catalog.locate(init))
-        return replace(recipe, architecture=card.architecture, config=card.config)
+        options = _masks_of(card) if method == "amsnet" else {}
+        return replace(recipe, architecture=card.architecture, config=card.config, options=options)
     return recipe
+
+
+def _masks_of(card: Card) -> dict[str, Any]:
+    """Options of amsnet with which a model that is asked through masks goes on being asked as it was."""
+    from medcli.engine.masked import Masks
+    from medcli.engine.strategies import parse
+
+    asked = parse(card.strategy)
+    if not isinstance(asked, Masks):
+        return {}
+    white = {"pd": 1} if asked.pd == 1 else {}  # of other noise, the pictures say how far apart pixels must be
+    return {"branches": asked.k, "fill": asked.fill} | white
