@@ -8,13 +8,13 @@ the adapted model was accepted and is worse.
 
 from __future__ import annotations
 
+import argparse
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
-import click
 from torch import nn
 
 from medcli.batch.pairs import FilePairs, Pair, as_floats, thinned
@@ -79,21 +79,23 @@ def summary(rows: Sequence[Row]) -> str:
     )
 
 
-@click.command(help=__doc__)
-@click.option("--clean", required=True, type=click.Path(path_type=Path, exists=True, file_okay=False))
-@click.option("--noisy", required=True, type=click.Path(path_type=Path, exists=True, file_okay=False))
-@click.option("--model", required=True, help="Name or file.")
-@click.option("--minutes", default=1.0, show_default=True)
-@click.option("--limit", type=click.IntRange(min=1), help="At most so many pictures, spread evenly.")
-@click.option("--device", default="auto", show_default=True)
-def main(clean: Path, noisy: Path, model: str, minutes: float, limit: int | None, device: str) -> None:
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--clean", type=Path, required=True)
+    parser.add_argument("--noisy", type=Path, required=True)
+    parser.add_argument("--model", required=True, help="name or file")
+    parser.add_argument("--minutes", type=float, default=1.0)
+    parser.add_argument("--limit", type=int, help="at most so many pictures, spread evenly")
+    parser.add_argument("--device", default="auto")
+    options = parser.parse_args()
     keep_heap()
-    machine = choose_machine(device, "auto", workers=0)
-    pairs = FilePairs(noisy, clean, thinned(matched(noisy, clean), limit))
+    machine = choose_machine(options.device, "auto", workers=0)
+    names = thinned(matched(options.noisy, options.clean), options.limit)
+    pairs = FilePairs(options.noisy, options.clean, names)
     print("| picture | verdict | before | adapted | gain | s | what the judge saw |\n|---|---|---|---|---|---|---|")
     rows = []
-    for pair, (name, _) in zip(pairs, pairs.names, strict=True):
-        row, seen = measured(pair, noisy / name, model, minutes, machine)
+    for pair, (name, _) in zip(pairs, names, strict=True):
+        row, seen = measured(pair, options.noisy / name, options.model, options.minutes, machine)
         after = "-" if row.after is None else f"{row.after:.2f}"
         figures = f"{row.before:.2f} | {after} | {row.gain:+.2f} | {row.seconds:.0f}"
         print(f"| {pair.name} | {row.verdict} | {figures} | {seen} |", flush=True)
