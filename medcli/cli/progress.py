@@ -16,7 +16,7 @@ from medcli.errors import MedcliError
 if TYPE_CHECKING:
     from rich.progress import Progress
 
-PATIENCE = 1.0  # seconds without a bar
+PATIENCE = 1.0  # seconds without a bar, or an estimate
 LONG = 10.0  # seconds that are worth a word beforehand
 
 
