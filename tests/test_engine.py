@@ -440,6 +440,16 @@ def test_auto_takes_bf16_on_a_cpu_that_has_it_for_8_bits_only(monkeypatch: pytes
     assert choose_precision("auto", cpu, half_safe=True, eight_bit=True) == torch.float32
 
 
+@pytest.mark.parametrize("unit", ["amx_tile", "avx512_bf16"])
+def test_bf16_is_fast_where_either_unit_multiplies_it(monkeypatch: pytest.MonkeyPatch, unit: str) -> None:
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: True)
+    for each in ("amx_tile", "avx512_bf16"):
+        monkeypatch.setattr(torch.cpu, f"_is_{each}_supported", lambda: False, raising=False)
+    assert not device.cpu_multiplies_bf16()
+    monkeypatch.setattr(torch.cpu, f"_is_{unit}_supported", lambda: True, raising=False)
+    assert device.cpu_multiplies_bf16()
+
+
 def test_auto_takes_fp16_on_a_gpu_where_the_model_bears_it() -> None:
     for gpu in (torch.device("cuda"), torch.device("mps")):
         assert choose_precision("auto", gpu, half_safe=True) == torch.float16

@@ -492,6 +492,8 @@ def test_stage_p_makes_the_answer_smoother_and_costs_all_branches(trained: nn.Mo
     assert roughness(answers[1.0]) < 0.9 * roughness(answers[0.0])
     network = Around()
     assert parse(AMSNet(network, branches=3).strategy) == Masks(k=3)
+    assert parse(AMSNet(network, pd=4, denoise_pd=3).strategy) == Masks(pd=3)
+    assert parse(AMSNet(network, pd=1, denoise_pd=3).strategy) == Masks(pd=1)
     AMSNet(network, stage="p", branches=3, pd=2).turns[0].terms(
         Batch([noisy_picture(1, 3, 8, 8)], None, torch.arange(1))
     )
