@@ -127,9 +127,9 @@ class TestStages:
 
     @pytest.mark.parametrize(
         ("strategy", "options"),
-        [("masks:k=2,pd=1", {"branches": 2, "fill": "zero", "pd": 1}), ("plain", {})],
+        [("masks:k=4,pd=1", {"branches": 4, "fill": "zero", "denoise_pd": 1}), ("plain", {})],
     )
-    def test_independent_noise_stays_independent(
+    def test_any_model_can_be_gone_on_from(
         self, train: Train, picture_folder: Path, strategy: str, options: dict[str, object]
     ) -> None:
         train("--data", "clean", "-o", "run")

@@ -191,5 +191,4 @@ def _masks_of(card: Card) -> dict[str, Any]:
     asked = parse(card.strategy)
     if not isinstance(asked, Masks):
         return {}
-    white = {"pd": 1} if asked.pd == 1 else {}  # of other noise, the pictures say how far apart pixels must be
-    return {"branches": asked.k, "fill": asked.fill} | white
+    return {"branches": asked.k, "fill": asked.fill, "denoise_pd": asked.pd}
