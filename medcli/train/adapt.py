@@ -46,8 +46,9 @@ STEPS, RATE = 100_000, 1e-4  # the time ends the run long before
 class Way:
     """How a model learns from noisy pictures and is judged by them; it follows from how the model is asked.
 
-    method, options: of training. patch: largest side that is trained on; step: what sides are multiples of; side: of
-    the squares that judge; all in pixels. bears: largest stride of the noise that can be judged, and why: in words.
+    method, options, batch: of training. patch: largest side that is trained on; step: what sides are multiples of;
+    side: of the squares that judge; all in pixels. bears: largest stride of the noise that can be judged; why: what to
+    say of a larger one.
     """
 
     method: str
