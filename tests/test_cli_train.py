@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import click
@@ -198,6 +199,47 @@ class TestInit:
         small = ["--steps", "1", "--batch", "1", "--patch", "16", "--init", "pre"]
         train("--data", "gray", *small, "-o", "fine", recipe="")
         assert weights.read_card(Path("fine/fine.safetensors")).channels == 3
+
+
+class TestStages:
+    """AMSNet's two stages, from noisy pictures alone."""
+
+    SHORT = ("--steps", "2", "--batch", "2", "--patch", "16", "--data", "clean", "--val", "clean")
+
+    def test_stage_p_goes_on_from_stage_b_and_is_asked_like_it(self, train: Train, picture_folder: Path) -> None:
+        b = ("--method", "amsnet", "--arch", "dncnn", "--option", "branches=3", "--option", "fill=mean", "--pd", "2")
+        train(*b, *self.SHORT, "-o", "b", recipe="")
+        train("--method", "amsnet", "--option", "stage=p", "--init", "b", *self.SHORT, "-o", "p", recipe="")
+        cards = [weights.read_card(Path(name, f"{name}.safetensors")) for name in "bp"]
+        assert cards[0].strategy == cards[1].strategy == "masks:k=3,pd=2,fill=mean"
+        assert cards[1].architecture == "dncnn"
+        options = recipes.load("p/recipe.yaml").options
+        assert {"stage": "p", "branches": 3, "fill": "mean"}.items() <= options.items()
+        for name, terms in (("b", {"l1"}), ("p", {"l1", "roughness"})):
+            lines = [json.loads(line) for line in Path(name, "log.jsonl").read_text().splitlines()]
+            judged = next(line for line in lines if "val_score" in line)
+            assert set(judged) == {"step", "val_score", *(f"val_{term}" for term in terms)}
+            assert "psnr" not in judged
+
+    @pytest.mark.parametrize(
+        ("strategy", "options"),
+        [("masks:k=4,pd=1", {"branches": 4, "fill": "zero", "denoise_pd": 1}), ("plain", {})],
+    )
+    def test_any_model_can_be_gone_on_from(
+        self, train: Train, picture_folder: Path, strategy: str, options: dict[str, object]
+    ) -> None:
+        train("--data", "clean", "-o", "run")
+        network, card = weights.load_network(Path("run/tiny.safetensors"))
+        weights.save(Path("run/tiny.safetensors"), network, replace(card, strategy=strategy))
+        train("--method", "amsnet", "--option", "stage=p", "--init", "run", *self.SHORT, "-o", "p", recipe="")
+        assert ({"stage": "p"} | options).items() <= recipes.load("p/recipe.yaml").options.items()
+
+    def test_options_add_to_those_of_a_recipe_of_the_same_method(self, train: Train, picture_folder: Path) -> None:
+        Path("amsnet.yaml").write_text(TINY + "method: amsnet\noptions: {fill: mean, pd: 1}\n")
+        train("--option", "branches=3", "--data", "clean", "-o", "same", recipe="amsnet.yaml")
+        assert recipes.load("same/recipe.yaml").options == {"fill": "mean", "pd": 1, "branches": 3}
+        train("--method", "n2s", "--option", "spacing=3", "--data", "clean", "-o", "other", recipe="amsnet.yaml")
+        assert recipes.load("other/recipe.yaml").options == {"spacing": 3}
 
 
 class TestLetters:

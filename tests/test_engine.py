@@ -297,6 +297,15 @@ def test_progress_counts_every_tile() -> None:
     assert seen == [(0, 4), (1, 4), (2, 4), (3, 4), (4, 4)]
 
 
+def test_progress_counts_every_pass_of_every_tile() -> None:
+    seen: list[tuple[int, int]] = []
+    denoiser = engine(Toy(), strategy=Flips(), tile=16, overlap=0)
+    denoiser(noise(30, 16), progress=lambda done, total: seen.append((done, total)))
+    assert seen == [(done, 16) for done in range(17)]
+    denoiser(noise(30, 16))
+    assert len(seen) == 17
+
+
 def test_an_interrupt_stops_before_the_next_tile() -> None:
     network = Toy()
 

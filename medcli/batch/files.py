@@ -28,7 +28,8 @@ class Settings:
     """All that shapes the bytes of a result, apart from its input. Device and tile do not: they are how, not what.
 
     weights: digest of the weight file; strength: 0 to 1; quality: 1 to 100, None for the source's; format: None for
-    that of the output's name. upscale: factor of each side. mask: "black", or digest of a mask's file.
+    that of the output's name. upscale: factor of each side. mask: "black", or digest of a mask's file. refine, samples,
+    seed: of masks that hide pixels, None for the model's own.
     """
 
     weights: str
@@ -39,6 +40,9 @@ class Settings:
     quality: int | None = None
     upscale: int = 1
     mask: str = ""
+    refine: int | None = None
+    samples: int | None = None
+    seed: int | None = None
 
     def digest(self) -> str:
         return hashlib.blake2b(json.dumps(asdict(self), sort_keys=True).encode(), digest_size=20).hexdigest()

@@ -61,7 +61,7 @@ def restore(picture: Picture, engine: Engine, work: PageWork, progress: Progress
     """Restores the pages of `picture` in place, so that a stack is never in memory twice.
 
     work: called with the number of a page from 0 on, the page, `engine` and its progress; returns the restored page.
-    progress: called with (tiles done, tiles in all), over all pages.
+    progress: called with (passes of the network done, in all), over all pages.
     """
     count = len(picture.pages)
     for number, page in enumerate(picture.pages):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -106,6 +106,18 @@ Every option can be set in the environment: MED_DENOISE_MODEL, MED_DENOISE_DEVIC
 @click.option("--mask", type=click.Path(), metavar="FILE|DIR|black", help="Fill in missing pixels.")
 @click.option("--upscale", type=click.IntRange(min=2), metavar="N", help="Enlarge N times, as the model has learned.")
 @click.option(
+    "--refine",
+    type=options.rounds,
+    is_flag=False,
+    flag_value="8",
+    metavar="[T]",
+    help="Models with masks: refine by T more guesses, 8 unless given. A little better, T times the work.",
+)
+@click.option(
+    "--samples", type=click.IntRange(1, 64), metavar="N", help="Models with masks: mean over N draws of them."
+)
+@click.option("--seed", type=click.IntRange(0, 2**32 - 1), metavar="N", help="Models with masks: another draw.")
+@click.option(
     "--tile",
     type=options.tile,
     metavar="auto|N|0",
@@ -149,6 +161,9 @@ def command(
     ensemble: bool,
     mask: str | None,
     upscale: int | None,
+    refine: int | None,
+    samples: int | None,
+    seed: int | None,
     tile: TileSize,
     overlap: int | None,
     recursive: bool,
@@ -177,17 +192,20 @@ def command(
     _check_task(mask, upscale, strength)
     jobs = make_plan(inputs, Naming(output, suffix, format_), recursive=recursive, force=force)
     weights = locate(model, tell)
+    _check_masked(weights, {"--refine": refine, "--samples": samples, "--seed": seed})
     masks = _masks(mask, weights, jobs, inputs)
     task: Task = Denoise(strength)
     if mask:
         task = Fill(masks, max_pixels)
     elif upscale:
         task = _enlarging(upscale, weights, strength, max_pixels)
-    black = BLACK if mask else ""
-    settings = Settings(digest(weights), strength, ensemble, precision, format_, quality, upscale or 1, black)
+    settings = Settings(
+        digest(weights), strength, ensemble, precision, format_, quality,
+        upscale or 1, BLACK if mask else "", refine, samples, seed,
+    )  # fmt: skip
     streams = Streams(sys.stdin.buffer, sys.stdout.buffer)
     files = Files(jobs, settings, streams, masks=masks, max_pixels=max_pixels)
-    request = Request(model, task, device, precision, ensemble, tile, overlap)
+    request = Request(model, task, device, precision, ensemble, tile, overlap, refine, samples, seed)
     session = Session(request, files, jobs, as_objects=as_objects, quiet=quiet)
     if dry_run:
         session.rehearse(force=force)
@@ -215,6 +233,15 @@ def _check_task(mask: str | None, upscale: int | None, strength: float) -> None:
         raise click.UsageError("--mask and --upscale are two runs: fill the picture, then enlarge the result.")
     if mask and strength < 1:
         raise click.UsageError("--strength does not go with --mask: of what is missing there is nothing to keep.")
+
+
+def _check_masked(weights: Path, options: Mapping[str, int | None]) -> None:
+    """Refuses options of masks where the model is not asked through any."""
+    from medcli.zoo.catalog import need_masks
+    from medcli.zoo.weights import read_card
+
+    if given := [name for name, value in options.items() if value is not None]:
+        need_masks(read_card(weights), given)
 
 
 def _masks(mask: str | None, weights: Path, jobs: Sequence[Job], inputs: Sequence[Path]) -> dict[Job, Path]:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Request:
-    """What was asked of the machine: which model, for what, and how it is to be run."""
+    """What was asked of the machine: which model, for what, and how it is to be run. The last three: `Settings`."""
 
     model: str
     task: Task
@@ -35,6 +35,9 @@ class Request:
     ensemble: bool
     tile: TileSize
     overlap: int | None
+    refine: int | None = None
+    samples: int | None = None
+    seed: int | None = None
 
 
 class Session:
@@ -82,13 +85,16 @@ class Session:
             tile=asked.tile,
             overlap=asked.overlap,
             ensemble=asked.ensemble,
+            refine=asked.refine,
+            samples=asked.samples,
+            seed=asked.seed,
         )
         self._device = str(denoiser.device)
         return partial(self._restore, denoiser, display)
 
     def _restore(self, denoiser: Denoiser, display: Display, job: Job, picture: Picture) -> Facts:
-        display.begin(job.source.name)
-        return measured(self._request.task, job, picture, denoiser, display.tiles)
+        display.begin(job.source.name, denoiser.strategy.passes)
+        return measured(self._request.task, job, picture, denoiser, display.advance)
 
     def _tell_all(self, outcomes: Iterable[Outcome], display: Display) -> None:
         for outcome in outcomes:

@@ -195,7 +195,7 @@ def _tell_all(outcomes: Iterable[Made], order: Order, display: Display) -> None:
             tally.errors.append(made.error)
         for line in _lines(made, order):
             display.line(line, error=made.error is not None)
-        display.tiles(1, 1)
+        display.advance(1, 1)
     display.line(tally.summary(display.seconds))
     _conclude(tally.errors, sum(tally.counts.values()))
 

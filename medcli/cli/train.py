@@ -16,6 +16,7 @@ from medcli.cli.options import complete_model
 if TYPE_CHECKING:
     from medcli.train.recipe import Recipe
     from medcli.train.run import Options
+    from medcli.zoo.weights import Card
 
 FOLDER = click.Path(path_type=Path, exists=True, file_okay=False)
 OWN_STEPS = 10_000
@@ -139,9 +140,18 @@ def _recipe(name: str | None, overrides: dict[str, Any], run: Options, *, pooled
     frozen = run.output / "recipe.yaml"
     given = {key: value for key, value in overrides.items() if value is not None}
     if run.resume and frozen.is_file():
-        return replace(load(str(frozen)), **given)
+        recipe = load(str(frozen))
+        return replace(recipe, **_added(given, recipe))
     recipe = load(name) if name else _own(given, run, pooled=pooled)
-    return replace(recipe, training_data=recipe.training_data or _names(run.data, run.noisy, run.clean), **given)
+    names = recipe.training_data or _names(run.data, run.noisy, run.clean)
+    return replace(recipe, training_data=names, **_added(given, recipe))
+
+
+def _added(given: dict[str, Any], recipe: Recipe) -> dict[str, Any]:
+    """What was given, with the options that the recipe has for the same method and that were not given."""
+    if "options" not in given or given.get("method", recipe.method) != recipe.method:
+        return given
+    return given | {"options": recipe.options | given["options"]}
 
 
 def _names(*folders: Sequence[Path]) -> list[str]:
@@ -167,8 +177,9 @@ def _own(given: dict[str, Any], run: Options, *, pooled: bool) -> Recipe:
         id=run.output.resolve().name or "model",
         title=f"Trained on {', '.join(_names(run.data, run.noisy, run.clean))}",
         steps=OWN_STEPS,
-        noises=_noises("noise", None) or {} if made else {},
         method=method,
+        noises=_noises("noise", None) or {} if made else {},
+        options=_masks_of(start) if start and method == "amsnet" else {},
         architecture=network or str(getattr(kind, "usual_network", Recipe.architecture)),
         config={**start.config, "channels": start.channels} if start else {},
     )
@@ -184,3 +195,14 @@ def _usual_method(network: str | None, *, pooled: bool) -> str:
         return Recipe.method
     kind = resolve(ARCHITECTURES, network or "split", kind="architecture", error=RecipeError)
     return "med" if hasattr(kind, "noise_twin") else Recipe.method
+
+
+def _masks_of(card: Card) -> dict[str, Any]:
+    """Options of amsnet with which a model that is asked through masks goes on being asked as it was."""
+    from medcli.engine.masked import Masks
+    from medcli.engine.strategies import parse
+
+    asked = parse(card.strategy)
+    if not isinstance(asked, Masks):
+        return {}
+    return {"branches": asked.k, "fill": asked.fill, "denoise_pd": asked.pd}

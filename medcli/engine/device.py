@@ -47,6 +47,14 @@ def choose_precision(
     return PRECISIONS[spec]
 
 
+def wait(device: torch.device) -> None:
+    """Returns when all that was asked of the device is done; a CPU answers at once."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    elif device.type == "mps":
+        torch.mps.synchronize()
+
+
 def unsupported(device: torch.device, error: NotImplementedError) -> MedcliError:
     """The letter for an operation that `device` lacks; nothing is moved to the CPU behind the user's back."""
     reason = str(error).partition("\n")[0]

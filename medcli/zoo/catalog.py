@@ -167,6 +167,22 @@ def find(name: str, known: dict[str, Entry] | None = None) -> Entry:
     return known[name]
 
 
+def masked_models() -> list[str]:
+    """The ids of models that are asked through masks."""
+    return [entry.id for entry in entries().values() if entry.card.masked]
+
+
+def need_masks(card: Card, given: Iterable[str]) -> None:
+    """Raises ModelError for a model that is not asked through masks; given: what it has no use for."""
+    if card.masked:
+        return
+    known = ", ".join(masked_models())
+    raise ModelError(
+        f"'{card.id}' is not asked through masks, so it has no use for {' or '.join(given)}.",
+        f"Models that are: {known}." if known else "Models that 'med train --method amsnet' makes are.",
+    )
+
+
 def unknown(name: str, known: Iterable[str]) -> ModelError:
     """The letter for a name that no model has, with the nearest of those there are."""
     return ModelError(f"There is no model called '{name}'.", nearest(name, known))

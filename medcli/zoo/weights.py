@@ -54,6 +54,11 @@ class Card:
     half_safe: bool = True
     version: str = ""
 
+    @property
+    def masked(self) -> bool:
+        """Whether the network is asked through masks."""
+        return self.strategy.partition(":")[0] == "masks"
+
 
 def read_card(path: Path) -> Card:
     """The card of a weight file; reads the header alone. Raises ModelError where the file is not one of ours."""
