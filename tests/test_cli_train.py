@@ -116,6 +116,7 @@ class TestUsualMethod:
             ("--pool gaussian --arch swin", "med", "swin"),
             ("--pool gaussian --method supervised", "supervised", "unet"),
             ("--pool gaussian --arch dncnn", "supervised", "dncnn"),
+            ("--pool camera", "supervised", "unet"),
             ("--noise gaussian:25", "supervised", "unet"),
             ("--noise gaussian:25 --arch split", "supervised", "split"),
         ],

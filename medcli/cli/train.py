@@ -94,7 +94,7 @@ def command(output: Path, recipe: str | None, pool: str | None, noise: str | Non
     pairs = options.pop("method_options")
     pd = options.pop("pd")
     own = _method_options(pairs if pd is None else (*pairs, f"pd={pd}")) or None
-    chosen = _recipe(recipe, options | {"noises": _noises(pool, noise), "options": own}, run, pooled=not noise)
+    chosen = _recipe(recipe, options | {"noises": _noises(pool, noise), "options": own}, run, pooled=not noise and pool != "camera")
     keep_heap()
     with Display(chosen.steps, quiet=quiet) as display:
         path = train(chosen, run, display.report, display.say)
