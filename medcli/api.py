@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -10,11 +12,12 @@ from numpy.typing import NDArray
 
 from medcli.batch.restore import restore_page
 from medcli.engine.denoiser import Denoiser
-from medcli.engine.strategies import Flips, parse
+from medcli.engine.masked import Masks
+from medcli.engine.strategies import Flips, Strategy, parse
 from medcli.errors import InputError
 from medcli.images import Page, read
-from medcli.zoo.catalog import locate
-from medcli.zoo.weights import load_network
+from medcli.zoo.catalog import locate, need_masks
+from medcli.zoo.weights import Card, load_network
 
 
 def load(
@@ -25,17 +28,22 @@ def load(
     tile: int | Literal["auto"] = "auto",
     overlap: int | None = None,
     ensemble: bool = False,
+    refine: int | None = None,
+    samples: int | None = None,
+    seed: int | None = None,
 ) -> Denoiser:
     """A denoiser with its model loaded, to be called with arrays.
 
     name: of a model, a weight file, or the folder of a training run. device: auto, cpu, cuda, cuda:N or mps.
     precision: auto, fp32, fp16 or bf16. tile: side in pixels, 0 for the whole picture at once, or auto: by free memory.
     overlap: pixels, None for what the network needs. ensemble: the mean of eight flips and turns, eight times the work.
+    refine, samples, seed: of a model that is asked through masks, see `medcli.engine.masked`; None for its own.
 
-    Raises ModelError for an unknown or corrupt model, DeviceError for a device that is not there.
+    Raises ModelError for an unknown or corrupt model, or one without masks that is given what concerns them,
+    DeviceError for a device that is not there.
     """
     network, card = load_network(locate(str(name)))
-    strategy = parse(card.strategy)
+    strategy = _asked(card, {"refine": refine, "samples": samples, "seed": seed})
     return Denoiser(
         network,
         Flips(strategy) if ensemble else strategy,
@@ -71,6 +79,17 @@ def denoise(
     engine = load(model, device=device, precision=precision, tile=tile, ensemble=ensemble)
     restored = restore_page(page, engine, strength)
     return restored.pixels if restored.alpha is None else np.dstack([restored.pixels, restored.alpha])
+
+
+def _asked(card: Card, given: Mapping[str, int | None]) -> Strategy:
+    """How the card's network is asked, with the numbers of its masks that are given."""
+    strategy = parse(card.strategy)
+    numbers: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+    if not numbers:
+        return strategy
+    need_masks(card, numbers)
+    assert isinstance(strategy, Masks)
+    return replace(strategy, **numbers)
 
 
 def _page(array: NDArray[Any]) -> Page:

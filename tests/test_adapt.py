@@ -12,14 +12,25 @@ import pytest
 import torch
 from click.testing import CliRunner, Result
 from conftest import TINY_UNET
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 from torch import Tensor, nn
 
 import medcli.train.adapt as subject
+import medcli.train.bands as bands
+import medcli.zoo.catalog
 from medcli.cli import med
+from medcli.data.cache import Slot
+from medcli.data.correlation import LAGS, correlated, noise_correlation
+from medcli.engine.masked import Masks
+from medcli.engine.strategies import Plain
 from medcli.errors import MedcliError, ModelError
 from medcli.images import read
-from medcli.train.adapt import Look, Verdict, dealt, judged, look, open_pictures, tiles
+from medcli.methods.masking import hidden_pixel_error
+from medcli.train.adapt import Lesson, Way, lesson, open_pictures, way_of
+from medcli.train.bands import dealt, squares, usable
+from medcli.train.judge import Judge, Look, Verdict, grid, masks
 from medcli.train.loop import Trainer
 from medcli.zoo import weights
 
@@ -60,7 +71,7 @@ def model(tmp_path: Path) -> Path:
 def _few_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     """A run ends by its steps, not by a clock."""
     monkeypatch.setattr(subject, "STEPS", 4)
-    monkeypatch.setattr(subject, "MOST_TILES", 4)
+    monkeypatch.setattr(bands, "MOST_PIXELS", 4 * 64**2)
 
 
 def med_adapt(*arguments: object) -> Result:
@@ -69,6 +80,8 @@ def med_adapt(*arguments: object) -> Result:
 
 class Blend(nn.Module):
     """A share of the picture and the rest of a mean over its neighbourhood."""
+
+    multiple = 1
 
     def __init__(self, share: float, side: int = 9) -> None:
         super().__init__()
@@ -85,6 +98,13 @@ def tiles_of(seed: int = 0) -> Tensor:
     return torch.stack(torch.split(picture, 64, dim=2))
 
 
+def truth_of(channels: int = 3) -> Tensor:
+    """The scene of `tiles_of` without noise."""
+    whole = torch.from_numpy(scene(64, 64 * 6, channels)).permute(2, 0, 1).float() / 255
+    return torch.stack(torch.split(whole, 64, dim=2))
+
+
+judged = Judge(Plain(), grid())
 SEEN = Look(1, float(SIGMA), (0.5,), (SIGMA / 255,))
 
 
@@ -97,9 +117,7 @@ def test_the_judge_knows_better_from_worse_without_a_clean_picture() -> None:
 
 def test_stein_estimates_the_difference_of_true_errors() -> None:
     """The judge without doubt about the level, against errors that only the clean picture knows."""
-    weak, strong, picture = Blend(0.6), Blend(0.05), tiles_of()
-    whole = torch.from_numpy(scene(64, 64 * 6)).permute(2, 0, 1).float() / 255
-    clean = torch.stack(torch.split(whole, 64, dim=2))
+    weak, strong, picture, clean = Blend(0.6), Blend(0.05), tiles_of(), truth_of()
     before, after = (((network(picture) - clean) ** 2).mean().item() for network in (weak, strong))
     gain = judged(weak, strong, picture, SEEN).gains[1]
     assert gain == pytest.approx((before - after) / (SIGMA / 255) ** 2, abs=0.05)
@@ -127,8 +145,7 @@ def test_a_gain_must_be_beyond_its_error_everywhere(
 def test_what_judges_is_not_trained_on(tmp_path: Path) -> None:
     rows = np.broadcast_to(np.arange(700)[:, None, None] % 256, (700, 70, 3))
     pictures = open_pictures([store(tmp_path / "rows.png", rows)], tmp_path / "cache")
-    assert pictures is not None
-    learning, judging = dealt(pictures)
+    learning, judging = dealt(pictures, 64)
     shares = [[part[place] for place in range(len(part))] for part in (learning, judging)]
     assert sum(len(band) for share in shares for band in share) == 700
     assert [len(band) for band in shares[1]] == [64, 64]
@@ -138,21 +155,132 @@ def test_what_judges_is_not_trained_on(tmp_path: Path) -> None:
         [band for _, band in sorted(zip(tops, [*shares[0], *shares[1]], strict=True), key=lambda p: p[0])]
     )
     assert np.array_equal(in_order, pictures[0])
-    assert tiles(judging, 3, 0).shape == (2, 3, 64, 64)
+    assert squares(judging, 3, 64, 0).shape == (2, 3, 64, 64)
+
+
+@pytest.mark.parametrize(("height", "width", "fits"), [(240, 80, True), (239, 80, False), (240, 79, False)])
+def test_bands_follow_from_what_network_and_stride_need(tmp_path: Path, height: int, width: int, fits: bool) -> None:
+    opened = open_pictures([store(tmp_path / "one.png", scene(height, width))], tmp_path / "cache")
+    way = way_at(5)
+    pictures = usable(opened, way.rows, way.side)
+    assert len(pictures) == fits
+    if fits:
+        learning, judging = dealt(pictures, 80)
+        assert [len(judging[0]), *(len(learning[place]) for place in range(2))] == [80, 80, 80]
+        assert squares(judging, 3, 80, 0).shape == (1, 3, 80, 80)
+
+
+def way_at(stride: int, strategy: str = "masks:k=2,pd=2", multiple: int = 16) -> Way:
+    return way_of(*asked(strategy, multiple), Look(stride, 5.0))
+
+
+@given(st.integers(1, 7), st.sampled_from([1, 2, 4, 8, 16, 64]), st.integers(0, 900))
+def test_every_band_has_room_for_a_patch(stride: int, multiple: int, more: int) -> None:
+    way = way_at(stride, multiple=multiple)
+    slot = Slot(0, (way.rows + more, way.side, 3), "uint8")
+    heights = [(stop - top, held) for top, stop, held in bands._bands(slot, way.side)]
+    assert sum(height for height, _ in heights) == slot.shape[0]
+    assert all(height == way.side if held else height >= way.step for height, held in heights)
+
+
+def asked(strategy: str, multiple: int = 16) -> tuple[nn.Module, weights.Card]:
+    network = Blend(0.5)
+    network.multiple = multiple
+    return network, weights.Card(id="tiny", architecture="unet", config={}, strategy=strategy)
+
+
+@pytest.mark.parametrize(
+    ("strategy", "stride", "pd", "side", "patch"),
+    [
+        ("masks:k=2,pd=2", 1, 2, 64, 160),
+        ("masks:k=2,pd=2", 3, 3, 96, 144),
+        ("masks:k=3,pd=1,fill=mean", 5, 5, 80, 160),
+        ("masks:k=2,pd=1", 1, 1, 64, 160),
+        ("masks", 7, 7, 112, 112),
+    ],
+)
+def test_a_model_with_masks_learns_in_sub_images_of_the_noise(
+    strategy: str, stride: int, pd: int, side: int, patch: int
+) -> None:
+    network, card = asked(strategy)
+    way = way_of(network, card, Look(stride, 5.0))
+    assert way.method == "amsnet"
+    assert way.options["pd"] == pd
+    assert way.options["fill"] == ("mean" if "mean" in strategy else "zero")
+    assert way.options["branches"] == way.judge.hiding.branches == (3 if "k=3" in strategy else 2)
+    assert (way.side, way.patch) == (side, patch)
+    assert way.side % (pd * 16) == way.patch % (pd * 16) == 0
+
+
+def lesson_of(path: Path, strategy: str = "plain") -> Lesson:
+    return lesson(*asked(strategy), open_pictures([path], path.parent / "cache"))
 
 
 def test_noise_is_looked_at_first(tmp_path: Path) -> None:
-    names = [noisy(tmp_path / "white.png"), noisy(tmp_path / "shared.png", smooth=3)]
-    white, shared = (look(open_pictures([name], tmp_path / "cache")) for name in names)
-    assert white.stride == 1
-    assert not white.obstacle
-    assert white.sigma == pytest.approx(SIGMA, rel=0.15)
-    assert shared.stride > 1
-    assert "share their noise" in shared.obstacle
+    white, shared = noisy(tmp_path / "white.png"), noisy(tmp_path / "shared.png", smooth=3)
+    assert lesson_of(white).seen.stride == 1
+    assert not lesson_of(white).obstacle
+    assert not lesson_of(white, "masks").obstacle
+    assert lesson_of(white).seen.sigma == pytest.approx(SIGMA, rel=0.15)
+    assert lesson_of(shared).seen.stride == 3
+    assert "share their noise" in lesson_of(shared).obstacle
+    assert not lesson_of(shared, "masks:k=2,pd=1,fill=mean").obstacle
     small = store(tmp_path / "small.png", scene(40, 40))
-    assert "no picture has" in look(open_pictures([small], tmp_path / "cache")).obstacle
+    assert "no picture has the 64 x 192 pixels" in lesson_of(small).obstacle
     clean = store(tmp_path / "flat.png", np.full((256, 192, 3), 90.0))
-    assert "no noise" in look(open_pictures([clean], tmp_path / "cache")).obstacle
+    assert "no noise" in lesson_of(clean).obstacle
+
+
+def test_noise_that_reaches_further_than_can_be_measured_is_no_masked_model_s_either(tmp_path: Path) -> None:
+    far = replace(lesson_of(noisy(tmp_path / "white.png"), "masks"), seen=Look(LAGS, 20.0))
+    assert "over a distance of 8" in far.obstacle
+
+
+# --- noise that neighbouring pixels share
+
+
+def test_noise_is_drawn_with_the_correlation_that_was_measured() -> None:
+    lags = np.array([[1, 0.6, 0.2, 0, 0, 0, 0, 0, 0], [1, 0.3, 0, 0, 0, 0, 0, 0, 0]])
+    noise = correlated(torch.randn(8, 1, 96, 96, generator=torch.Generator().manual_seed(0)), lags)
+    assert float(noise.std()) == pytest.approx(1, abs=0.02)
+    pictures = [np.asarray(0.5 + 0.1 * plane[0], np.float32) for plane in noise]
+    np.testing.assert_allclose(noise_correlation(pictures).lags[:, :3], lags[:, :3], atol=0.12)
+
+
+def shared_tiles() -> tuple[Tensor, Look]:
+    """Gray squares with noise that 3 x 3 pixels share, as `look` sees it."""
+    noise = torch.randn(6, 1, 66, 66, generator=torch.Generator().manual_seed(0))
+    picture = truth_of(1) + 3 * SIGMA / 255 * nn.functional.avg_pool2d(noise, 3, 1)
+    lags = np.array([1, 2 / 3, 1 / 3, *[0.0] * 6])
+    return picture, Look(3, float(SIGMA), (0.5,), (SIGMA / 255,), np.stack([lags, lags]))
+
+
+def test_a_network_that_guesses_shared_noise_does_not_win() -> None:
+    """Hidden pixels prefer the network that guesses noise where the stride is too small; the judge does not."""
+    wide, near, (picture, seen) = Blend(0.0, 9), Blend(0.0, 3), shared_tiles()
+    strategy = Masks(pd=1, fill="mean")
+    fooled = Judge(strategy, masks(strategy, stride=1))(wide, near, picture, replace(seen, lags=None))
+    right = Judge(strategy, masks(strategy, stride=4))
+    assert fooled.gains[0] - 2 * fooled.errors[0] > 0.03
+    assert not right(wide, near, picture, seen).better
+    assert right(near, wide, picture, seen).better
+
+
+def test_stein_estimates_the_difference_of_true_errors_under_shared_noise() -> None:
+    wide, near, (picture, seen) = Blend(0.0, 9), Blend(0.0, 3), shared_tiles()
+    strategy = Masks(pd=1, fill="mean")
+    before, after = (((strategy(network, picture) - truth_of(1)) ** 2).mean().item() for network in (near, wide))
+    gain = Judge(strategy, masks(strategy, stride=4))(near, wide, picture, seen).gains[1]
+    assert gain == pytest.approx((before - after) / (SIGMA / 255) ** 2, abs=0.08)
+
+
+def test_pixels_that_no_branch_owns_are_seen_and_not_judged() -> None:
+    picture, network = tiles_of()[:, :, :16, :16], Blend(1.0)
+    (index,) = grid().maps(len(picture), 16, 0)
+    assert int((index < 4).sum()) == 64
+    blind = hidden_pixel_error(network, picture, index, branches=4, fill=lambda y, hidden: y.masked_fill(hidden, 0))
+    squared = picture.square() * (index < 4)
+    assert torch.allclose(blind, squared.sum((1, 2, 3)) / (3 * 64))
 
 
 BETTER = Verdict(9.0, 8.0, (0.5,) * 3, (0.01,) * 3)
@@ -162,7 +290,7 @@ BETTER = Verdict(9.0, 8.0, (0.5,) * 3, (0.01,) * 3)
 def test_the_better_model_is_kept_and_used(
     model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, channels: int, depth: type
 ) -> None:
-    monkeypatch.setattr(subject, "judged", lambda *_: BETTER)
+    monkeypatch.setattr(Judge, "__call__", lambda *_: BETTER)
     picture = noisy(tmp_path / "cells.png", channels=channels, depth=depth)
     result = med_adapt(picture, "-m", model, "-o", tmp_path / "clean.png", "--device", "cpu")
     assert result.exit_code == 0, result.output
@@ -192,11 +320,50 @@ def test_a_model_that_is_no_better_is_forgotten(model: Path, tmp_path: Path) -> 
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == [".medcli.jsonl", "0.png", "1.png"]
 
 
-def test_shared_noise_is_denoised_without_adapting(model: Path, tmp_path: Path) -> None:
+def with_strategy(model: Path, strategy: str) -> Path:
+    network, card = weights.load_network(model)
+    path = model.with_name("asked.safetensors")
+    weights.save(path, network, replace(card, strategy=strategy))
+    return path
+
+
+@pytest.mark.parametrize("smooth", [1, 3])
+def test_a_model_with_masks_learns_from_shared_noise_and_denoises_through_its_masks(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, smooth: int
+) -> None:
+    monkeypatch.setattr(Judge, "__call__", lambda *_: BETTER)
+    picture, start = noisy(tmp_path / "photo.png", smooth=smooth), with_strategy(model, "masks:k=3,pd=2,fill=mean")
+    result = med_adapt(picture, "-m", start, "-o", tmp_path / "clean.png", "--device", "cpu")
+    assert result.exit_code == 0, result.output
+    assert f"independent {'from pixel to pixel' if smooth == 1 else 'only at a stride of 3 pixels'}" in result.output
+    card = weights.read_card(tmp_path / "clean.safetensors")
+    assert (card.method, card.strategy, card.steps) == ("amsnet", "masks:k=3,pd=2,fill=mean", 4)
+    again = ["denoise", str(picture), "-m", str(tmp_path / "clean.safetensors"), "-o", str(tmp_path / "b.png")]
+    assert CliRunner().invoke(med, [*again, "--device", "cpu"]).exit_code == 0
+    assert (tmp_path / "clean.png").read_bytes() == (tmp_path / "b.png").read_bytes()
+
+
+def test_a_model_with_masks_that_is_no_better_is_forgotten(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(subject, "RATE", 1e-9)
+    picture, start = noisy(tmp_path / "photo.png", smooth=3), with_strategy(model, "masks:k=2,pd=2")
+    result = med_adapt(picture, "-m", start, "--device", "cpu")
+    assert result.exit_code == 0, result.output
+    assert f"not clearly better: {start} is used" in result.output
+    assert not list(tmp_path.glob("photo*.safetensors"))
+
+
+@pytest.mark.parametrize("known", [[], ["one", "two"]])
+def test_shared_noise_is_denoised_without_adapting(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, known: list[str]
+) -> None:
+    monkeypatch.setattr(medcli.zoo.catalog, "masked_models", lambda: known)
     picture = noisy(tmp_path / "photo.png", smooth=3)
     result = med_adapt(picture, "-m", model, "--device", "cpu")
     assert result.exit_code == 0, result.output
     assert "not adapted: neighbouring pixels share their noise" in result.output
+    assert ("can learn from such pictures: -m one or -m two" in result.output) == bool(known)
     assert (tmp_path / "photo.denoised.png").exists()
     assert not list(tmp_path.glob("photo*.safetensors"))
 
@@ -221,7 +388,7 @@ def test_ctrl_c_ends_the_learning_and_not_the_work(
         return turn_all(self, *arguments)  # type: ignore[arg-type]
 
     monkeypatch.setattr(Trainer, "_turn_all", interrupted)
-    monkeypatch.setattr(subject, "judged", lambda *_: BETTER)
+    monkeypatch.setattr(Judge, "__call__", lambda *_: BETTER)
     result = med_adapt(noisy(tmp_path / "cells.png"), "-m", model, "--device", "cpu")
     assert result.exit_code == 0, result.output
     assert "stopped after 1 steps; what was learned is judged" in result.output
@@ -236,8 +403,7 @@ def test_letters(model: Path, tmp_path: Path) -> None:
         error = med_adapt(picture, "-m", model, *arguments).exception
         assert isinstance(error, MedcliError)
         assert taken.stat().st_size == 0
-    network, card = weights.load_network(model)
-    weights.save(tmp_path / "asked.safetensors", network, replace(card, strategy="masks:k=2"))
-    assert isinstance(med_adapt(picture, "-m", tmp_path / "asked.safetensors").exception, ModelError)
+    assert isinstance(med_adapt(picture, "-m", with_strategy(model, "flips")).exception, ModelError)
+    assert isinstance(med_adapt(picture, "-m", tmp_path / "absent.safetensors").exception, ModelError)
     assert isinstance(med_adapt(tmp_path / "absent.png", "-m", model).exception, MedcliError)
     assert med_adapt("-", "-m", model).exit_code == 2

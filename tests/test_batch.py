@@ -22,7 +22,7 @@ from medcli.batch.files import Files, Settings, Streams
 from medcli.batch.manifest import FILE_NAME, Entry, Identity, Manifest
 from medcli.batch.plan import STREAM, Job, Naming, folds_case, make_plan
 from medcli.batch.report import Facts, Outcome
-from medcli.batch.restore import Progress, restore, restore_page
+from medcli.batch.restore import Denoise, Progress, restore_page
 from medcli.batch.run import Stages, run
 from medcli.errors import InputError, ModelError, OutputError
 from medcli.images import Page, Picture
@@ -344,6 +344,23 @@ class TestPipeline:
         assert held == 0
         assert peak <= most
 
+    def test_a_picture_counts_as_large_as_it_has_become(self) -> None:
+        writing, peak = 0, 0
+
+        def grow(job: Job, picture: Picture) -> Facts:
+            nonlocal writing, peak
+            writing, peak = writing + 1, max(peak, writing + 1)
+            picture.pages[0].pixels = np.zeros((64, 64), np.uint8)
+            return FACTS
+
+        def write(job: Job, picture: Picture) -> None:
+            nonlocal writing
+            time.sleep(0.01)
+            writing -= 1
+
+        list(run(numbered(6), stages(restore_one=grow, write=write), budget=2000))
+        assert peak == 1
+
     def test_stopping_lets_a_write_finish(self) -> None:
         written: list[Job] = []
 
@@ -410,7 +427,7 @@ def test_every_page_is_restored_and_progress_counts_them_all() -> None:
 
     picture = Picture([Page(np.full((4, 4), value, np.uint8)) for value in (1, 2, 3)], "tiff")
     seen: list[tuple[int, int]] = []
-    restore(picture, negative, 1.0, lambda done, total: seen.append((done, total)))
+    Denoise()(Job(Path("a"), Path("b")), picture, negative, lambda done, total: seen.append((done, total)))
     assert [int(page.pixels[0, 0]) for page in picture.pages] == [254, 253, 252]
     assert seen == [(done, 6) for done in range(1, 7)]
 

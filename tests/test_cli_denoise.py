@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import json
 import os
 import re
@@ -26,7 +27,7 @@ import medcli.api
 from medcli.archs.dncnn import DnCNN
 from medcli.cli import COMMANDS, main, progress
 from medcli.cli.progress import Display, terminal_can_animate
-from medcli.errors import InputError
+from medcli.errors import InputError, ModelError
 from medcli.images import read
 from medcli.zoo.weights import Card, save
 
@@ -48,10 +49,11 @@ class Ran:
 Med = Callable[..., Ran]
 
 
-def save_tiny(path: Path, channels: int = 3) -> Path:
+def save_tiny(path: Path, channels: int = 3, noises: tuple[str, ...] = (), strategy: str = "plain") -> Path:
     torch.manual_seed(0)
     network = DnCNN(channels=channels, width=4, depth=3, batch_norm=False)
-    save(path, network, Card(id="tiny", architecture="dncnn", config=network.config, channels=channels))
+    own = {"channels": channels, "noises": list(noises), "strategy": strategy}
+    save(path, network, Card(id="tiny", architecture="dncnn", config=network.config, **own))
     return path
 
 
@@ -335,6 +337,97 @@ class TestManyPictures:
         assert not (home / "in.denoised").exists()
 
 
+class TestCorruptions:
+    """With a model whose card says that it has seen missing pixels and pictures that were small."""
+
+    @pytest.fixture
+    def fix(self, med: Med, home: Path) -> Med:
+        save_tiny(home / "fix.safetensors", noises=("drop:0.5", "rescale:2", "rescale:3,filter=lanczos"))
+        write(home / "mask.png", np.repeat([[255] * 10 + [0] * 30], 30, 0).astype(np.uint8))
+        return lambda *words: med("denoise", *words, "--model", "fix.safetensors")
+
+    def test_only_what_is_white_in_the_mask_changes(self, fix: Med, home: Path) -> None:
+        ran = fix("in/0.png", "--mask", "mask.png", "-o", "out.png")
+        assert "300 of 1,200 pixels were missing" in ran.err
+        before, after = pixels_of(home / "in/0.png"), pixels_of(home / "out.png")
+        assert np.array_equal(before[:, 10:], after[:, 10:])
+        assert (before[:, :10] != after[:, :10]).any()
+
+    def test_what_lies_under_the_mask_does_not_matter(self, fix: Med, home: Path) -> None:
+        torn = noise(0)
+        for number in (0, 200):
+            torn[:, :10] = number
+            write(home / f"torn{number}.png", torn)
+            fix(f"torn{number}.png", "--mask", "mask.png", "-o", f"out{number}.png")
+        write(home / "black.bmp", np.zeros((30, 40), np.uint8)).rename("black")
+        fix("torn0.png", "--mask", "black", "-o", "black.png")
+        assert "0 of 1,200 pixels were missing" in fix("torn0.png", "--mask", "./black", "-o", "as it was.png").err
+        results = [pixels_of(home / f"{name}.png") for name in ("out0", "out200", "black")]
+        assert np.array_equal(results[0], results[1])
+        assert np.array_equal(results[0], results[2])
+
+    def test_a_folder_has_a_mask_for_each_and_a_changed_one_counts(self, fix: Med, home: Path) -> None:
+        for name in ("0.png", "1.bmp", "2.png", "3.png"):
+            write(home / "masks" / name, pixels_of(home / "mask.png"))
+        ask = ("in", "-o", "out", "--mask", "masks")
+        assert "4 done" in fix(*ask).err
+        assert "4 up to date" in fix(*ask).err
+        write(home / "masks" / "1.bmp", np.zeros((30, 40), np.uint8))
+        assert "1 done, 3 up to date" in fix(*ask).err
+        assert np.array_equal(pixels_of(home / "out/1.png"), pixels_of(home / "in/1.png"))
+        (home / "masks" / "3.png").unlink()
+        ran = fix(*ask)
+        assert ran.code == 1
+        assert "no mask in masks for in/3.bmp" in ran.err
+        same = fix("in", "-o", "out", "--mask", "mask.png").err
+        assert "1 done, 3 up to date" in same, "masks are told apart by their content, not by their place"
+
+    def test_a_mask_of_another_size_fails_alone(self, fix: Med, home: Path) -> None:
+        write(home / "in/0.png", noise(0, (20, 20, 3)))
+        ran = fix("in", "-o", "out", "--mask", "mask.png")
+        assert ran.code == 3
+        assert "3 done, 1 failed" in ran.err
+        assert "mask.png is 40x30 pixels, but its picture 20x20" in ran.err
+
+    def test_a_larger_picture_with_or_without_tiles(self, fix: Med, home: Path) -> None:
+        write(home / "wide.png", noise(1, (50, 90, 3)))
+        assert "tile 64, 180x100" in fix("wide.png", "--upscale", 2, "-o", "a.png", "--tile", 64).err
+        assert "untiled, 180x100" in fix("wide.png", "--upscale", 2, "-o", "b.png", "--tile", 0).err
+        difference = pixels_of(home / "a.png").astype(int) - pixels_of(home / "b.png")
+        assert difference.shape == (100, 180, 3)
+        assert np.abs(difference).max() <= 1
+
+    def test_folders_grow_and_resume_by_factor(self, fix: Med) -> None:
+        ask = ("in", "-o", "out", "--json", "--upscale")
+        assert {json.loads(line)["width"] for line in fix(*ask, 2).out.splitlines()} == {80}
+        assert {json.loads(line)["status"] for line in fix(*ask, 2).out.splitlines()} == {"skipped"}
+        assert {json.loads(line)["width"] for line in fix(*ask, 3).out.splitlines()} == {120}
+
+    @pytest.mark.parametrize(
+        ("words", "code", "message"),
+        [
+            ("--mask mask.png --upscale 2", 2, "are two runs"),
+            ("--mask mask.png --strength 0.5", 2, "--strength does not go with --mask"),
+            ("--upscale 1", 2, "not in the range"),
+            ("--upscale 4", 1, "It enlarges 2 or 3 times"),
+            ("--mask nowhere.png", 1, "no mask nowhere.png"),
+            ("--upscale 3 --max-pixels 2000", 1, "--max-pixels"),
+            ("--mask mask.png -o mask.png --force", 1, "would overwrite a mask"),
+        ],
+    )
+    def test_letters(self, fix: Med, words: str, code: int, message: str) -> None:
+        ran = fix("in/0.png", *words.split())
+        assert ran.code == code
+        assert message in ran.err
+
+    @pytest.mark.parametrize("words", ["--mask mask.png", "--mask black", "--upscale 2"])
+    def test_other_models_say_that_they_cannot(self, med: Med, fix: Med, words: str) -> None:
+        ran = med("denoise", "in/0.png", *words.split(), "--dry-run")
+        assert ran.code == 1
+        assert "'tiny' was not trained to" in ran.err
+        assert "med train --pool corruption" in ran.err
+
+
 class TestLetters:
     @pytest.mark.parametrize(
         ("content", "words"),
@@ -427,6 +520,57 @@ class TestLetters:
         assert not left_behind(home)
 
 
+@pytest.fixture(scope="module")
+def masked(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_tiny(tmp_path_factory.mktemp("weights") / "masked.safetensors", strategy="masks:k=2,pd=2")
+
+
+class TestMasks:
+    def test_refinement_samples_and_seed_change_the_picture_and_what_is_up_to_date(
+        self, med: Med, home: Path, masked: Path
+    ) -> None:
+        results = {}
+        for options in ([], ["--refine"], ["--refine=2"], ["--samples", "3"], ["--seed", "1"]):
+            ran = med("denoise", "in", *options, "--model", str(masked), "-o", "out")
+            assert ran.code == 0, ran.err
+            assert "4 done" in ran.err
+            results[" ".join(options)] = (home / "out/0.png").read_bytes()
+            assert "4 up to date" in med("denoise", "in", *options, "--model", str(masked), "-o", "out").err
+        assert len(set(results.values())) == 5
+        assert med("denoise", "in/0.png", "--refine=8", "--model", str(masked), "-o", "one.png").code == 0
+        assert (home / "one.png").read_bytes() == results["--refine"]
+
+    @pytest.mark.parametrize("dry", [[], ["--dry-run"]])
+    def test_a_model_without_masks_gets_a_letter(
+        self, med: Med, monkeypatch: pytest.MonkeyPatch, dry: list[str]
+    ) -> None:
+        monkeypatch.setattr(medcli.api, "load", never)
+        ran = med("denoise", "in", "--refine", "--seed", "3", *dry)
+        assert ran.code == 1
+        assert "'tiny' is not asked through masks, so it has no use for --refine or --seed." in ran.err
+
+    def test_a_picture_in_the_place_of_a_number_is_told_apart(self, med: Med) -> None:
+        ran = med("denoise", "--refine", "in/0.png")
+        assert ran.code == 2
+        assert "write --refine=8" in ran.err
+        assert med("denoise", "in/0.png", "--refine=65").code == 2
+
+    @pytest.mark.parametrize(("seconds", "said"), [(0.5, ""), (4.0, "6 passes of the network per picture: about 24 s")])
+    def test_the_cost_is_told_before_a_long_picture(
+        self, med: Med, masked: Path, monkeypatch: pytest.MonkeyPatch, seconds: float, said: str
+    ) -> None:
+        """Each look at the clock of the display is so many seconds after the last: one for each pass."""
+        told = []
+        for arguments in (["--refine=2"], ["--refine=2", "--quiet", "--force"]):
+            clock = itertools.count(0, seconds)
+            monkeypatch.setattr(progress.time, "monotonic", lambda clock=clock: float(next(clock)))
+            told.append(med("denoise", "in/0.png", "in/1.png", *arguments, "--model", str(masked)).err)
+        assert told[1] == ""
+        assert said in told[0]
+        assert ("passes" in told[0]) == bool(said)
+        assert told[0].count("for 0.png, the first of 2 pictures\n") == bool(said)
+
+
 class TestDisplay:
     def test_a_bar_needs_a_terminal_that_moves(self, monkeypatch: pytest.MonkeyPatch) -> None:
         assert not terminal_can_animate()
@@ -445,10 +589,10 @@ class TestDisplay:
         monkeypatch.setenv("TERM", "xterm")
         with Display(2, animate=True) as display:
             display.begin("first.png")
-            display.tiles(1, 4)
+            display.advance(1, 4)
             display.line("[bold]a line[/bold]")
             display.begin("second.png")
-            display.tiles(4, 4)
+            display.advance(4, 4)
         written = capsys.readouterr().err
         assert "[bold]a line[/bold]" in written
         assert ("2 pictures" in written) == shown
@@ -458,11 +602,30 @@ class TestDisplay:
         monkeypatch.setattr(progress, "PATIENCE", 0.0)
         display = Display(1, animate=True)
         display.begin("only.png")
-        display.tiles(1, 1)
+        display.advance(1, 1)
         assert display._bar is None
 
 
 class TestPython:
+    def test_masks_are_given_by_name(self, tiny: Path, masked: Path) -> None:
+        array = noise(0, (30, 40, 3))
+        answers = [medcli.load(masked, device="cpu", **options)(array) for options in ({}, {"seed": 0}, {"seed": 5})]
+        assert np.array_equal(answers[0], answers[1])
+        assert not np.array_equal(answers[0], answers[2])
+        assert medcli.load(masked, refine=8, samples=2, ensemble=True).strategy.passes == 8 * 2 * (2 + 8)
+        with pytest.raises(ModelError, match="no use for refine"):
+            medcli.load(tiny, refine=0)
+        with pytest.raises(ModelError, match="samples=0"):
+            medcli.load(masked, samples=0)
+
+    @pytest.mark.parametrize("options", [{}, {"refine": 2, "samples": 2}])
+    def test_masks_do_not_depend_on_the_order_of_pictures(self, masked: Path, options: dict[str, int]) -> None:
+        pictures = [noise(seed, (30 + seed, 40, 3)) for seed in range(3)]
+        forth, back = (medcli.load(masked, device="cpu", **options) for _ in range(2))
+        first = [forth(picture) for picture in pictures]
+        second = [back(picture) for picture in reversed(pictures)]
+        assert all(np.array_equal(one, other) for one, other in zip(first, reversed(second), strict=True))
+
     @pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32])
     @pytest.mark.parametrize("shape", [(30, 40), (30, 40, 2), (30, 40, 3), (30, 40, 4)])
     def test_arrays_come_back_as_they_were(self, tiny: Path, shape: tuple[int, ...], dtype: type) -> None:

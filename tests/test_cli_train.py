@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import click
 import numpy as np
 import pytest
 import tifffile
+import yaml
 from click.testing import CliRunner
 from PIL import Image
 
@@ -17,6 +19,7 @@ from medcli.cli import med as door
 from medcli.errors import MedcliError
 from medcli.train import recipe as recipes
 from medcli.zoo import weights
+from medcli.zoo.abilities import abilities
 
 Train = Callable[..., str]
 TINY = """
@@ -109,6 +112,142 @@ class TestConfig:
         train("--data", "clean", "-o", "run", "--config", "width=6")
         assert weights.read_card(Path("run/tiny.safetensors")).config == {"width": 6, "depth": 4}
         assert recipes.load("run/recipe.yaml").config == {"width": 6, "depth": 4}
+
+
+class TestUsualMethod:
+    @pytest.mark.parametrize(
+        ("given", "method", "architecture"),
+        [
+            ("--pool gaussian", "med", "split"),
+            ("", "med", "split"),
+            ("--pool gaussian --arch swin", "med", "swin"),
+            ("--pool gaussian --method supervised", "supervised", "unet"),
+            ("--pool gaussian --arch dncnn", "supervised", "dncnn"),
+            ("--pool camera", "supervised", "unet"),
+            ("--noise gaussian:25", "supervised", "unet"),
+            ("--noise gaussian:25 --arch split", "supervised", "split"),
+        ],
+    )
+    def test_of_clean_pictures(
+        self, train: Train, picture_folder: Path, given: str, method: str, architecture: str
+    ) -> None:
+        small = ["--steps", "1", "--batch", "1", "--patch", "16"]
+        assert f"{method}: 5 pictures" in train("--data", "clean", *given.split(), *small, "-o", "run", recipe="")
+        card = weights.read_card(Path("run/run.safetensors"))
+        assert (card.method, card.architecture) == (method, architecture)
+
+    def test_of_pairs(self, train: Train, picture_folder: Path) -> None:
+        pairs = ["--noisy", "clean", "--clean", "clean", "--steps", "1", "--batch", "1", "--patch", "16"]
+        assert "supervised: 5 pictures" in train(*pairs, "-o", "run", recipe="")
+
+    def test_a_recipe_says_it_itself(self, train: Train, picture_folder: Path) -> None:
+        assert "supervised: 5 pictures" in train("--data", "clean", "--pool", "gaussian", "-o", "run")
+
+    def test_corruptions_are_told_and_their_holes_are_no_targets(self, train: Train, picture_folder: Path) -> None:
+        small = ["--pool", "corruption", "--steps", "1", "--batch", "1", "--patch", "16"]
+        assert "missing=true" in train("--data", "clean", *small, "-o", "run", recipe="")
+        assert recipes.load("run/recipe.yaml").options == {"missing": True}
+        found = abilities(weights.read_card(Path("run/run.safetensors")).noises)
+        assert found.fills
+        assert sorted(found.enlarges) == [2, 3, 4]
+        assert "enlarges 2, 3 or 4 times" in Path("run/README.md").read_text(encoding="utf-8")
+        said = train("--data", "clean", *small, "--option", "missing=false", "-o", "other", recipe="")
+        assert "missing=true" not in said
+        assert recipes.load("other/recipe.yaml").options == {"missing": False}
+
+
+class TestInit:
+    """Pre-trained with MeD, fine-tuned with another method, as in Table 2 of its paper."""
+
+    CONFIGS = {  # noqa: RUF012 - not changed
+        "split": {"widths": [16, 24], "encoders": [1, 1], "decoders": [1, 1]},
+        "swin": {"width": 16, "depths": [1, 1], "heads": 2, "window": 4},
+    }
+
+    @pytest.fixture(params=CONFIGS)
+    def start(self, train: Train, picture_folder: Path, request: pytest.FixtureRequest) -> Path:
+        changes = {"architecture": request.param, "config": self.CONFIGS[request.param], "method": "med", "id": "pre"}
+        Path("pre.yaml").write_text(yaml.safe_dump(yaml.safe_load(TINY) | changes))
+        train("--data", "clean", "-o", "pre", recipe="pre.yaml")
+        return Path("pre/pre.safetensors")
+
+    @pytest.mark.parametrize("method", ["supervised", "n2n", "med"])
+    def test_another_method_goes_on_from_the_same_weights(self, train: Train, start: Path, method: str) -> None:
+        still = ["--steps", "1", "--batch", "1", "--patch", "16", "--lr", "1e-9"]
+        train("--data", "clean", "--noise", "gaussian:5-50", "--init", "pre", "--method", method, *still, "-o", "fine",
+              recipe="")  # fmt: skip
+        (before, old), (after, new) = (weights.load_network(path) for path in (start, Path("fine/fine.safetensors")))
+        assert (new.method, new.architecture, new.noises) == (method, old.architecture, ["gaussian:5-50"])
+        for name, tensor in before.state_dict().items():
+            assert (after.state_dict()[name] - tensor).abs().max() < 1e-4
+
+    def test_fine_tuning_moves_them(self, train: Train, start: Path) -> None:
+        tuned = [
+            "--steps",
+            "2",
+            "--batch",
+            "1",
+            "--patch",
+            "16",
+            "--lr",
+            "1",
+            "--init",
+            "pre",
+            "--noise",
+            "gaussian:50",
+        ]
+        train("--data", "clean", *tuned, "-o", "fine", recipe="")
+        (before, _), (after, card) = (weights.load_network(path) for path in (start, Path("fine/fine.safetensors")))
+        assert card.method == "supervised"
+        pairs = zip(before.parameters(), after.parameters(), strict=True)
+        assert max((one - other).abs().max() for one, other in pairs) > 1e-3
+
+    def test_a_colour_model_takes_gray_pictures(self, train: Train, start: Path) -> None:
+        gray_folder("gray")
+        small = ["--steps", "1", "--batch", "1", "--patch", "16", "--init", "pre"]
+        train("--data", "gray", *small, "-o", "fine", recipe="")
+        assert weights.read_card(Path("fine/fine.safetensors")).channels == 3
+
+
+class TestStages:
+    """AMSNet's two stages, from noisy pictures alone."""
+
+    SHORT = ("--steps", "2", "--batch", "2", "--patch", "16", "--data", "clean", "--val", "clean")
+
+    def test_stage_p_goes_on_from_stage_b_and_is_asked_like_it(self, train: Train, picture_folder: Path) -> None:
+        b = ("--method", "amsnet", "--arch", "dncnn", "--option", "branches=3", "--option", "fill=mean", "--pd", "2")
+        train(*b, *self.SHORT, "-o", "b", recipe="")
+        train("--method", "amsnet", "--option", "stage=p", "--init", "b", *self.SHORT, "-o", "p", recipe="")
+        cards = [weights.read_card(Path(name, f"{name}.safetensors")) for name in "bp"]
+        assert cards[0].strategy == cards[1].strategy == "masks:k=3,pd=2,fill=mean"
+        assert cards[1].architecture == "dncnn"
+        options = recipes.load("p/recipe.yaml").options
+        assert {"stage": "p", "branches": 3, "fill": "mean"}.items() <= options.items()
+        for name, terms in (("b", {"l1"}), ("p", {"l1", "roughness"})):
+            lines = [json.loads(line) for line in Path(name, "log.jsonl").read_text().splitlines()]
+            judged = next(line for line in lines if "val_score" in line)
+            assert set(judged) == {"step", "val_score", *(f"val_{term}" for term in terms)}
+            assert "psnr" not in judged
+
+    @pytest.mark.parametrize(
+        ("strategy", "options"),
+        [("masks:k=4,pd=1", {"branches": 4, "fill": "zero", "denoise_pd": 1}), ("plain", {})],
+    )
+    def test_any_model_can_be_gone_on_from(
+        self, train: Train, picture_folder: Path, strategy: str, options: dict[str, object]
+    ) -> None:
+        train("--data", "clean", "-o", "run")
+        network, card = weights.load_network(Path("run/tiny.safetensors"))
+        weights.save(Path("run/tiny.safetensors"), network, replace(card, strategy=strategy))
+        train("--method", "amsnet", "--option", "stage=p", "--init", "run", *self.SHORT, "-o", "p", recipe="")
+        assert ({"stage": "p"} | options).items() <= recipes.load("p/recipe.yaml").options.items()
+
+    def test_options_add_to_those_of_a_recipe_of_the_same_method(self, train: Train, picture_folder: Path) -> None:
+        Path("amsnet.yaml").write_text(TINY + "method: amsnet\noptions: {fill: mean, pd: 1}\n")
+        train("--option", "branches=3", "--data", "clean", "-o", "same", recipe="amsnet.yaml")
+        assert recipes.load("same/recipe.yaml").options == {"fill": "mean", "pd": 1, "branches": 3}
+        train("--method", "n2s", "--option", "spacing=3", "--data", "clean", "-o", "other", recipe="amsnet.yaml")
+        assert recipes.load("other/recipe.yaml").options == {"spacing": 3}
 
 
 class TestLetters:

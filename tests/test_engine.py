@@ -297,6 +297,15 @@ def test_progress_counts_every_tile() -> None:
     assert seen == [(0, 4), (1, 4), (2, 4), (3, 4), (4, 4)]
 
 
+def test_progress_counts_every_pass_of_every_tile() -> None:
+    seen: list[tuple[int, int]] = []
+    denoiser = engine(Toy(), strategy=Flips(), tile=16, overlap=0)
+    denoiser(noise(30, 16), progress=lambda done, total: seen.append((done, total)))
+    assert seen == [(done, 16) for done in range(17)]
+    denoiser(noise(30, 16))
+    assert len(seen) == 17
+
+
 def test_an_interrupt_stops_before_the_next_tile() -> None:
     network = Toy()
 
@@ -429,6 +438,16 @@ def test_auto_takes_bf16_on_a_cpu_that_has_it_for_8_bits_only(monkeypatch: pytes
     assert engine(Toy(), precision="auto").precision_in_force(noise(4, 4, depth="uint16")) == torch.float32
     monkeypatch.setattr(device, "cpu_multiplies_bf16", lambda: False)
     assert choose_precision("auto", cpu, half_safe=True, eight_bit=True) == torch.float32
+
+
+@pytest.mark.parametrize("unit", ["amx_tile", "avx512_bf16"])
+def test_bf16_is_fast_where_either_unit_multiplies_it(monkeypatch: pytest.MonkeyPatch, unit: str) -> None:
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: True)
+    for each in ("amx_tile", "avx512_bf16"):
+        monkeypatch.setattr(torch.cpu, f"_is_{each}_supported", lambda: False, raising=False)
+    assert not device.cpu_multiplies_bf16()
+    monkeypatch.setattr(torch.cpu, f"_is_{unit}_supported", lambda: True, raising=False)
+    assert device.cpu_multiplies_bf16()
 
 
 def test_auto_takes_fp16_on_a_gpu_where_the_model_bears_it() -> None:

@@ -23,6 +23,7 @@ from PIL import Image
 from rich.console import Console
 from rich.file_proxy import FileProxy
 
+from medcli.cli.progress import duration
 from medcli.cli.training import (
     BARS,
     POINTS,
@@ -31,7 +32,6 @@ from medcli.cli.training import (
     Row,
     Trend,
     clock,
-    duration,
     plain,
     progress_bar,
     sparkline,

@@ -45,8 +45,11 @@ class TestSchema:
 
     def test_a_row_survives_its_way_through_an_entry(self, tmp_path: Path) -> None:
         rows = [catalog.as_row(entry) for entry in KNOWN.values()]
+        rows[0] |= {"noises": ["drop:0.5", "rescale:2+gaussian:1e+1"]}
         assert json.loads(json.dumps(rows)) == rows
-        assert read(yaml.safe_dump({"models": rows}), tmp_path) == KNOWN
+        again = read(yaml.safe_dump({"models": rows}), tmp_path)
+        assert again == KNOWN | {"photo": replace(KNOWN["photo"], noises=rows[0]["noises"])}
+        assert again["photo"].card.noises == rows[0]["noises"]
 
     @pytest.mark.parametrize(
         ("old", "new", "message"),
@@ -66,6 +69,8 @@ class TestSchema:
             ("  architecture: unet", "  architecture: unnet", "Did you mean 'unet'"),
             ("  strategy: plain", "  strategy: plane", "Did you mean 'plain'"),
             ("  domain: photo", "  domain: photos", "Did you mean 'photo'"),
+            ("  value_range: [0, 1]", "  noises: [read:2+dropp:0.5]\n  value_range: [0, 1]", "Did you mean 'drop'"),
+            ("  value_range: [0, 1]", "  noises: drop:0.5\n  value_range: [0, 1]", "a list is expected"),
             ("  value_range: [0, 1]", "  value_range: [1, 0]", "two ascending numbers"),
             ("  value_range: [0, 1]", "  value_range: [0, .inf]", "'.inf' is not a number"),
             ("  sha256: 135066", "  sha256: 13506g", "64 digits of 0-9 and a-f"),
@@ -106,7 +111,7 @@ class TestSchema:
         line = text.count("\n", 0, place) + 1
         assert any(told.startswith(f"{tmp_path / 'models.yaml'}, line {near}: ") for near in range(line, line + 4))
 
-    @pytest.mark.parametrize("key", [key for key in schema.FIELDS if key not in ("naming", "id")])
+    @pytest.mark.parametrize("key", [key for key in schema.FIELDS if key not in ("naming", "id", "noises")])
     def test_a_missing_key_is_named_with_its_model(self, key: str, tmp_path: Path) -> None:
         row = {name: value for name, value in catalog.as_row(KNOWN["photo"]).items() if name != key}
         told = letter(yaml.safe_dump({"models": [row]}, sort_keys=False), tmp_path)

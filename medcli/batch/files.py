@@ -9,13 +9,13 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import BinaryIO
 
-from medcli.batch.manifest import Identity, Manifest
+from medcli.batch.manifest import Identity, Manifest, digest
 from medcli.batch.plan import STREAM, Job
 from medcli.batch.report import Outcome
 from medcli.errors import InputError, OutputError
@@ -28,7 +28,8 @@ class Settings:
     """All that shapes the bytes of a result, apart from its input. Device and tile do not: they are how, not what.
 
     weights: digest of the weight file; strength: 0 to 1; quality: 1 to 100, None for the source's; format: None for
-    that of the output's name.
+    that of the output's name. upscale: factor of each side. mask: "black", or digest of a mask's file. refine, samples,
+    seed: of masks that hide pixels, None for the model's own.
     """
 
     weights: str
@@ -37,6 +38,11 @@ class Settings:
     precision: str = "auto"
     format: str | None = None
     quality: int | None = None
+    upscale: int = 1
+    mask: str = ""
+    refine: int | None = None
+    samples: int | None = None
+    seed: int | None = None
 
     def digest(self) -> str:
         return hashlib.blake2b(json.dumps(asdict(self), sort_keys=True).encode(), digest_size=20).hexdigest()
@@ -51,13 +57,22 @@ class Streams:
 
 
 class Files:
-    """Reads and writes the pictures of one run, and knows what earlier runs have done."""
+    """Reads and writes the pictures of one run, and knows what earlier runs have done.
+
+    masks: files that shape the results of jobs beside their inputs.
+    """
 
     def __init__(
-        self, jobs: Sequence[Job], settings: Settings, streams: Streams, *, max_pixels: int = MAX_PIXELS
+        self,
+        jobs: Sequence[Job],
+        settings: Settings,
+        streams: Streams,
+        *,
+        masks: Mapping[Job, Path] | None = None,
+        max_pixels: int = MAX_PIXELS,
     ) -> None:
         self._settings, self._streams, self._max_pixels = settings, streams, max_pixels
-        self._digest = settings.digest()
+        self._masks = masks or {}
         self._manifests = {root: Manifest(root) for root in {job.root for job in jobs} if root is not None}
         self._sources: dict[Job, Identity] = {}
 
@@ -66,7 +81,7 @@ class Files:
         if job.target == STREAM or not job.target.exists():
             return None
         manifest = self._manifests.get(job.root) if job.root else None
-        if manifest and manifest.up_to_date(job.target, job.source, self._digest):
+        if manifest and manifest.up_to_date(job.target, job.source, self._digest(job)):
             return Outcome(job, "skipped")
         if manifest and manifest.made(job.target):
             return None
@@ -102,4 +117,9 @@ class Files:
     def _remember(self, job: Job, finished: Path) -> None:
         assert job.root is not None
         source = self._sources.pop(job)
-        self._manifests[job.root].record(job.target, self._digest, source, Identity.of(finished))
+        self._manifests[job.root].record(job.target, self._digest(job), source, Identity.of(finished))
+
+    def _digest(self, job: Job) -> str:
+        """Of all that shapes the job's result."""
+        mask = self._masks.get(job)
+        return (replace(self._settings, mask=digest(mask)) if mask else self._settings).digest()

@@ -17,7 +17,7 @@ Status = Literal["done", "skipped", "failed", "planned"]
 class Facts:
     """What is worth knowing of a picture that was denoised.
 
-    width, height: pixels of the first page. pixels: of all pages. tile: side in pixels, 0 where the
+    width, height: pixels of the result's first page. pixels: of all pages. tile: side in pixels, 0 where the
     picture ran whole. precision: fp32, fp16 or bf16. seconds: spent on denoising, without reading and writing.
     """
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Protocol
 
 from medcli.batch.alpha import Pixels, fill_hidden, restore_hidden
+from medcli.batch.plan import Job
 from medcli.batch.report import Facts
 from medcli.images import Page, Picture
 
@@ -24,6 +25,16 @@ class Engine(Protocol):
         """(H, W) or (H, W, C) -> same shape and dtype."""
 
 
+PageWork = Callable[[int, Page, Engine, Progress | None], Page]
+
+
+class Task(Protocol):
+    """What a run does with each of its pictures."""
+
+    def __call__(self, job: Job, picture: Picture, engine: Engine, progress: Progress | None) -> None:
+        """Restores the pages in place. Raises MedcliError."""
+
+
 def restore_page(page: Page, engine: Engine, strength: float = 1.0, progress: Progress | None = None) -> Page:
     """The page with denoised pixels. Alpha stays, and so does the colour under alpha 0."""
     if page.alpha is None:
@@ -33,15 +44,28 @@ def restore_page(page: Page, engine: Engine, strength: float = 1.0, progress: Pr
     return replace(page, pixels=restore_hidden(restored, page.pixels, page.alpha))
 
 
-def restore(picture: Picture, engine: Engine, strength: float = 1.0, progress: Progress | None = None) -> Picture:
-    """Denoises the pages of `picture` in place, so that a stack is never in memory twice; returns it.
+@dataclass(frozen=True)
+class Denoise:
+    """The task of a run that asks for nothing else."""
 
-    progress: called with (tiles done, tiles in all), over all pages.
+    strength: float = 1.0
+
+    def __call__(self, job: Job, picture: Picture, engine: Engine, progress: Progress | None) -> None:
+        restore(picture, engine, self._page, progress)
+
+    def _page(self, number: int, page: Page, engine: Engine, progress: Progress | None) -> Page:
+        return restore_page(page, engine, self.strength, progress)
+
+
+def restore(picture: Picture, engine: Engine, work: PageWork, progress: Progress | None = None) -> None:
+    """Restores the pages of `picture` in place, so that a stack is never in memory twice.
+
+    work: called with the number of a page from 0 on, the page, `engine` and its progress; returns the restored page.
+    progress: called with (passes of the network done, in all), over all pages.
     """
     count = len(picture.pages)
     for number, page in enumerate(picture.pages):
-        picture.pages[number] = restore_page(page, engine, strength, progress and _of_stack(progress, number, count))
-    return picture
+        picture.pages[number] = work(number, page, engine, progress and _of_stack(progress, number, count))
 
 
 def _of_stack(progress: Progress, number: int, count: int) -> Progress:
@@ -49,15 +73,15 @@ def _of_stack(progress: Progress, number: int, count: int) -> Progress:
     return lambda done, total: progress(number * total + done, count * total)
 
 
-def measured(picture: Picture, denoiser: Denoiser, strength: float = 1.0, progress: Progress | None = None) -> Facts:
-    """Does what `restore` does, and says what it took."""
+def measured(task: Task, job: Job, picture: Picture, denoiser: Denoiser, progress: Progress | None = None) -> Facts:
+    """Does the task, and says what it took."""
     from medcli.engine.device import PRECISIONS
 
-    width, height = picture.size
     precision = denoiser.precision_in_force(picture.pages[0].pixels)
     reruns, started = denoiser.reruns, time.perf_counter()
-    restore(picture, denoiser, strength, progress)
+    task(job, picture, denoiser, progress)
     seconds = time.perf_counter() - started
+    width, height = picture.size
     if denoiser.reruns > reruns:
         picture.remark(
             f"{denoiser.reruns - reruns} tiles were not finite in half precision and were run again in fp32."

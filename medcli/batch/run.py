@@ -85,14 +85,14 @@ class _Line:
         job, future = self.reading.popleft()
         try:
             picture = future.result()
-            size = sum(page.pixels.nbytes for page in picture.pages)
+            size = _bytes(picture)
             self.largest = max(self.largest, size)
             while self.todo and len(self.reading) < AHEAD and size + self._held() < self.budget:
                 self._read_next()
             facts = restore(job, picture)
         except (MedcliError, OSError, MemoryError) as error:
             return 0, _settled(Outcome(job, "failed", error=_translated(error, job, InputError)))
-        return size, self.writers.submit(self._write, job, picture, facts)
+        return _bytes(picture), self.writers.submit(self._write, job, picture, facts)  # it may have been enlarged
 
     def _write(self, job: Job, picture: Picture, facts: Facts) -> Outcome:
         try:
@@ -105,6 +105,10 @@ class _Line:
         """What has been written by now, in order; waits where too much is in memory."""
         while self.ending and (self.ending[0][1].done() or len(self.ending) > BEHIND or self._held() >= self.budget):
             yield self.ending.popleft()[1].result()
+
+
+def _bytes(picture: Picture) -> int:
+    return sum(page.pixels.nbytes for page in picture.pages)
 
 
 def _settled(outcome: Outcome) -> Future[Outcome]:

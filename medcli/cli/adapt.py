@@ -18,8 +18,8 @@ from medcli.errors import InputError, OutputError
 if TYPE_CHECKING:
     from medcli.batch.plan import Job
     from medcli.cli.training import Display
-    from medcli.data.cache import PixelCache
-    from medcli.train.adapt import Adapted, Look
+    from medcli.train.adapt import Adapted, Lesson
+    from medcli.train.judge import Look
 
 HELP = """Let a model learn from your own noisy pictures, then denoise them with it.
 
@@ -33,9 +33,10 @@ No clean picture is needed. The model learns to guess hidden pixels from those a
 are kept from it: on them, before and after are compared, and the adapted model is used only where it is clearly
 better; otherwise the model as it was. The adapted weights are kept beside the results, or where --save says.
 
-It takes noise that is independent from pixel to pixel, as that of microscopes and scientific cameras mostly is.
-Where neighbouring pixels share their noise, as after demosaicking and JPEG, noisy pictures alone cannot tell a gain
-from a loss: med says so and denoises with the model as it is. Results go where those of 'med denoise' go.
+Where neighbouring pixels share their noise, as after demosaicking and JPEG, only models that are asked through masks
+('med train --method amsnet') can learn: they do so in sub-images of pixels that are far enough apart. Other models
+take noise that is independent from pixel to pixel, as that of microscopes and scientific cameras mostly is; med says
+so and denoises with the model as it is. Results go where those of 'med denoise' go.
 """
 
 
@@ -115,21 +116,33 @@ def _place(request: Request, jobs: Sequence[Job]) -> Path:
 
 def _adapted(request: Request, jobs: Sequence[Job], folder: Path, weights: Path | None) -> str:
     """The model to use, by name or file; without a place for weights it is the one that there is."""
-    from medcli.train.adapt import look, open_pictures
+    from medcli.train.adapt import lesson, open_pictures
+    from medcli.zoo.catalog import locate
+    from medcli.zoo.weights import load_network
 
     missing = [job.source for job in jobs if not job.source.exists()]
     if missing:
         raise InputError(f"There is no file {missing[0]}.")
-    pictures = open_pictures([job.source for job in jobs], folder)
-    seen = look(pictures)
-    request.say(_noise(seen))
-    if seen.obstacle or pictures is None:
-        request.say(f"not adapted: {seen.obstacle}; {request.model} is used as it is")
+    model = load_network(locate(request.model, request.say))
+    found = lesson(*model, open_pictures([job.source for job in jobs], folder))
+    request.say(_noise(found.seen))
+    if found.obstacle:
+        request.say(f"not adapted: {found.obstacle}; {request.model} is used as it is")
+        _recommend(request, found)
     elif weights is None:
-        request.say(f"{request.model} would learn from {len(pictures)} pictures for {request.minutes:g} min")
+        request.say(f"{request.model} would learn from {len(found.pictures)} pictures for {request.minutes:g} min")
     else:
-        return _learned(request, folder, pictures, seen, weights)
+        return _learned(request, found, folder, weights)
     return request.model
+
+
+def _recommend(request: Request, found: Lesson) -> None:
+    """Models of the zoo that can learn from noise that neighbours share, where that is what was in the way."""
+    from medcli.zoo.catalog import masked_models
+
+    known = " or ".join(f"-m {name}" for name in masked_models())
+    if known and found.seen.stride > 1 and not found.card.masked:
+        request.say(f"a model that is asked through masks can learn from such pictures: {known}")
 
 
 def _noise(seen: Look) -> str:
@@ -142,27 +155,24 @@ def _apart(stride: int) -> str:
     return "from pixel to pixel" if stride == 1 else f"only at a stride of {stride} pixels"
 
 
-def _learned(request: Request, folder: Path, pictures: PixelCache, seen: Look, path: Path) -> str:
+def _learned(request: Request, found: Lesson, folder: Path, path: Path) -> str:
     from medcli.cli.training import Display
     from medcli.engine.memory import keep_heap
     from medcli.train.adapt import STEPS, adapt, save
     from medcli.train.machine import choose_machine
-    from medcli.zoo.catalog import locate
-    from medcli.zoo.weights import load_network
 
-    network, card = load_network(locate(request.model, request.say))
     machine = choose_machine(request.device, request.precision, workers=0)
     keep_heap()
     with Display(STEPS, quiet=request.quiet) as display:
         adapted = adapt(
-            network, card, pictures, seen,
+            found,
             folder=folder, machine=machine, minutes=request.minutes, seed=request.seed, report=display.report,
         )  # fmt: skip
         tell(adapted, request.model, display)
     if adapted.verdict is None or not adapted.verdict.better:
         return request.model
     path.parent.mkdir(parents=True, exist_ok=True)
-    save(path, adapted, card, sorted({Path(name).name for name in pictures.names}))
+    save(path, adapted, found.card, sorted({Path(name).name for name in found.pictures.names}))
     request.say(f"{path} holds the adapted model: med denoise PICTURE --model {path}")
     return str(path)
 
@@ -185,11 +195,12 @@ def tell(adapted: Adapted, model: str, display: Display) -> None:
 def _denoise(request: Request, jobs: Sequence[Job], model: str, *, rehearse: bool) -> None:
     from medcli.batch.files import Files, Settings, Streams
     from medcli.batch.manifest import digest
+    from medcli.batch.restore import Denoise
     from medcli.cli import session
     from medcli.zoo.catalog import locate
 
     settings = Settings(digest(locate(model)), precision=request.precision)
     files = Files(jobs, settings, Streams(sys.stdin.buffer, sys.stdout.buffer))
-    asked = session.Request(model, request.device, request.precision, 1.0, False, "auto", None)
+    asked = session.Request(model, Denoise(), request.device, request.precision, False, "auto", None)
     run = session.Session(asked, files, jobs, quiet=request.quiet)
     (run.rehearse if rehearse else run.perform)(force=request.force)

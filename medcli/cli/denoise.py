@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -13,6 +15,12 @@ from medcli.cli.options import TileSize
 from medcli.images.formats import FORMATS
 from medcli.images.source import MAX_PIXELS
 
+if TYPE_CHECKING:
+    from medcli.batch.enlarge import Enlarge
+    from medcli.batch.plan import Job
+    from medcli.batch.restore import Task
+
+BLACK = "black"
 HELP = """Remove the noise from pictures.
 
 \b
@@ -21,6 +29,8 @@ Examples:
   med denoise photo.tif -o clean.tif --strength 0.8
   med denoise shoot/ -o clean/ --recursive  mirrors the tree; run it again to go on
   med denoise - < noisy.png > clean.png
+  med denoise torn.png --mask holes.png -m run/    fills what is white in holes.png
+  med denoise small.png --upscale 2 -m run/        twice the pixels on each side
 
 INPUT is a picture, several, a folder, or '-' for standard input. PNG, TIFF, JPEG, WebP and BMP come back in their own
 format, depth and colours, with their metadata.
@@ -36,6 +46,16 @@ A run over many pictures goes on where an earlier one stopped: results that are 
 settings) are skipped, other results of its own are made again. It keeps its notes in .medcli.jsonl in the output
 folder. Files of anybody else are not overwritten without --force, and an input only if -o names it as well. Hidden
 files and earlier results (NAME.denoised.EXT) in a folder are passed over.
+
+\b
+With a model that was trained for it (med train --pool corruption):
+  --mask FILE    a picture of the same size: what is white there is missing and
+                 is filled; all other pixels stay as they are
+  --mask DIR     a mask for each picture, under the picture's name
+  --mask black   what is black (0) in all channels is missing; the rest stays
+  --upscale N    the picture is enlarged, then restored; it prints at its old
+                 size, as its resolution grows with it
+Without them the model's answer is taken for every pixel.
 
 Every option can be set in the environment: MED_DENOISE_MODEL, MED_DENOISE_DEVICE, ...
 """
@@ -83,6 +103,20 @@ Every option can be set in the environment: MED_DENOISE_MODEL, MED_DENOISE_DEVIC
     help="0 gives the picture back, 1 is the network's answer.",
 )
 @click.option("--ensemble", is_flag=True, help="Mean over eight flips and turns: a little better, 8 times the work.")
+@click.option("--mask", type=click.Path(), metavar="FILE|DIR|black", help="Fill in missing pixels.")
+@click.option("--upscale", type=click.IntRange(min=2), metavar="N", help="Enlarge N times, as the model has learned.")
+@click.option(
+    "--refine",
+    type=options.rounds,
+    is_flag=False,
+    flag_value="8",
+    metavar="[T]",
+    help="Models with masks: refine by T more guesses, 8 unless given. A little better, T times the work.",
+)
+@click.option(
+    "--samples", type=click.IntRange(1, 64), metavar="N", help="Models with masks: mean over N draws of them."
+)
+@click.option("--seed", type=click.IntRange(0, 2**32 - 1), metavar="N", help="Models with masks: another draw.")
 @click.option(
     "--tile",
     type=options.tile,
@@ -125,6 +159,11 @@ def command(
     precision: str,
     strength: float,
     ensemble: bool,
+    mask: str | None,
+    upscale: int | None,
+    refine: int | None,
+    samples: int | None,
+    seed: int | None,
     tile: TileSize,
     overlap: int | None,
     recursive: bool,
@@ -138,8 +177,10 @@ def command(
     quiet: bool,
 ) -> None:
     from medcli.batch.files import Files, Settings, Streams
+    from medcli.batch.fill import Fill
     from medcli.batch.manifest import digest
     from medcli.batch.plan import Naming, make_plan
+    from medcli.batch.restore import Denoise
     from medcli.cli.session import Request, Session
     from medcli.zoo.catalog import locate
 
@@ -148,11 +189,23 @@ def command(
             click.echo(text, err=True)
 
     _check_streams(inputs, output, as_objects)
+    _check_task(mask, upscale, strength)
     jobs = make_plan(inputs, Naming(output, suffix, format_), recursive=recursive, force=force)
-    settings = Settings(digest(locate(model, tell)), strength, ensemble, precision, format_, quality)
+    weights = locate(model, tell)
+    _check_masked(weights, {"--refine": refine, "--samples": samples, "--seed": seed})
+    masks = _masks(mask, weights, jobs, inputs)
+    task: Task = Denoise(strength)
+    if mask:
+        task = Fill(masks, max_pixels)
+    elif upscale:
+        task = _enlarging(upscale, weights, strength, max_pixels)
+    settings = Settings(
+        digest(weights), strength, ensemble, precision, format_, quality,
+        upscale or 1, BLACK if mask else "", refine, samples, seed,
+    )  # fmt: skip
     streams = Streams(sys.stdin.buffer, sys.stdout.buffer)
-    files = Files(jobs, settings, streams, max_pixels=max_pixels)
-    request = Request(model, device, precision, strength, ensemble, tile, overlap)
+    files = Files(jobs, settings, streams, masks=masks, max_pixels=max_pixels)
+    request = Request(model, task, device, precision, ensemble, tile, overlap, refine, samples, seed)
     session = Session(request, files, jobs, as_objects=as_objects, quiet=quiet)
     if dry_run:
         session.rehearse(force=force)
@@ -173,3 +226,39 @@ def _check_streams(inputs: tuple[Path, ...], output: Path | None, as_objects: bo
         raise click.UsageError("--json and the picture would mix on standard output. Name a file with -o.")
     if sys.stdout.isatty():
         raise click.UsageError("Standard output is a terminal. Send the picture to a file: -o clean.png")
+
+
+def _check_task(mask: str | None, upscale: int | None, strength: float) -> None:
+    if mask and upscale:
+        raise click.UsageError("--mask and --upscale are two runs: fill the picture, then enlarge the result.")
+    if mask and strength < 1:
+        raise click.UsageError("--strength does not go with --mask: of what is missing there is nothing to keep.")
+
+
+def _check_masked(weights: Path, options: Mapping[str, int | None]) -> None:
+    """Refuses options of masks where the model is not asked through any."""
+    from medcli.zoo.catalog import need_masks
+    from medcli.zoo.weights import read_card
+
+    if given := [name for name, value in options.items() if value is not None]:
+        need_masks(read_card(weights), given)
+
+
+def _masks(mask: str | None, weights: Path, jobs: Sequence[Job], inputs: Sequence[Path]) -> dict[Job, Path]:
+    """The mask's file of each job; none without --mask, and where black pixels are what is missing."""
+    if mask is None:
+        return {}
+    from medcli.batch.fill import masks_for
+    from medcli.zoo.abilities import require_fills
+    from medcli.zoo.weights import read_card
+
+    require_fills(read_card(weights))
+    return {} if mask == BLACK else masks_for(Path(mask), jobs, inputs)
+
+
+def _enlarging(factor: int, weights: Path, strength: float, max_pixels: int) -> Enlarge:
+    from medcli.batch.enlarge import Enlarge
+    from medcli.zoo.abilities import filter_for
+    from medcli.zoo.weights import read_card
+
+    return Enlarge(factor, filter_for(read_card(weights), factor), strength, max_pixels)

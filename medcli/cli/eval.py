@@ -93,7 +93,7 @@ class Machine:
         from medcli.batch.evaluate import Method
 
         return [
-            Method(name, partial(denoiser, strength=self.strength, progress=display.tiles))
+            Method(name, partial(denoiser, strength=self.strength, progress=display.advance))
             for name, denoiser in denoisers.items()
         ]
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from medcli.cli.progress import duration
 from medcli.errors import OutputError
 
 if TYPE_CHECKING:
@@ -55,7 +56,6 @@ def _stranger(lesson: Lesson, found: Standing) -> OutputError:
 
 def _begun(lesson: Lesson, wish: Wish, say: Callable[[str], None]) -> Recipe:
     """The recipe of a run whose place is ready; how long it will take is said."""
-    from medcli.cli.training import duration
     from medcli.train.like import FEWEST, begin, drafted
 
     say(f"learning the noise of {lesson.noisy}; trying how fast that goes here ...")

@@ -53,6 +53,15 @@ def assigned(pairs: Sequence[str], option: str) -> dict[str, Any]:
     return found
 
 
+def rounds(value: str) -> int:
+    """A number of refinements. A picture's name that stands where it was meant is told apart."""
+    if not value.isdecimal():
+        raise click.BadParameter(f"'{value}' is no number. Before a picture's name, write --refine=8.")
+    if int(value) > 64:
+        raise click.BadParameter(f"{value} is not between 0 (none) and 64; 8 is usual.")
+    return int(value)
+
+
 def suffix(value: str) -> str:
     """A part of a file name."""
     if {"/", "\\", "\0"} & set(value):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 import time
@@ -15,7 +16,23 @@ from medcli.errors import MedcliError
 if TYPE_CHECKING:
     from rich.progress import Progress
 
-PATIENCE = 1.0  # seconds without a bar
+PATIENCE = 1.0  # seconds without a bar, or an estimate
+LONG = 10.0  # seconds that are worth a word beforehand
+
+
+def duration(seconds: float) -> str:
+    """`42 s`, `12 min`, `3 h 05 min`, `2 d 04 h`; `?` where it is not finite"""
+    if not math.isfinite(seconds):
+        return "?"
+    whole = max(0, round(seconds))
+    minutes, hours = round(whole / 60), round(whole / 3600)
+    if whole < 60:
+        return f"{whole} s"
+    if minutes < 60:
+        return f"{minutes} min"
+    if hours < 48:
+        return f"{minutes // 60} h {minutes % 60:02} min"
+    return f"{hours // 24} d {hours % 24:02} h"
 
 
 def terminal_can_animate() -> bool:
@@ -42,8 +59,10 @@ class Display:
         self._files, self._animate, self._quiet = files, animate and not quiet, quiet
         self._started = time.monotonic()
         self._bar: Progress | None = None
-        self._name = ""
+        self._name, self._passes = "", 1
         self._begun = 0
+        self._since = self._started  # of the present picture
+        self._foretold = False
 
     def __enter__(self) -> Display:
         return self
@@ -68,12 +87,13 @@ class Display:
         else:
             self._bar.console.print(text, markup=False, highlight=False, soft_wrap=True)
 
-    def begin(self, name: str) -> None:
-        """The picture `name` goes into the network."""
-        self._name, self._begun = name, self._begun + 1
+    def begin(self, name: str, passes: int = 1) -> None:
+        """The picture `name` goes into the network, so many times."""
+        self._name, self._passes, self._begun = name, passes, self._begun + 1
 
-    def tiles(self, done: int, total: int) -> None:
-        """`done` of `total` tiles of the present picture are through."""
+    def advance(self, done: int, total: int) -> None:
+        """`done` of `total` parts of the work on the present picture are over."""
+        self._foretell(done, total)
         nearly_over = done == total and self._begun == self._files
         if self._bar is None and self._animate and self.seconds > PATIENCE and not nearly_over:
             self._bar = self._started_bar()
@@ -83,6 +103,21 @@ class Display:
         self._bar.update(ids[-1], description=self._name, completed=done, total=total)
         if self._files > 1:
             self._bar.update(ids[0], completed=self._begun - 1 + done / total)
+
+    def _foretell(self, done: int, total: int) -> None:
+        """Says once, before the first long picture, what several passes cost: by the time that the first parts took."""
+        now = time.monotonic()
+        if done == 0:
+            self._since = now
+        if self._foretold or self._passes == 1 or not 0 < done < total or now - self._since < PATIENCE:
+            return
+        whole = (now - self._since) * total / done
+        if whole > LONG:
+            self._foretold = True
+            first = f", the first of {self._files} pictures" if self._files > 1 and self._begun == 1 else ""
+            self.line(
+                f"{self._passes} passes of the network per picture: about {duration(whole)} for {self._name}{first}"
+            )
 
     def _started_bar(self) -> Progress:
         from rich.console import Console

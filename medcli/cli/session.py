@@ -12,7 +12,7 @@ import click
 from medcli.batch.files import Files
 from medcli.batch.plan import STREAM, Job
 from medcli.batch.report import Facts, Outcome, Tally, as_json, as_lines
-from medcli.batch.restore import measured
+from medcli.batch.restore import Task, measured
 from medcli.batch.run import Restore, Stages, run
 from medcli.cli.options import TileSize
 from medcli.cli.progress import Display, letter, terminal_can_animate
@@ -26,15 +26,18 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Request:
-    """What was asked of the machine: which model, and how it is to be run."""
+    """What was asked of the machine: which model, for what, and how it is to be run. The last three: `Settings`."""
 
     model: str
+    task: Task
     device: str
     precision: str
-    strength: float
     ensemble: bool
     tile: TileSize
     overlap: int | None
+    refine: int | None = None
+    samples: int | None = None
+    seed: int | None = None
 
 
 class Session:
@@ -82,13 +85,16 @@ class Session:
             tile=asked.tile,
             overlap=asked.overlap,
             ensemble=asked.ensemble,
+            refine=asked.refine,
+            samples=asked.samples,
+            seed=asked.seed,
         )
         self._device = str(denoiser.device)
         return partial(self._restore, denoiser, display)
 
     def _restore(self, denoiser: Denoiser, display: Display, job: Job, picture: Picture) -> Facts:
-        display.begin(job.source.name)
-        return measured(picture, denoiser, self._request.strength, display.tiles)
+        display.begin(job.source.name, denoiser.strategy.passes)
+        return measured(self._request.task, job, picture, denoiser, display.advance)
 
     def _tell_all(self, outcomes: Iterable[Outcome], display: Display) -> None:
         for outcome in outcomes:

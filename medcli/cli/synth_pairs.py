@@ -15,7 +15,7 @@ import click
 from medcli.cli import options
 from medcli.cli.lazy import EXIT_CODES
 from medcli.cli.like import prepare
-from medcli.cli.progress import Display, letter, terminal_can_animate
+from medcli.cli.progress import Display, duration, letter, terminal_can_animate
 from medcli.errors import InputError, MedcliError, ModelError, SomeFailed
 
 if TYPE_CHECKING:
@@ -302,7 +302,7 @@ def _tell_all(outcomes: Iterable[Made], work: Work, display: Display) -> None:
             tally.errors.append(made.error)
         for line in [*_lines(made, work), *_pace(tally, made, work, display.seconds - since)]:
             display.line(line, error=made.error is not None)
-        display.tiles(1, 1)
+        display.advance(1, 1)
         since = display.seconds
     display.line(tally.summary(display.seconds))
     _conclude(tally.errors, work.count)
@@ -323,8 +323,6 @@ def _pace(tally: Tally, made: Made, work: Work, seconds: float) -> list[str]:
     left = work.count - sum(tally.counts.values())
     if not (work.slow and left and made.status == "done" and tally.counts["done"] == 1):
         return []
-    from medcli.cli.training import duration
-
     each = seconds / work.processes
     return [f"about {each:.2g} s a picture, {duration(left * each)} for the {left} that are left"]
 

@@ -16,6 +16,7 @@ from medcli.cli.options import assigned, complete_model
 if TYPE_CHECKING:
     from medcli.train.recipe import Recipe
     from medcli.train.run import Options
+    from medcli.zoo.weights import Card
 
 FOLDER = click.Path(path_type=Path, exists=True, file_okay=False)
 OWN_STEPS = 10_000
@@ -33,7 +34,7 @@ OWN_STEPS = 10_000
 @click.option("--pool", help="Noises to learn: noise, gaussian, camera, corruption or a YAML file.")
 @click.option("--noise", help="One noise to learn, such as gaussian:25 or gaussian:5-50+speckle:25.")
 @click.option("--recipe", help="A recipe's name or YAML file, in place of the defaults.")
-@click.option("--method", help="How to learn.  [default: supervised]")
+@click.option("--method", help="How to learn.  [default: med for a pool of noises, else supervised]")
 @click.option(
     "--option", "method_options", multiple=True, metavar="NAME=VALUE", help="Of the method: views=3, fuse=add ..."
 )
@@ -62,15 +63,18 @@ def command(output: Path, recipe: str | None, pool: str | None, noise: str | Non
     """Train a denoiser.
 
     \b
-    Clean pictures, which are made noisy:
+    Clean pictures, which are made noisy; a pool is learned by med, one noise supervised:
       med train --pool noise --data pictures/ -o run/
-      med train --noise gaussian:25 --method n2n --data pictures/ -o run/ --minutes 30
+      med train --noise gaussian:25 --data pictures/ -o run/ --minutes 30
+    To fill in missing pixels and enlarge pictures (med denoise --mask, --upscale):
+      med train --pool corruption --data pictures/ -o run/
     Pairs, or two noisy pictures of each scene, under equal names:
       med train --noisy noisy/ --clean clean/ -o run/
       med train --pairs noisy/ -o run/                  mates that 'med synth-pairs' has made
       med train --method n2n --noisy first/ --noisy second/ -o run/
-    A recipe of the zoo:
+    A recipe of the zoo, or a model to go on from:
       med train --recipe photo --data pictures/ -o run/
+      med train --init run/ --noise gaussian:5-50 --method n2n --data pictures/ -o fine/
 
     Then: med denoise photo.png --model run/
 
@@ -113,7 +117,8 @@ def command(output: Path, recipe: str | None, pool: str | None, noise: str | Non
         "config": assigned(options.pop("config"), "--config") or None,
         "noises": _noises(pool, noise),
     }
-    chosen = _recipe(recipe, options | own, run)
+    pooled = not noise and pool != "camera"
+    chosen = _recipe(recipe, options | own, run, pooled=pooled)
     keep_heap()
     with Display(chosen.steps, quiet=quiet) as display:
         path = train(chosen, run, display.report, display.say)
@@ -136,7 +141,7 @@ def _noises(pool: str | None, noise: str | None) -> dict[str, float] | None:
     return {str(parse(noise)): 1.0} if noise else None
 
 
-def _recipe(name: str | None, overrides: dict[str, Any], run: Options) -> Recipe:
+def _recipe(name: str | None, overrides: dict[str, Any], run: Options, *, pooled: bool) -> Recipe:
     """The recipe with the options given; a resumed run keeps the recipe that was frozen in its folder."""
     from medcli.train.recipe import load
 
@@ -144,13 +149,17 @@ def _recipe(name: str | None, overrides: dict[str, Any], run: Options) -> Recipe
     given = {key: value for key, value in overrides.items() if value is not None}
     if run.resume and frozen.is_file():
         return _joined(load(str(frozen)), given)
-    recipe = load(name) if name else _own(given, run)
+    recipe = load(name) if name else _own(given, run, pooled=pooled)
     return _joined(replace(recipe, training_data=recipe.training_data or _names(*_folders(run))), given)
 
 
 def _joined(recipe: Recipe, given: dict[str, Any]) -> Recipe:
-    """With what was given in place of what it says; single options and numbers of the network join those it has."""
-    joined = {key: getattr(recipe, key) | given[key] for key in ("options", "config") if key in given}
+    """With what was given; single options and numbers join those that it has for the same method and network."""
+    same = {
+        "options": given.get("method", recipe.method) == recipe.method,
+        "config": given.get("architecture", recipe.architecture) == recipe.architecture,
+    }
+    joined = {key: getattr(recipe, key) | given[key] for key in same if key in given and same[key]}
     return replace(recipe, **given | joined)
 
 
@@ -162,27 +171,51 @@ def _names(*folders: Sequence[Path]) -> list[str]:
     return [folder.resolve().name for several in folders for folder in several]
 
 
-def _own(given: dict[str, Any], run: Options) -> Recipe:
+def _own(given: dict[str, Any], run: Options, *, pooled: bool) -> Recipe:
     """Where no recipe is named: noise is made unless the pictures have it or the method can do without clean ones."""
     from medcli.errors import RecipeError
     from medcli.registry import METHODS, resolve
     from medcli.train.recipe import Recipe
     from medcli.zoo import catalog, weights
 
-    method = given.get("method", Recipe.method)
+    if "init" in given and "architecture" in given:
+        raise click.UsageError("--init says which network it is: leave --arch out.")
+    start = weights.read_card(catalog.locate(given["init"])) if "init" in given else None
+    network: str | None = start.architecture if start else given.get("architecture")
+    method = given.get("method") or _usual_method(network, pooled=pooled and not (run.noisy or run.pairs))
     kind = resolve(METHODS, method, kind="method", error=RecipeError)
     needs = getattr(kind, "needs", None)  # a method of several views says it only when it is made
     made = not (run.noisy or run.pairs) and (needs is None or needs.views > 1 or needs.clean == "mates")
-    recipe = Recipe(
+    return Recipe(
         id=run.output.resolve().name or "model",
         title=f"Trained on {', '.join(_names(*_folders(run)))}",
         steps=OWN_STEPS,
+        method=method,
         noises=_noises("noise", None) or {} if made else {},
-        architecture=getattr(kind, "usual_network", Recipe.architecture),
+        options=_masks_of(start) if start and method == "amsnet" else {},
+        architecture=network or str(getattr(kind, "usual_network", Recipe.architecture)),
+        config={**start.config, "channels": start.channels} if start else {},
     )
-    if init := given.get("init"):
-        if "architecture" in given:
-            raise click.UsageError("--init says which network it is: leave --arch out.")
-        card = weights.read_card(catalog.locate(init))
-        return replace(recipe, architecture=card.architecture, config=card.config)
-    return recipe
+
+
+def _usual_method(network: str | None, *, pooled: bool) -> str:
+    """MeD for a pool of noises, where the network, if one is named, is in two halves; else supervised."""
+    from medcli.errors import RecipeError
+    from medcli.registry import ARCHITECTURES, resolve
+    from medcli.train.recipe import Recipe
+
+    if not pooled:
+        return Recipe.method
+    kind = resolve(ARCHITECTURES, network or "split", kind="architecture", error=RecipeError)
+    return "med" if hasattr(kind, "noise_twin") else Recipe.method
+
+
+def _masks_of(card: Card) -> dict[str, Any]:
+    """Options of amsnet with which a model that is asked through masks goes on being asked as it was."""
+    from medcli.engine.masked import Masks
+    from medcli.engine.strategies import parse
+
+    asked = parse(card.strategy)
+    if not isinstance(asked, Masks):
+        return {}
+    return {"branches": asked.k, "fill": asked.fill, "denoise_pd": asked.pd}

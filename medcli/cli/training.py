@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, NamedTuple, TextIO
 
 import click
 
+from medcli.cli.progress import duration
 from medcli.train.curves import INPUT, is_figure, is_term
 
 if TYPE_CHECKING:
@@ -29,21 +30,6 @@ POINTS = 128  # of a trend; twice the width of the widest sparkline
 REFRESH = 2  # per second: the clocks run, and the network hardly notices
 BARS = "▁▂▃▄▅▆▇█"
 NARROW, TREND = 44, 12  # columns: below NARROW no frame and no means, below TREND no sparkline
-
-
-def duration(seconds: float) -> str:
-    """`42 s`, `12 min`, `3 h 05 min`, `2 d 04 h`; `?` where it is not finite"""
-    if not math.isfinite(seconds):
-        return "?"
-    whole = max(0, round(seconds))
-    minutes, hours = round(whole / 60), round(whole / 3600)
-    if whole < 60:
-        return f"{whole} s"
-    if minutes < 60:
-        return f"{minutes} min"
-    if hours < 48:
-        return f"{minutes // 60} h {minutes % 60:02} min"
-    return f"{hours // 24} d {hours % 24:02} h"
 
 
 def clock(seconds: float) -> str:

@@ -11,7 +11,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from medcli.data.blocks import LEAST_NOISE, Floats, blocks, channels, surfaces, unclipped
 from medcli.data.crops import as_unit
@@ -45,6 +47,26 @@ class Correlation:
 
 def _within(lags: Floats, tolerance: float) -> bool:
     return bool(((lags <= tolerance) & (lags >= -2 * tolerance)).all())
+
+
+def correlated(white: Tensor, lags: Floats) -> Tensor:
+    """White noise (..., H, W) with a correlation like `Correlation.lags`, and its variance as before.
+
+    The correlation of two pixels is the product of those along columns and rows. Opposite borders are neighbours.
+    """
+    down, along = (_spectrum(each, side) for each, side in zip(lags, white.shape[-2:], strict=True))
+    power = torch.outer(down, along).to(white)
+    noise: Tensor = torch.fft.ifft2(torch.fft.fft2(white) * (power / power.mean()).sqrt()).real
+    return noise
+
+
+def _spectrum(lags: Floats, side: int) -> Tensor:
+    """(side,) power at each frequency; what no noise can have is left out."""
+    covariance = torch.zeros(side)
+    covariance[: len(lags)] = torch.from_numpy(lags).float()
+    covariance[-len(lags) + 1 :] = covariance[1 : len(lags)].flip(0)
+    power: Tensor = torch.fft.fft(covariance).real.clamp(min=0)
+    return power
 
 
 def noise_correlation(pictures: Iterable[NDArray[Any]]) -> Correlation:

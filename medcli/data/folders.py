@@ -44,17 +44,17 @@ def matched(*folders: Path) -> list[tuple[Path, ...]]:
 
     Raises InputError where a picture has no mate in another folder, or more than one.
     """
-    by_stem = [_by_stem(folder) for folder in folders]
-    common = set.intersection(*(set(names) for names in by_stem))
+    columns = [by_stem(folder) for folder in folders]
+    common = set.intersection(*(set(names) for names in columns))
     lonely = [
-        str(f / names[key]) for f, names in zip(folders, by_stem, strict=True) for key in sorted(names.keys() - common)
+        str(f / names[key]) for f, names in zip(folders, columns, strict=True) for key in sorted(names.keys() - common)
     ]
     if lonely:
         raise InputError(
             f"{len(lonely)} pictures have no mate of their name: {listed(lonely)}.",
             f"Every picture must be in each of {', '.join(map(str, folders))}; only the extension may differ.",
         )
-    return [tuple(names[key] for names in by_stem) for key in sorted(common)]
+    return [tuple(names[key] for names in columns) for key in sorted(common)]
 
 
 def listed(names: Sequence[str]) -> str:
@@ -62,7 +62,8 @@ def listed(names: Sequence[str]) -> str:
     return ", ".join(names[:LISTED]) + (f" and {len(names) - LISTED} more" if len(names) > LISTED else "")
 
 
-def _by_stem(folder: Path) -> dict[str, Path]:
+def by_stem(folder: Path) -> dict[str, Path]:
+    """The pictures of a folder by relative path without extension; raises InputError where two have the same."""
     found: dict[str, Path] = {}
     for name in pictures_in(folder):
         first = found.setdefault(name.with_suffix("").as_posix(), name)

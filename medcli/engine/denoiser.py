@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import itertools
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Literal, Protocol, cast
 
 import numpy as np
@@ -12,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from medcli.engine import memory, tiling
-from medcli.engine.device import choose_device, choose_precision, unsupported
+from medcli.engine.device import choose_device, choose_precision, unsupported, wait
 from medcli.engine.pixels import Pixels, as_canvas, is_eight_bit, read_tile, reflected, write_rows
 from medcli.engine.strategies import Place, Plain, Strategy
 from medcli.engine.tiling import Grid, Span
@@ -85,7 +86,8 @@ class Denoiser:
             floats are clipped nowhere, and those that are not finite come back as they were.
         strength: 0 gives the input's own pixels, bit for bit, without running the network; 1 the network's answer;
             between them, pixels + strength * (answer - pixels).
-        progress: called with (tiles done, all tiles) at the start and after each tile; starts anew with smaller tiles.
+        progress: called with (passes done, all passes) at the start and after each pass of the network over a tile;
+            starts anew with smaller tiles.
 
         Raises InputError or ModelError for an array that does not fit, DeviceError when the tile does not fit the
         memory, ModelError when the network's answer is not finite even in fp32.
@@ -128,21 +130,35 @@ class Denoiser:
 
     def _fill(self, canvas: Pixels, target: Pixels, strength: float, grid: Grid, progress: Progress | None) -> None:
         precision = self.precision_in_force(canvas)
-        report = progress or _silent
-        done = itertools.count(1)
 
         def answer(rows: Span, columns: Span) -> Tensor:
             spans = zip((rows, columns), canvas.shape, strict=False)
             place = Place(*(torch.from_numpy(reflected(span, length)) for span, length in spans))
-            tile = self._restored(read_tile(canvas, rows, columns), place, precision)
-            report(next(done), len(grid))
-            return tile
+            return self._restored(read_tile(canvas, rows, columns), place, precision)
 
-        report(0, len(grid))
-        with torch.inference_mode():
+        with torch.inference_mode(), self._watched(progress, len(grid) * self.strategy.passes):
             for top, band in tiling.bands(grid, canvas.shape[2], answer):
                 rows = slice(top, top + len(band))
                 write_rows(band, canvas[rows], target[rows], strength)
+
+    @contextmanager
+    def _watched(self, progress: Progress | None, total: int) -> Iterator[None]:
+        """Meanwhile `progress` hears of each pass of the network; tiles that are run again do not count."""
+        if progress is None:
+            yield
+            return
+        done = itertools.count(1)
+
+        def heard(*_: object) -> None:
+            wait(self.device)
+            progress(min(next(done), total), total)
+
+        progress(0, total)
+        hook = self.network.register_forward_hook(heard)
+        try:
+            yield
+        finally:
+            hook.remove()
 
     def _restored(self, tile: Tensor, place: Place, precision: torch.dtype) -> Tensor:
         """(1, C, h, w) as read -> (h, w, C) restored, on the CPU."""
@@ -203,10 +219,6 @@ def _check_tiles(tile: int | str, overlap: int | None, multiple: int) -> None:
             f"A tile of {tile} pixels is all overlap ({overlap}), in this model's steps of {multiple}.",
             "Give a larger tile or a smaller overlap.",
         )
-
-
-def _silent(done: int, total: int) -> None:
-    """Progress that nobody watches."""
 
 
 def _finite(answer: Tensor) -> bool:

@@ -14,12 +14,12 @@ from torch import Tensor, nn
 
 from medcli.engine.strategies import Place, mean, whole
 from medcli.errors import ModelError
-from medcli.methods.masking import FILLS, WORD, scattered, stitched
+from medcli.methods.masking import FILL_REACH, FILLS, WORD, scattered, stitched
 from medcli.registry import nearest
 
 MASKS, COINS = 0, 1  # what a number is drawn for
 LIMITS: Mapping[str, tuple[float, float]] = {
-    "k": (2, 16), "pd": (1, 16), "draws": (1, 64), "refine": (0, 64), "share": (0, 1), "seed": (0, WORD)
+    "k": (2, 16), "pd": (1, 16), "samples": (1, 64), "refine": (0, 64), "share": (0, 1), "seed": (0, WORD)
 }  # fmt: skip
 
 
@@ -28,7 +28,7 @@ class Masks:
     """For networks that were trained to guess hidden pixels (`medcli.methods.amsnet`).
 
     k: branches, each hiding its share of the pixels. pd: stride of the sub-images that the network sees; 1 for noise
-    that is independent from pixel to pixel. draws: sets of masks whose answers are averaged. refine: random
+    that is independent from pixel to pixel. samples: sets of masks whose answers are averaged. refine: random
     replacement refinement (R3): so many times the noisy value is put back at a `share` of the pixels, the rest being
     denoised already, and the masks are run again at full resolution; the answers are averaged. 0 leaves it out, 8 is
     usual. seed: another one draws other masks. fill: what stands in a hidden pixel's place, as in training.
@@ -39,7 +39,7 @@ class Masks:
 
     k: int = 2
     pd: int = 2
-    draws: int = 1
+    samples: int = 1
     refine: int = 0
     share: float = 0.16
     seed: int = 0
@@ -54,20 +54,20 @@ class Masks:
 
     @property
     def passes(self) -> int:
-        return self.k * (self.draws + self.refine)
+        return self.k * (self.samples + self.refine)
 
     def multiple(self, of_network: int) -> int:
         return self.pd * of_network
 
     def reach(self, of_network: int) -> int:
-        return of_network * (self.pd + bool(self.refine))
+        return (of_network + FILL_REACH[self.fill]) * (self.pd + bool(self.refine))
 
     def __call__(self, network: nn.Module, batch: Tensor, place: Place | None = None) -> Tensor:
         place = Place(*(side.to(batch.device) for side in place or whole(batch)))
-        denoised = mean(self._guessed(network, batch, place, self.pd, number) for number in range(self.draws))
+        denoised = mean(self._guessed(network, batch, place, self.pd, number) for number in range(self.samples))
         if not self.refine:
             return denoised
-        numbers = range(self.draws, self.draws + self.refine)
+        numbers = range(self.samples, self.samples + self.refine)
         return mean(self._refined(network, batch, denoised, place, number) for number in numbers)
 
     def _refined(self, network: nn.Module, noisy: Tensor, denoised: Tensor, place: Place, number: int) -> Tensor:

@@ -15,8 +15,9 @@ PREFIX = b"Exif\0\0"
 EXIF_IFD, GPS_IFD, INTEROP_IFD = 0x8769, 0x8825, 0xA005
 WIDTH, HEIGHT, ORIENTATION = 0xA002, 0xA003, 0x0112
 THUMBNAIL_AT, THUMBNAIL_SIZE = 0x0201, 0x0202
+RESOLUTIONS = (0x011A, 0x011B)
 SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4}
-SHORT, LONG = 3, 4
+SHORT, LONG, RATIONAL = 3, 4, 5
 MAIN_TAGS = (271, 272, ORIENTATION, 305, 306, 315, 33432)  # maker, model, software, date, artist, copyright
 
 Tag = tuple[int, int, int, bytes]  # number, type, count, value as it lies in the file
@@ -153,6 +154,27 @@ def tidied(block: bytes, width: int, height: int) -> bytes:
     except struct.error:
         return block
     return bytes(result)
+
+
+def enlarged(block: bytes, factor: int, width: int, height: int) -> bytes:
+    """`block` for `factor` times as many pixels on each side, now width x height: resolutions grow with them."""
+    result = bytearray(tidied(block, width, height))
+    mark = order(result)
+    if mark is None:
+        return bytes(result)
+    try:
+        found = [entry for entry in main_directory(result, mark) if entry.tag in RESOLUTIONS and entry.count == 1]
+        for at in {value(result, entry, mark) for entry in found if entry.kind == RATIONAL}:  # two may share a place
+            struct.pack_into(f"{mark}II", result, at, *times(struct.unpack_from(f"{mark}II", result, at), factor))
+    except struct.error:
+        return tidied(block, width, height)
+    return bytes(result)
+
+
+def times(fraction: tuple[int, ...], factor: int) -> tuple[int, int]:
+    """`factor` times a fraction, in terms that 32 bits hold."""
+    above, below = fraction
+    return (above * factor, below) if above * factor < 2**32 else (above, max(1, below // factor))
 
 
 def _unlink_thumbnail(block: bytearray, link: int, mark: ByteOrder) -> None:

@@ -25,12 +25,7 @@ def fit(picture: Picture, name: str) -> Picture:
     for page in picture.pages:
         if page.alpha is not None and not form.alpha:
             raise OutputError(f"{name.upper()} cannot hold transparency.", "Write PNG, TIFF or WebP.")
-        if max(page.pixels.shape[:2]) > form.longest:
-            raise OutputError(
-                f"{name.upper()} holds at most {form.longest} pixels a side; this picture has "
-                f"{page.pixels.shape[1]}x{page.pixels.shape[0]}.",
-                "Write PNG or TIFF.",
-            )
+        check_sides(name, *page.pixels.shape[:2])
     if len(picture.pages) > 1 and not form.pages:
         raise OutputError(f"{name.upper()} cannot hold {len(picture.pages)} pages.", "Write TIFF.")
     turn = 1 if "exif" in form.carries else orientation(picture.metadata.exif)
@@ -42,6 +37,14 @@ def fit(picture: Picture, name: str) -> Picture:
         fitted.metadata = replace(picture.metadata, native=())
     fitted.remark(*_losses(picture, fitted, name))
     return fitted
+
+
+def check_sides(name: str, height: int, width: int) -> None:
+    """Raises OutputError where a side is too long for the format."""
+    longest = FORMATS[name].longest
+    if max(height, width) > longest:
+        problem = f"{name.upper()} holds at most {longest} pixels a side; this picture has {width}x{height}."
+        raise OutputError(problem, "Write PNG or TIFF.")
 
 
 def _losses(picture: Picture, fitted: Picture, name: str) -> list[str]:

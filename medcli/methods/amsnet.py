@@ -18,7 +18,6 @@ from medcli.methods.masking import FILLS, drawn, error_where, guess, join, rough
 from medcli.registry import nearest
 
 LARGEST_STRIDE, MOST_BRANCHES = 16, 16
-PD_OF_DENOISING = 2
 
 
 class AMSNet:
@@ -27,8 +26,9 @@ class AMSNet:
     loss: at hidden pixels. stage: "b" hides one part and learns to guess it; "p" fine-tunes a network of stage b, with
     all parts guessed and their whole made smooth, at `branches` times the cost. branches: parts of equal size, so that
     1 / branches of the pixels are hidden. pd: pixels from one to the next of a sub-image; 1 for noise that is
-    independent from pixel to pixel. smoothness: weight of the roughness in stage p, the paper's lambda. fill: what
-    stands in a hidden pixel's place, "zero" as in the paper or the "mean" of what is visible around it.
+    independent from pixel to pixel. denoise_pd: the same when the product is asked, at most pd; the smaller, the more
+    detail stays, and the more of a correlated noise. smoothness: weight of the roughness in stage p, the paper's
+    lambda. fill: what stands in a hidden pixel's place, "zero" as in the paper or the "mean" of what is visible around.
 
     Patches are cut to sub-images whose sides the network can halve as often as it does.
     Raises RecipeError where an option makes no sense, or, at the first step, a patch is too small.
@@ -50,6 +50,7 @@ class AMSNet:
         stage: str = "b",
         branches: int = 2,
         pd: int = 5,
+        denoise_pd: int = 2,
         smoothness: float = 0.1,
         fill: str = "zero",
     ) -> None:
@@ -58,10 +59,11 @@ class AMSNet:
             raise RecipeError(f"AMSNet has no stage '{stage}'.", nearest(stage, stages))
         if fill not in FILLS:
             raise RecipeError(f"AMSNet cannot fill hidden pixels by '{fill}'.", nearest(fill, FILLS))
-        _check(branches, pd, smoothness)
+        _check(branches, pd, denoise_pd, smoothness)
         self.product = network
         self.loss_name, self.loss = loss, LOSSES[loss]
-        self.branches, self.pd, self.smoothness = branches, pd, smoothness
+        self.branches, self.smoothness = branches, smoothness
+        self.pd, self.denoise_pd = pd, min(pd, denoise_pd)
         self.fill_name, self.fill = fill, FILLS[fill]
         self.players: dict[str, nn.Module] = {"denoiser": network}
         self.turns = [Turn("denoiser", stages[stage])]
@@ -69,7 +71,7 @@ class AMSNet:
     @property
     def strategy(self) -> str:
         """How the product is to be asked, in the notation of `medcli.engine.strategies`."""
-        return f"masks:k={self.branches},pd={min(self.pd, PD_OF_DENOISING)},fill={self.fill_name}"
+        return f"masks:k={self.branches},pd={self.denoise_pd},fill={self.fill_name}"
 
     def masked(self, batch: Batch) -> Terms:
         """Stage b (equation 4): one branch of the masks, judged where it hides."""
@@ -102,10 +104,12 @@ class AMSNet:
         return side - side % step
 
 
-def _check(branches: int, pd: int, smoothness: float) -> None:
+def _check(branches: int, pd: int, denoise_pd: int, smoothness: float) -> None:
     if not 2 <= branches <= MOST_BRANCHES:
         raise RecipeError(f"{branches} branches of masks make no sense.", f"Give 2 to {MOST_BRANCHES}; 2 is usual.")
-    if not 1 <= pd <= LARGEST_STRIDE:
-        raise RecipeError(f"Sub-images of every {pd}. pixel make no sense.", f"Give a pd of 1 to {LARGEST_STRIDE}.")
+    for stride in (pd, denoise_pd):
+        if not 1 <= stride <= LARGEST_STRIDE:
+            problem = f"Sub-images of every {stride}. pixel make no sense."
+            raise RecipeError(problem, f"Give a pd of 1 to {LARGEST_STRIDE}.")
     if not 0 <= smoothness < float("inf"):
         raise RecipeError(f"A smoothness of {smoothness} makes no sense.", "Give 0 or more; 0.1 is usual.")

@@ -81,6 +81,7 @@ def mean(pictures: Tensor, hidden: Tensor) -> Tensor:
 
 
 FILLS: Mapping[str, Fill] = {"zero": zero, "mean": mean}
+FILL_REACH: Mapping[str, int] = {"zero": 0, "mean": 2}  # pixels of a sub-image that a fill looks around
 
 
 def guess(network: nn.Module, pictures: Tensor, hidden: Tensor, fill: Fill = zero) -> Tensor:
@@ -98,8 +99,8 @@ def stitched(
 ) -> Tensor:
     """Every pixel as it was guessed in its own branch: (B, C, H, W) -> same shape, float32.
 
-    index: (B or 1, 1, H, W), of values below `branches`. stride: of the sub-images, whose sides must suit the network.
-    The network runs `branches` times.
+    index: (B or 1, 1, H, W); where it is `branches` or more, the answer is 0. stride: of the sub-images, whose sides
+    must suit the network. The network runs `branches` times.
     """
     parts = split(noisy, stride)
     owners = split(index.to(noisy.device).expand(len(noisy), -1, -1, -1), stride)
@@ -122,12 +123,14 @@ def hidden_pixel_error(
 ) -> Tensor:
     """How far each picture's pixels are from what was guessed while they were hidden: (B, C, H, W) -> (B,).
 
+    index: (B or 1, 1, H, W); pixels of `branches` or more are always visible, and do not count.
     No clean picture is needed. Where the noise has no mean and pixels `stride` apart do not share it, the mean squared
     error is that to the clean picture plus the variance of the noise: the difference of two networks, on pictures that
     neither was trained on and with one `index`, estimates the difference of their true errors.
     """
     restored = stitched(network, noisy, index, branches=branches, stride=stride, fill=fill)
-    return torch.stack([loss(one[None], other[None]) for one, other in zip(restored, noisy, strict=True)])
+    hidden = (index < branches).to(noisy.device).expand(len(noisy), -1, -1, -1)
+    return torch.stack([_error(*each, loss) for each in zip(restored, noisy, hidden, strict=True)])
 
 
 def error_where(restored: Tensor, noisy: Tensor, hidden: Tensor, loss: Loss) -> Tensor:

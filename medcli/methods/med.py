@@ -104,7 +104,8 @@ class MeD:
 
     network: one that splits (`SplitNetwork`): `swin`, `split`. views: noisy views of each scene, 2 or more; their
     encoders cost n passes and the cross decoder n (n - 1). fuse: how the cross decoder joins two latents, "concat" or
-    "add". noise, mix, cross: weights beside the scene's 1; a term of weight 0 is not computed.
+    "add". noise, mix, cross: weights beside the scene's 1; a term of weight 0 is not computed. missing: whether views
+    lack pixels, which are 0 in all channels (`medcli.noise.drop`): targets of scene, noise and mix leave those out.
     Raises RecipeError where one of them makes no sense, or the network does not split.
 
     Departs: one joint step instead of five for each group of terms. To first order it is the same, at a fraction of
@@ -112,6 +113,8 @@ class MeD:
     Departs: both directions of every term, the noise decoder's answer as noise, and concatenation, as the paper has
     it; the published code computes some of the directions, compares that answer with a picture, and adds.
     Departs: more than two views are mixed by an even choice for each element; the paper does not say.
+    Departs: missing pixels are no targets; of them the paper does not say anything. Compared with black too, an answer
+    would be the darker the less certain it is.
     """
 
     usual_network = "split"
@@ -126,11 +129,12 @@ class MeD:
         noise: float = 1.0,
         mix: float = 0.05,
         cross: float = 0.1,
+        missing: bool = False,
     ) -> None:
         self.scene = _split(network)
         self.weights = {"scene": 1.0, "noise": noise, "mix": mix, "cross": cross}
         _check(views, fuse, self.weights)
-        self.loss = LOSSES[loss]
+        self.loss, self.missing = LOSSES[loss], missing
         self.needs = Needs(views=views)
         self.product = network
         self.twin = self.scene.noise_twin()
@@ -176,11 +180,22 @@ class MeD:
         generators, count = batch.generators(), len(scenes)
         levels = zip(*scenes, strict=True)
         latent = tuple(mix(level, choices(level[0], count, generators)) for level in levels)
-        target = mix(batch.views, choices(batch.noisy, count, generators))
-        return self.loss(self.scene.decode(latent).float(), target)
+        target = mix(self._targets(batch.views), choices(batch.noisy, count, generators))
+        return self._distance(self.scene.decode(latent).float(), target)
 
     def _against_others(self, pictures: Sequence[Tensor], views: Sequence[Tensor]) -> Tensor:
-        return _mean([self.loss(pictures[i], views[j]) for i, j in permutations(range(len(views)), 2)])
+        targets = self._targets(views)
+        return _mean([self._distance(pictures[i], targets[j]) for i, j in permutations(range(len(views)), 2)])
+
+    def _targets(self, views: Sequence[Tensor]) -> Sequence[Tensor]:
+        """The views; what is missing in them is not a number."""
+        if not self.missing:
+            return views
+        return [view.masked_fill(view.eq(0).all(1, keepdim=True), float("nan")) for view in views]
+
+    def _distance(self, picture: Tensor, target: Tensor) -> Tensor:
+        """The loss, in which a target that is not a number has no say."""
+        return self.loss(picture, torch.where(target.isnan(), picture.detach(), target) if self.missing else target)
 
 
 def _mean(terms: Sequence[Tensor]) -> Tensor:

@@ -45,7 +45,7 @@ class Noise2Self:
         chosen = torch.zeros_like(noisy[:, :1], dtype=torch.bool)
         for sample, (top, left) in zip(chosen, phases, strict=True):
             sample[:, top :: self.spacing, left :: self.spacing] = True
-        return torch.where(chosen, around(noisy), noisy)
+        return around(noisy, chosen)
 
     def grid(self, pictures: Tensor, phases: list[Phase]) -> Tensor:
         """(B, C, H, W) -> (B, C, H // spacing, W // spacing): the pixels of the grids alone."""
@@ -59,10 +59,14 @@ class Noise2Self:
         return top, left
 
 
-def around(pictures: Tensor) -> Tensor:
-    """(B, C, H, W) -> same shape: the mean of the eight pixels around each, those at its sides counting double."""
+def around(pictures: Tensor, hidden: Tensor) -> Tensor:
+    """(B, C, H, W) with the mean of the eight pixels around, those at the sides counting double, where `hidden`.
+
+    hidden: (B, 1, H, W) bool. None of these eight is hidden itself.
+    """
     kernel = torch.tensor(NEIGHBOURS, device=pictures.device, dtype=pictures.dtype)
     channels = pictures.shape[1]
     weight = (kernel / kernel.sum()).expand(channels, 1, 3, 3)
     with torch.autocast(pictures.device.type, enabled=False):
-        return F.conv2d(F.pad(pictures, (1, 1, 1, 1), "reflect"), weight, groups=channels)
+        mean = F.conv2d(F.pad(pictures, (1, 1, 1, 1), "reflect"), weight, groups=channels)
+    return torch.where(hidden, mean, pictures)

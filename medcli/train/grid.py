@@ -26,9 +26,8 @@ def grid(rows: Sequence[Sequence[Pixels]], titles: Sequence[str], out: Path, *, 
     """
     cells = [[_levels(_middle(picture, side)) for picture in row] for row in rows]
     heights = [max(cell.shape[0] for cell in row) for row in cells]
-    widths = [
-        max(_width(title), *(cell.shape[1] for cell in column)) for title, *column in zip(titles, *cells, strict=True)
-    ]
+    columns = zip(titles, *cells, strict=True)
+    widths = [max(_width(title) + GAP, *(cell.shape[1] for cell in column)) for title, *column in columns]
     lefts, tops = _starts(widths, GAP), _starts(heights, TITLE)
     sheet = np.full((tops[-1], lefts[-1], 3), PAPER, np.uint8)
     for row, top in zip(cells, tops, strict=False):

@@ -14,6 +14,7 @@ from medcli.data.crops import Source
 from medcli.data.levels import CLEAN_OVER_NOISY, matching, propose
 from medcli.errors import InputError, RecipeError
 from medcli.train.recipe import Recipe
+from medcli.zoo.abilities import drops
 
 LOOKED_AT = 96  # patches
 STEP = -2  # no step of training has this number
@@ -31,9 +32,9 @@ class Patches(NamedTuple):
     clean: Sequence[NDArray[Any]]
 
 
-def patches(source: Source, count: int = LOOKED_AT) -> Patches:
-    """That many patches of each side, always the same."""
-    samples = [source.sample(STEP, index) for index in range(count)]
+def patches(source: Source) -> Patches:
+    """Some patches of each side, always the same."""
+    samples = [source.sample(STEP, index) for index in range(LOOKED_AT)]
     clean = [_picture(sample.clean) for sample in samples if sample.clean is not None]
     return Patches([_picture(sample.views[0]) for sample in samples], clean)
 
@@ -48,11 +49,9 @@ def with_proposals(recipe: Recipe, source: Source, say: Callable[[str], None]) -
 
     Raises RecipeError where something was asked for that the pictures do not allow.
     """
-    proposals = PROPOSALS.get(recipe.method, ())
-    looked_at = patches(source) if proposals else Patches([], [])
-    for proposal in proposals:
+    for proposal in PROPOSALS.get(recipe.method, ()):
         try:
-            recipe, words = proposal(recipe, looked_at)
+            recipe, words = proposal(recipe, source)
         except InputError as error:
             words = f"{error.problem} The method's defaults stand."
         if words:
@@ -60,17 +59,17 @@ def with_proposals(recipe: Recipe, source: Source, say: Callable[[str], None]) -
     return recipe
 
 
-def _stride(recipe: Recipe, seen: Patches) -> tuple[Recipe, str]:
+def _stride(recipe: Recipe, source: Source) -> tuple[Recipe, str]:
     """AMSNet: sub-images so far apart that their pixels share no noise."""
     if "pd" in recipe.options:
         return recipe, ""
-    correlation = noise_correlation(seen.noisy)
+    correlation = noise_correlation(patches(source).noisy)
     pd = correlation.stride()
     words = f"noise of sigma {correlation.sigma:.1f}, uncorrelated {pd} pixels apart: pd={pd} (--pd overrules)"
     return replace(recipe, options={**recipe.options, "pd": pd}), words
 
 
-def _levels(recipe: Recipe, seen: Patches) -> tuple[Recipe, str]:
+def _levels(recipe: Recipe, source: Source) -> tuple[Recipe, str]:
     """LUD-VAE: the noise that is added to both sides, somewhat stronger than what is there. One brings the other."""
     given = recipe.config
     if "sigma_x" in given or "sigma_y" in given:
@@ -79,17 +78,17 @@ def _levels(recipe: Recipe, seen: Patches) -> tuple[Recipe, str]:
             "sigma_y": given.get("sigma_x", 0) / CLEAN_OVER_NOISY,
         }
         return replace(recipe, config=both | given), ""
-    proposal = propose(seen.noisy)
+    proposal = propose(patches(source).noisy)
     words = f"noise of sigma {proposal.noise:.1f}: sigma_x {proposal.sigma_x:g}, sigma_y {proposal.sigma_y:g}"
     return replace(recipe, config={**given, **proposal.config()}), f"{words} (--config sigma_y=... overrules)"
 
 
-def _match(recipe: Recipe, seen: Patches) -> tuple[Recipe, str]:
+def _match(recipe: Recipe, source: Source) -> tuple[Recipe, str]:
     """LUD-VAE: what brings noisy pictures to the brightness and contrast of the clean ones, where it was asked for."""
     if not recipe.options.get("match") or "gain" in recipe.config:
         return recipe, ""
     try:
-        gain, offset = matching(seen.noisy, seen.clean)
+        gain, offset = matching(*patches(source))
     except InputError as error:
         raise RecipeError(error.problem, "Leave match=true out.") from error
     words = f"statistics matched: gain {_listed(gain)}, offset {_listed(offset)}"
@@ -100,5 +99,13 @@ def _listed(numbers: Sequence[float]) -> str:
     return ", ".join(f"{number:.3g}" for number in numbers)
 
 
-Proposing = Callable[[Recipe, Patches], tuple[Recipe, str]]
-PROPOSALS: Mapping[str, Sequence[Proposing]] = {"amsnet": (_stride,), "ludvae": (_levels, _match)}
+def _missing(recipe: Recipe, _: Source) -> tuple[Recipe, str]:
+    """MeD: where views lack pixels, black is no target."""
+    if "missing" in recipe.options or not (recipe.noises and drops(recipe.draw_noise())):
+        return recipe, ""
+    words = "views lack pixels, which are no targets: missing=true (--option missing=false overrules)"
+    return replace(recipe, options={**recipe.options, "missing": True}), words
+
+
+Proposing = Callable[[Recipe, Source], tuple[Recipe, str]]
+PROPOSALS: Mapping[str, Sequence[Proposing]] = {"amsnet": (_stride,), "ludvae": (_levels, _match), "med": (_missing,)}

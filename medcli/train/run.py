@@ -98,7 +98,7 @@ def _train(
         )
     if team.leads:
         _freeze(recipe, folder)  # only now: a checkpoint that does not fit leaves the recipe that it fits
-    _introduce(sources, method, machine, team, say)
+    _introduce(recipe.method, sources, method, machine, team, say)
     try:
         trainer.run(sources.train, options.limits or Limits())
     except (KeyboardInterrupt, SystemExit):
@@ -172,14 +172,17 @@ def _scores(trainer: Trainer) -> dict[str, float]:
     return {f"{PATCHES} held-out patches with the noise of training, PSNR dB": round(score, 2)}
 
 
-def _introduce(sources: Sources, method: Method, machine: Machine, team: Team, say: Callable[[str], None]) -> None:
+def _introduce(
+    name: str, sources: Sources, method: Method, machine: Machine, team: Team, say: Callable[[str], None]
+) -> None:
     for line in sources.skipped:
         say(f"left out: {line}")
     parameters = sum(parameter.numel() for parameter in method.product.parameters())
     several = f", {team.size} processes" if team.size > 1 else ""
     judged = f"{sources.held_out} held out to judge by" if sources.held_out else "none to judge by"
     dtype = str(machine.dtype).removeprefix("torch.")
-    say(f"{sources.pictures} pictures, {judged}; {parameters:,} parameters; {machine.device}, {dtype}{several}")
+    size = f"{parameters:,} parameters"
+    say(f"{name}: {sources.pictures} pictures, {judged}; {size}; {machine.device}, {dtype}{several}")
 
 
 def _in_turn(team: Team, device: torch.device, act: Callable[[], T]) -> T:
@@ -286,6 +289,7 @@ def _card(recipe: Recipe, steps: int = 0) -> weights.Card:
         title=recipe.title,
         channels=recipe.config.get("channels", 3),
         noise=recipe.noise or ", ".join(recipe.noises),
+        noises=list(recipe.noises),
         licence=recipe.licence,
         training_data=recipe.training_data,
         method=recipe.method,

@@ -56,7 +56,7 @@ class Validation:
         before, after = [], []
         for batch in self.batches(machine):
             assert batch.clean is not None
-            noisy, clean = (_fitting(picture, network, strategy) for picture in (batch.noisy, batch.clean))
+            noisy, clean = (fitting(picture, network, strategy) for picture in (batch.noisy, batch.clean))
             with machine.autocast():
                 restored = strategy(network, noisy).float()
             before.append(psnr(noisy.clamp(0, 1), clean))
@@ -110,7 +110,7 @@ def validation_of(source: Source, needs: Needs) -> Validation:
     return Validation(source, by_psnr=needs.clean == "mates")
 
 
-def _fitting(picture: Tensor, network: Any, strategy: Strategy) -> Tensor:
+def fitting(picture: Tensor, network: Any, strategy: Strategy) -> Tensor:
     """As much of (B, C, H, W) as the network takes, asked in this way."""
     step = strategy.multiple(int(network.multiple))
     height, width = (side - side % step for side in picture.shape[2:])

@@ -28,7 +28,7 @@ class Entry:
     """One model of the zoo: a row of `models.yaml`.
 
     domain: what pictures it is for, a key of `schema.DOMAINS`; noise: what it removes and how much of it, in words.
-    architecture, config, strategy, channels: as on the card of its weights. value_range: of pictures. multiple,
+    architecture, config, strategy, channels, noises: as on the card of its weights. value_range: of pictures. multiple,
     receptive_field: of its network, in pixels. macs_per_pixel: multiplications in a picture of 256x256, per pixel.
     source: 'bundled', or a file on the Hub; file: its name there, or below `medcli/weights`. naming: of the tensors,
     where they are not ours. bytes: None where nobody stated it. licence: of the weights; data_licence: of the
@@ -45,6 +45,7 @@ class Entry:
     strategy: str
     channels: int
     noise: str
+    noises: list[str]
     value_range: tuple[float, float]
     multiple: int
     receptive_field: int
@@ -154,7 +155,7 @@ def as_row(entry: Entry) -> Row:
     if entry.hub is not None:
         row["source"] = {key: getattr(entry.hub, key) for key in HUB_FIELDS}
         del row["file"]
-    empty = {"naming": "", "tolerance": None}
+    empty: Row = {"naming": "", "noises": [], "tolerance": None}
     return {key: value for key, value in row.items() if key not in empty or value != empty[key]}
 
 
@@ -164,6 +165,22 @@ def find(name: str, known: dict[str, Entry] | None = None) -> Entry:
     if name not in known:
         raise unknown(name, known)
     return known[name]
+
+
+def masked_models() -> list[str]:
+    """The ids of models that are asked through masks."""
+    return [entry.id for entry in entries().values() if entry.card.masked]
+
+
+def need_masks(card: Card, given: Iterable[str]) -> None:
+    """Raises ModelError for a model that is not asked through masks; given: what it has no use for."""
+    if card.masked:
+        return
+    known = ", ".join(masked_models())
+    raise ModelError(
+        f"'{card.id}' is not asked through masks, so it has no use for {' or '.join(given)}.",
+        f"Models that are: {known}." if known else "Models that 'med train --method amsnet' makes are.",
+    )
 
 
 def unknown(name: str, known: Iterable[str]) -> ModelError:

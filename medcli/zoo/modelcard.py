@@ -43,6 +43,7 @@ class Facts:
     """What a page can say of a model.
 
     model: what follows `--model`. repo: where on the Hub it is, `owner/name`. config: arguments of the architecture.
+    noise, noises: what it was trained to remove, in words and in notation.
     channels: of the picture it takes. multiple: of height and width, in pixels; receptive_field: in pixels;
     macs_per_pixel: multiply-adds. licence: SPDX, of the weights; data_licence: of the pictures. recipe: its name;
     command: that trained it. scores: protocol to figure; the protocol ends in the metric, "CBSD68 sigma 25, float,
@@ -56,6 +57,7 @@ class Facts:
     title: str = ""
     summary: str = ""
     noise: str = ""
+    noises: Sequence[str] = ()
     domain: str = ""
     channels: int = 3
     value_range: tuple[float, float] = (0, 1)
@@ -116,6 +118,7 @@ def of_entry(entry: Entry) -> Facts:
         title=entry.title,
         summary=entry.summary,
         noise=entry.noise,
+        noises=entry.noises,
         domain=entry.domain,
         channels=entry.channels,
         value_range=entry.value_range,
@@ -146,6 +149,7 @@ def of_card(card: weights.Card, model: str = "") -> Facts:
         config=card.config,
         title=card.title,
         noise=card.noise,
+        noises=card.noises,
         channels=card.channels,
         strategy=card.strategy,
         half_safe=card.half_safe,
@@ -251,7 +255,7 @@ def _slug(text: str) -> str:
 
 
 def _purpose(facts: Facts) -> str:
-    lines = [facts.summary, f"Noise it was trained for: {facts.noise}." if facts.noise else ""]
+    lines = [facts.summary, f"Noise it was trained for: {facts.noise}." if facts.noise else "", _abilities(facts)]
     told = "\n\n".join(line for line in lines if line)
     return f"## What it is for\n\n{told}" if told else ""
 
@@ -261,6 +265,15 @@ def use(architecture: str, model: str, picture: str = "photo.png") -> str:
     if architecture == "ludvae":
         return f"med synth-pairs --from clean/ --to noisy/ --model {model}"
     return f"med denoise {picture} --model {model}"
+
+
+def _abilities(facts: Facts) -> str:
+    if not facts.noises:
+        return ""
+    from medcli.zoo.abilities import abilities  # imports torch
+
+    words = str(abilities(facts.noises))
+    return f"It also {words}." if words else ""
 
 
 def _usage(facts: Facts) -> str:

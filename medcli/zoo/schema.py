@@ -14,7 +14,7 @@ import yaml
 from yaml import MappingNode, Node, ScalarNode, SequenceNode
 
 from medcli.errors import ModelError
-from medcli.registry import ARCHITECTURES, STRATEGIES, nearest
+from medcli.registry import ARCHITECTURES, NOISES, STRATEGIES, nearest
 
 DOMAINS: Mapping[str, str] = {
     "photo": "photographs, scans and screenshots with real noise",
@@ -204,6 +204,15 @@ def _strategy(node: Node) -> str:
     return notation
 
 
+def _noises(node: Node) -> list[str]:
+    """Notations, whose names are looked up here; their arguments are read where they are used, which needs torch."""
+    for item in _items(node):
+        for part in re.split(r"\+(?!\d)", _words(item)):
+            if (name := part.partition(":")[0].strip()) not in NOISES:
+                raise _Misfit(item, f"'{name}' is no noise", nearest(name, NOISES))
+    return _list_of_words(node)
+
+
 def _whole(least: int) -> Kind:
     def read(node: Node) -> int:
         if _tag(node) != "int" or not re.fullmatch(r"\d{1,15}", node.value) or int(node.value) < least:
@@ -293,6 +302,7 @@ FIELDS: Mapping[str, Kind] = {
     "strategy": _strategy,
     "channels": _whole(1),
     "noise": _words,
+    "noises": _noises,
     "value_range": _range,
     "multiple": _whole(1),
     "receptive_field": _whole(0),
@@ -314,5 +324,5 @@ FIELDS: Mapping[str, Kind] = {
     "tolerance": _number,
 }
 
-BUNDLED_OPTIONAL: Mapping[str, str] = {"naming": ""}
-HUB_OPTIONAL: Mapping[str, str | None] = {"naming": "", "file": None, "tolerance": None}
+BUNDLED_OPTIONAL: Mapping[str, Any] = {"naming": "", "noises": []}
+HUB_OPTIONAL: Mapping[str, Any] = {**BUNDLED_OPTIONAL, "file": None, "tolerance": None}

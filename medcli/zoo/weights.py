@@ -34,7 +34,8 @@ class Card:
 
     architecture, config: name in the table of architectures and the arguments of its constructor.
     strategy: how the engine applies the network; channels: of the picture it takes; noise: what it was trained to
-    remove, in words; half_safe: whether fp16 gives the same pictures.
+    remove, in words; noises: the same in the notation of noises, from which `medcli.zoo.abilities` tells what else it
+    can do; half_safe: whether fp16 gives the same pictures.
     """
 
     id: str
@@ -44,6 +45,7 @@ class Card:
     strategy: str = "plain"
     channels: int = 3
     noise: str = ""
+    noises: list[str] = field(default_factory=list)
     licence: str = ""
     training_data: list[str] = field(default_factory=list)
     method: str = ""
@@ -51,6 +53,11 @@ class Card:
     steps: int = 0
     half_safe: bool = True
     version: str = ""
+
+    @property
+    def masked(self) -> bool:
+        """Whether the network is asked through masks."""
+        return self.strategy.partition(":")[0] == "masks"
 
 
 def read_card(path: Path) -> Card:
@@ -78,8 +85,8 @@ def _card(values: dict[str, Any]) -> Card:
         value = getattr(card, item.name)
         if type(value) is not type(getattr(sample, item.name)):
             raise TypeError(f"{item.name} is {value!r}")
-    if not all(isinstance(name, str) for name in card.training_data):
-        raise TypeError("training_data is not a list of names")
+    if not all(isinstance(name, str) for name in (*card.noises, *card.training_data)):
+        raise TypeError("noises or training_data is not a list of names")
     return card
 
 

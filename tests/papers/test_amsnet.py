@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -18,11 +19,14 @@ from hypothesis import strategies as st
 from test_archs import build
 from torch import Generator, Tensor, nn
 
+import medcli
 from medcli.data.correlation import noise_correlation
+from medcli.data.folders import matched
 from medcli.engine.denoiser import Denoiser
 from medcli.engine.masked import Masks
 from medcli.engine.strategies import Flips, Place, Plain, mean, parse, whole
 from medcli.errors import InputError, ModelError, RecipeError
+from medcli.images import read
 from medcli.methods.amsnet import AMSNet
 from medcli.methods.base import Batch
 from medcli.methods.losses import l1, mse
@@ -38,7 +42,9 @@ from medcli.methods.masking import (
     split,
 )
 from medcli.methods.masking import stitched as stitch
+from medcli.metrics import psnr
 from medcli.registry import ARCHITECTURES, resolve
+from medcli.zoo import catalog
 
 LEVEL = 0.1  # of the noise
 SHARED = Path(__file__).parents[2].parent / "shared" / "data" / "real" / "polyu" / "noisy"
@@ -329,6 +335,12 @@ def test_the_denoisers_have_the_published_sizes(name: str, config: dict[str, Any
     assert parameters == (count if count % 10_000 else pytest.approx(count, abs=5000))
 
 
+def test_the_restormer_has_as_many_tensors_as_the_published_one() -> None:
+    with torch.device("meta"):
+        network = resolve(ARCHITECTURES, "restormer", kind="architecture", error=ModelError)()
+    assert len(network.state_dict()) == 406
+
+
 # --- 7: random replacement refinement
 
 
@@ -347,8 +359,8 @@ def test_refinement_puts_back_the_stated_share_and_shows_the_rest_denoised() -> 
 def test_refinement_that_puts_nothing_back_is_the_mean_over_the_denoised_picture() -> None:
     picture = noisy_picture(1, 3, 32, 32)
     denoised = Masks()(Around(), picture)
-    draws = Masks(pd=1, draws=9)
-    indices = [draws._numbers(whole(picture), number, 0) * 2 >> 32 for number in range(1, 9)]
+    several = Masks(pd=1, samples=9)
+    indices = [several._numbers(whole(picture), number, 0) * 2 >> 32 for number in range(1, 9)]
     expected = mean(stitch(Around(), denoised, index[None, None], branches=2) for index in indices)
     assert torch.allclose(Masks(refine=8, share=0.0)(Around(), picture), expected, atol=1e-6)
 
@@ -359,7 +371,7 @@ def test_passes_tell_the_cost() -> None:
     assert len(network.shown) == strategy.passes == 18
     assert [tuple(shown.shape) for shown in network.shown] == 2 * [(4, 3, 8, 12)] + 16 * [(1, 3, 16, 24)]
     assert Masks().passes == 2
-    assert Masks(k=3, draws=4).passes == 12
+    assert Masks(k=3, samples=4).passes == 12
     assert Flips(Masks()).passes == 16
 
 
@@ -367,12 +379,12 @@ def test_passes_tell_the_cost() -> None:
 
 
 def test_one_seed_gives_one_picture_whatever_else_is_in_the_batch(trained: nn.Module) -> None:
-    noisy, strategy = batch_of(waves, -1).noisy, Masks(pd=2, draws=2, refine=2)
+    noisy, strategy = batch_of(waves, -1).noisy, Masks(pd=2, samples=2, refine=2)
     together, again = strategy(trained, noisy), strategy(trained, noisy)
     assert torch.equal(together, again)
     order = [2, 0]
     assert torch.allclose(strategy(trained, noisy[order]), together[order], atol=1e-6)
-    assert not torch.allclose(Masks(pd=2, draws=2, refine=2, seed=1)(trained, noisy), together, atol=1e-3)
+    assert not torch.allclose(Masks(pd=2, samples=2, refine=2, seed=1)(trained, noisy), together, atol=1e-3)
 
 
 def test_seeds_differ_little_and_an_average_of_draws_is_no_worse_than_its_draws(trained: nn.Module) -> None:
@@ -382,11 +394,11 @@ def test_seeds_differ_little_and_an_average_of_draws_is_no_worse_than_its_draws(
     errors = [float(mse(answer, batch.clean)) for answer in answers]
     assert float(mse(mean(answers), batch.clean)) <= np.mean(errors)
     assert np.ptp(10 * np.log10(errors)) < 0.2
-    eight = Masks(pd=1, draws=8)(trained, batch.noisy)
+    eight = Masks(pd=1, samples=8)(trained, batch.noisy)
     assert decibels(eight, batch.clean) > decibels(answers[0], batch.clean)
 
 
-@pytest.mark.parametrize("strategy", [Masks(pd=1), Masks(k=3, pd=2, draws=2, refine=2), Flips(Masks(pd=2))])
+@pytest.mark.parametrize("strategy", [Masks(pd=1), Masks(k=3, pd=2, samples=2, refine=2), Flips(Masks(pd=2))])
 def test_masks_do_not_know_of_tiles(strategy: Any) -> None:
     pixels = noisy_picture(90, 131, 3).numpy()
     whole, tiled = (Denoiser(Around(4), strategy, device="cpu", tile=tile)(pixels) for tile in (0, 64))
@@ -420,7 +432,7 @@ def test_flips_turn_the_masks_with_the_picture() -> None:
 # --- 9: sizes
 
 
-@pytest.mark.parametrize("size", [(16, 16), (257, 301), (1, 40)])
+@pytest.mark.parametrize("size", [(16, 16), (257, 301), (1, 40), (4000, 16), (16, 3000)])
 def test_any_size_keeps_its_shape(size: tuple[int, int]) -> None:
     pixels = (noisy_picture(*size, 3).numpy() * 255).astype(np.uint8)
     network = Around(16)
@@ -462,6 +474,15 @@ def test_less_roughness_is_less_checkerboard() -> None:
     assert checkerboard(picture.detach(), 2) < 0.5 * before
 
 
+def test_stage_p_lowers_the_checkerboard_of_the_stitched_answer(trained: nn.Module) -> None:
+    network = copy.deepcopy(trained).requires_grad_(True)
+    train(network, AMSNet(network, stage="p", pd=2, smoothness=1.0).smooth, waves, 30)
+    noisy = batch_of(partial(waves, side=96), -1).noisy
+    with torch.no_grad():
+        b, p = (checkerboard(Masks(pd=2)(each, noisy), 2) for each in (trained, network))
+    assert p < 0.5 * b
+
+
 def test_stage_p_makes_the_answer_smoother_and_costs_all_branches(trained: nn.Module) -> None:
     answers = {}
     for weight in (0.0, 1.0):
@@ -471,10 +492,45 @@ def test_stage_p_makes_the_answer_smoother_and_costs_all_branches(trained: nn.Mo
     assert roughness(answers[1.0]) < 0.9 * roughness(answers[0.0])
     network = Around()
     assert parse(AMSNet(network, branches=3).strategy) == Masks(k=3)
+    assert parse(AMSNet(network, pd=4, denoise_pd=3).strategy) == Masks(pd=3)
+    assert parse(AMSNet(network, pd=1, denoise_pd=3).strategy) == Masks(pd=1)
     AMSNet(network, stage="p", branches=3, pd=2).turns[0].terms(
         Batch([noisy_picture(1, 3, 8, 8)], None, torch.arange(1))
     )
     assert len(network.shown) == 3
+
+
+# --- 8 and 11: what the zoo has
+
+
+@pytest.mark.parametrize("name", ["amsnet-real", "amsnet-fast"])
+class TestShipped:
+    @pytest.fixture
+    def photographs(self, name: str) -> list[tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]]:
+        """Noisy and clean crops of PolyU that no model has seen."""
+        if name not in catalog.entries():
+            pytest.skip(f"'{name}' is not in the catalogue")
+        if not SHARED.is_dir():
+            pytest.skip("the photographs of PolyU are not here")
+        held = json.loads((SHARED.parent / "splits.json").read_text())["holdout"]
+        pairs = matched(SHARED, SHARED.parent / "clean")
+        chosen = [pair for pair in pairs if pair[0].stem in {Path(each).stem for each in held}][::12]
+        files = [(SHARED / noisy, SHARED.parent / "clean" / clean) for noisy, clean in chosen]
+        return [(read(noisy).pages[0].pixels, read(clean).pages[0].pixels) for noisy, clean in files]
+
+    def test_photographs_gain_a_decibel(self, name: str, photographs: list[Any]) -> None:
+        denoiser = medcli.load(name, device="cpu")
+        gains = [level(denoiser(noisy), clean) - level(noisy, clean) for noisy, clean in photographs]
+        assert np.mean(gains) > 1.0
+
+    def test_seeds_differ_by_less_than_a_tenth_of_a_decibel(self, name: str, photographs: list[Any]) -> None:
+        noisy, clean = photographs[0]
+        levels = [level(medcli.load(name, device="cpu", seed=seed)(noisy), clean) for seed in range(2)]
+        assert abs(levels[0] - levels[1]) < 0.1
+
+
+def level(pixels: np.ndarray[Any, Any], clean: np.ndarray[Any, Any]) -> float:
+    return psnr(pixels / 255, clean / 255)
 
 
 # --- the criterion that needs no clean picture
@@ -533,8 +589,6 @@ def test_pictures_without_noise_get_a_letter(picture: np.ndarray[Any, Any]) -> N
 
 
 def test_photographs_of_cameras_need_a_stride_of_three_or_four() -> None:
-    from medcli.images import read
-
     paths = sorted(SHARED.glob("*"))[:8]
     if not paths:
         pytest.skip("the photographs of PolyU are not here")
@@ -550,7 +604,7 @@ def test_photographs_of_cameras_need_a_stride_of_three_or_four() -> None:
         ("masks", Masks()),
         ("masks:k=3,pd=1", Masks(k=3, pd=1)),
         ("masks:fill=mean", Masks(fill="mean")),
-        ("masks: pd=4, refine=8, share=0.2, draws=2, seed=7", Masks(pd=4, refine=8, share=0.2, draws=2, seed=7)),
+        ("masks: pd=4, refine=8, share=0.2, samples=2, seed=7", Masks(pd=4, refine=8, share=0.2, samples=2, seed=7)),
     ],
 )
 def test_notation_becomes_a_strategy(notation: str, strategy: Masks) -> None:
@@ -573,11 +627,11 @@ def test_notation_that_makes_no_sense_gets_a_letter(notation: str) -> None:
         parse(notation)
 
 
-@given(k=st.integers(2, 5), pd=st.integers(1, 5), refine=st.integers(0, 2))
-def test_an_engine_with_masks_asks_for_room_for_its_sub_images(k: int, pd: int, refine: int) -> None:
-    denoiser = Denoiser(Around(4), Masks(k=k, pd=pd, refine=refine), device="cpu")
+@given(k=st.integers(2, 5), pd=st.integers(1, 5), refine=st.integers(0, 2), fill=st.sampled_from(["zero", "mean"]))
+def test_an_engine_with_masks_asks_for_room_for_its_sub_images(k: int, pd: int, refine: int, fill: str) -> None:
+    denoiser = Denoiser(Around(4), Masks(k=k, pd=pd, refine=refine, fill=fill), device="cpu")
     assert denoiser.multiple == 4 * pd
-    assert denoiser.reach == 2 * (pd + (refine > 0))
+    assert denoiser.reach == (4 if fill == "mean" else 2) * (pd + (refine > 0))
 
 
 @pytest.mark.parametrize(

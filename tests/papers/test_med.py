@@ -18,12 +18,14 @@ from medcli.archs.swin import PositionBias, SwinTx
 from medcli.archs.unet import ResidualUNet
 from medcli.engine import Denoiser
 from medcli.errors import RecipeError
+from medcli.images import read
 from medcli.methods.base import Batch, Method
 from medcli.methods.losses import charbonnier, log_mse
 from medcli.methods.med import MeD, choices, mix
 from medcli.methods.n2n import Noise2Noise
 from medcli.methods.n2s import Noise2Self, around
 from medcli.methods.r2r import Recorrupted, estimated_sigma
+from medcli.noise.drop import Drop
 from medcli.noise.gaussian import Gaussian
 from medcli.noise.views import views
 from medcli.registry import METHODS, resolve
@@ -31,6 +33,7 @@ from medcli.train.muon import Muon
 from medcli.zoo import catalog, weights
 
 BENCHMARK = Path(__file__).parents[2] / "docs" / "benchmarks" / "swin.py"
+CBSD68 = Path(__file__).parents[3] / "shared" / "data" / "test" / "cbsd68"
 SIGMA = 25 / 255
 N = TypeVar("N", bound=nn.Module)
 
@@ -311,13 +314,36 @@ def _mixed_is_as_good(network: SplitUNet | SwinTx, batch: Batch) -> None:
     assert psnr(mixed, batch.clean) >= sum(single) / len(single)
 
 
+def shipped(name: str) -> SplitUNet | SwinTx:
+    if name not in catalog.entries():
+        pytest.skip(f"'{name}' is not in the catalogue")
+    network: SplitUNet | SwinTx = weights.load_network(catalog.locate(name))[0]
+    return network
+
+
+@pytest.mark.skipif(not CBSD68.is_dir(), reason="the pictures of CBSD68 are not beside this checkout")
+@pytest.mark.parametrize("sigma", [15, 25, 50])
+def test_the_shipped_model_is_near_to_one_that_saw_clean_pictures(sigma: int) -> None:
+    """The rows of both in the paper's Table 1 are 0.2 to 0.5 dB apart; these are the middles of eight pictures."""
+    clean = torch.stack([middle(path, 128) for path in sorted(CBSD68.iterdir())[::9]])
+    batch, networks = batch_of(clean, 0, sigma=sigma), (shipped("med-gaussian"), shipped("gaussian"))
+    with torch.no_grad():
+        learned, taught = (psnr(network(batch.noisy).clamp(0, 1), clean) for network in networks)
+    assert learned > taught - 0.7
+
+
+def middle(path: Path, side: int) -> Tensor:
+    """(3, side, side) in [0, 1]"""
+    pixels = read(path).pages[0].pixels
+    top, left = ((length - side) // 2 for length in pixels.shape[:2])
+    return torch.from_numpy(pixels[top : top + side, left : left + side]).permute(2, 0, 1).float() / 255
+
+
 @pytest.mark.parametrize("name", ["med-gaussian", "med-pool"])
 class TestShipped:
     @pytest.fixture
     def network(self, name: str) -> SplitUNet | SwinTx:
-        if name not in catalog.entries():
-            pytest.skip(f"'{name}' is not in the catalogue")
-        return weights.load_network(catalog.locate(name))[0]
+        return shipped(name)
 
     def test_mixed_latents_are_at_least_as_good(self, network: SplitUNet | SwinTx) -> None:
         _mixed_is_as_good(network, batch_of(scenes(4, 64, 7), 7))
@@ -328,7 +354,7 @@ class TestShipped:
 
 def _odd_sizes(network: nn.Module) -> None:
     denoiser = Denoiser(network, device="cpu", precision="fp32", tile=0)
-    for height, width in [(33, 47), (1, 1), (9, 8), (97, 65)]:
+    for height, width in [(33, 47), (1, 1), (9, 8), (97, 65), (481, 321)]:
         picture = np.random.default_rng(0).random((height, width, 3), dtype=np.float32)
         restored = denoiser(picture)
         assert restored.shape == picture.shape
@@ -428,6 +454,44 @@ class TestMeD:
             MeD(ResidualUNet(widths=[8, 16], blocks=[1], middle=1))
 
 
+class TestMissingPixels:
+    @pytest.mark.parametrize(("missing", "least", "most"), [(True, 0.58, 0.62), (False, 0.2, 0.5)])
+    def test_the_best_answer_is_the_picture_only_if_black_is_no_target(
+        self, missing: bool, least: float, most: float
+    ) -> None:
+        """Of gray 0.6 under noise, with 40 % of the pixels missing, answered by one value everywhere."""
+        noisy = 0.6 + 0.2 * torch.randn(2, 3, 64, 64)
+        views = [Drop(0.4, 0.4)(view, Generator().manual_seed(key)) for key, view in enumerate(noisy)]
+        batch = Batch([view[None] for view in views], None, torch.zeros(1, dtype=torch.int64))
+        network = _Transparent()
+        method = MeD(network, missing=missing, cross=0, mix=1)
+        answers, costs = torch.linspace(0.2, 0.8, 61), []
+        for answer in answers:
+            network.decode = lambda latent, value=answer: torch.full_like(latent[0], value)  # type: ignore[method-assign]
+            terms = method.terms(batch)
+            costs.append(terms["scene"] + terms["mix"])
+        assert least < answers[torch.stack(costs).argmin()] < most
+
+    def test_pixels_that_both_views_lack_teach_nothing(self) -> None:
+        views = list(torch.rand(2, 1, 3, 16, 16) + 0.1)
+        for view in views:
+            view[..., :8] = 0
+        method = MeD(_Transparent(), missing=True, cross=0, mix=1)
+        answer = torch.zeros(1, 3, 16, 16, requires_grad=True)
+        method.scene.decode = method.twin.decode = lambda latent: answer  # type: ignore[method-assign]
+        torch.stack(list(method.terms(Batch(views, None, torch.zeros(1, dtype=torch.int64))).values())).sum().backward()
+        assert answer.grad[..., 8:].all()
+        assert not answer.grad[..., :8].any()
+
+    def test_views_that_lack_nothing_pay_the_same(self) -> None:
+        batch = batch_of(scenes(2, 16, 3), 3)
+        network = shaken(tiny_split())
+        torch.manual_seed(1)
+        plain = MeD(network).terms(batch)
+        torch.manual_seed(1)
+        assert MeD(network, missing=True).terms(batch) == plain
+
+
 class TestNoise2Self:
     def test_the_answer_does_not_depend_on_the_pixel_it_is_judged_by(self) -> None:
         method = Noise2Self(shaken(ResidualUNet(widths=[8, 16], blocks=[1], middle=1)))
@@ -444,8 +508,9 @@ class TestNoise2Self:
 
     def test_neighbours_of_a_slope_average_to_it(self) -> None:
         slope = torch.arange(8.0).expand(1, 1, 8, 8)
-        assert torch.allclose(around(slope)[..., 1:-1], slope[..., 1:-1])
-        assert around(torch.eye(3)[None, None])[0, 0, 1, 1].item() == pytest.approx(1 / 6)
+        everywhere = torch.ones(1, 1, 8, 8, dtype=torch.bool)
+        assert torch.allclose(around(slope, everywhere)[..., 1:-1], slope[..., 1:-1])
+        assert around(torch.eye(3)[None, None], everywhere[..., :3, :3])[0, 0, 1, 1].item() == pytest.approx(1 / 6)
 
     def test_refuses_to_hide_neighbours(self) -> None:
         with pytest.raises(RecipeError, match="hides the neighbours"):

@@ -36,6 +36,7 @@ def facts(entry: Entry) -> Iterator[tuple[str, str]]:
     yield "model", f"{entry.id}: {entry.title}"
     yield "", entry.summary
     yield "removes", entry.noise
+    yield from _abilities(entry)
     yield "domain", entry.domain
     yield from _source(entry)
     yield "licence", f"{entry.licence} (weights)"
@@ -49,6 +50,15 @@ def facts(entry: Entry) -> Iterator[tuple[str, str]]:
         yield "scores", "none known to us"
     if entry.citation:
         yield "cite", entry.citation
+
+
+def _abilities(entry: Entry) -> Iterator[tuple[str, str]]:
+    if not entry.noises:
+        return
+    from medcli.zoo.abilities import abilities  # imports torch
+
+    if words := str(abilities(entry.noises)):
+        yield "and", words
 
 
 def _source(entry: Entry) -> Iterator[tuple[str, str]]:

@@ -1,0 +1,131 @@
+"""A model that fills and enlarges, beside OpenCV's inpainting and bicubic enlargement.
+
+python docs/benchmarks/corruption.py MODEL FOLDER [--gray] [--limit N] [--device cpu]
+
+MODEL comes from `med train --pool corruption`; FOLDER holds clean pictures. What is missing is drawn once for each
+picture and share; small pictures are made with Pillow's bicubic filter and hold 8 bits, as a file would. PSNR in dB
+over all pixels and channels, of results in 8 bits, no border cut off; mean over the pictures.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import click
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+
+import medcli
+from medcli.batch.enlarge import enlarged
+from medcli.batch.fill import filled
+from medcli.batch.pairs import as_floats, thinned
+from medcli.data.crops import keyed_generator
+from medcli.data.folders import pictures_in
+from medcli.images import Page
+from medcli.metrics import psnr
+from medcli.zoo.abilities import filter_for, require_fills
+from medcli.zoo.catalog import locate
+from medcli.zoo.weights import read_card
+
+Pixels = NDArray[Any]
+Mask = NDArray[np.bool_]
+Ways = dict[str, Callable[..., Pixels]]
+SHARES, FACTORS = (0.5, 0.7, 0.9), (2, 3, 4)
+RADIUS = 3  # pixels around a missing one that OpenCV looks at
+
+
+def pictures(folder: Path, limit: int | None, *, gray: bool) -> Iterator[tuple[str, Pixels]]:
+    """(name, (H, W) or (H, W, 3) uint8)."""
+    for name in thinned(pictures_in(folder), limit):
+        image = Image.open(folder / name)
+        yield name.as_posix(), np.array(image.convert("L" if gray or image.mode == "L" else "RGB"))
+
+
+def missing(name: str, share: float, shape: tuple[int, ...]) -> Mask:
+    """(H, W), true where a pixel is missing."""
+    drawn = torch.rand(shape[:2], generator=keyed_generator(name, str(share)))
+    return np.asarray(drawn.numpy() < share)
+
+
+def inpainted(pixels: Pixels, mask: Mask, way: int) -> Pixels:
+    """By OpenCV."""
+    return np.asarray(cv2.inpaint(pixels, mask.astype(np.uint8), RADIUS, way))
+
+
+def untouched(pixels: Pixels, mask: Mask) -> Pixels:
+    return pixels
+
+
+def filling(denoiser: medcli.Denoiser) -> Ways:
+    return {
+        "black where missing": untouched,
+        "OpenCV, Telea": partial(inpainted, way=cv2.INPAINT_TELEA),
+        "OpenCV, Navier-Stokes": partial(inpainted, way=cv2.INPAINT_NS),
+        "the model": lambda pixels, mask: np.asarray(filled(Page(pixels), mask, denoiser).pixels),
+    }
+
+
+def enlarging(denoiser: medcli.Denoiser, filters: dict[int, str]) -> Ways:
+    return {
+        "bicubic": lambda small, factor: enlarged(small, factor, "bicubic"),
+        "the model": lambda small, factor: denoiser(enlarged(small, factor, filters[factor])),
+    }
+
+
+def smaller(clean: Pixels, factor: int) -> tuple[Pixels, Pixels]:
+    """(small, what it was made of): the picture cut to a multiple of the factor."""
+    height, width = (side // factor for side in clean.shape[:2])
+    whole = clean[: height * factor, : width * factor]
+    return np.array(Image.fromarray(whole).resize((width, height), Image.Resampling.BICUBIC)), whole
+
+
+def distance(restored: Pixels, clean: Pixels) -> float:
+    return psnr(as_floats(restored), as_floats(clean))
+
+
+def table(title: str, columns: list[str], scores: dict[str, list[list[float]]]) -> str:
+    """scores: way -> figures of each column."""
+    lines = [f"| {title} | {' | '.join(columns)} |", "|---" * (1 + len(columns)) + "|"]
+    lines += [
+        f"| {way} | " + " | ".join(f"{fmean(figures):.2f}" for figures in row) + " |" for way, row in scores.items()
+    ]
+    return "\n".join(lines)
+
+
+@click.command(help=__doc__)
+@click.argument("model")
+@click.argument("folder", type=click.Path(path_type=Path, exists=True, file_okay=False))
+@click.option("--gray", is_flag=True, help="Colour pictures as gray ones (ITU-R 601 luma).")
+@click.option("--limit", type=click.IntRange(min=1), help="Pictures, spread evenly.")
+@click.option("--device", default="auto", show_default=True)
+def main(model: str, folder: Path, gray: bool, limit: int | None, device: str) -> None:
+    card = read_card(locate(model))
+    require_fills(card)
+    filters = {factor: filter_for(card, factor) for factor in FACTORS}
+    denoiser = medcli.load(model, device=device, precision="fp32")
+    fillers, enlargers = filling(denoiser), enlarging(denoiser, filters)
+    fill: dict[str, list[list[float]]] = {way: [[] for _ in SHARES] for way in fillers}
+    enlarge: dict[str, list[list[float]]] = {way: [[] for _ in FACTORS] for way in enlargers}
+    for name, clean in pictures(folder, limit, gray=gray):
+        for column, share in enumerate(SHARES):
+            mask = missing(name, share, clean.shape)
+            holed = np.where(mask if clean.ndim == 2 else mask[..., None], np.uint8(0), clean)
+            for way, restore in fillers.items():
+                fill[way][column].append(distance(restore(holed, mask), clean))
+        for column, factor in enumerate(FACTORS):
+            small, whole = smaller(clean, factor)
+            for way, restore in enlargers.items():
+                enlarge[way][column].append(distance(restore(small, factor), whole))
+    print(table("missing", [f"{share:.0%}" for share in SHARES], fill), end="\n\n")
+    print(table("enlarged", [f"x{factor}" for factor in FACTORS], enlarge))
+
+
+if __name__ == "__main__":
+    main()

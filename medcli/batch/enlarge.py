@@ -1,0 +1,90 @@
+"""Pictures made larger: enlarged as in training, then restored by a model that has learned what that costs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from medcli.batch.alpha import fill_hidden
+from medcli.batch.plan import Job
+from medcli.batch.restore import Engine, Progress, restore
+from medcli.errors import InputError
+from medcli.images import MAX_PIXELS, Page, Picture, format_of
+from medcli.images.enlarging import follow
+from medcli.images.fitting import check_sides
+from medcli.noise.rescale import FILTERS
+
+Pixels = NDArray[Any]
+ROWS = 128  # of the result that are made at once
+
+
+@dataclass(frozen=True)
+class Enlarge:
+    """factor: of each side. filter: a key of `FILTERS`. strength: 0 gives the enlarged picture, 1 the network's answer.
+
+    max_pixels: of the result, over all pages.
+    """
+
+    factor: int
+    filter: str
+    strength: float = 1.0
+    max_pixels: int = MAX_PIXELS
+
+    def __call__(self, job: Job, picture: Picture, engine: Engine, progress: Progress | None) -> None:
+        """Enlarges and restores the pages in place.
+
+        Raises InputError where the result would be too large, OutputError where its format does not hold it.
+        """
+        self._admit(picture)
+        for page in picture.pages:
+            height, width = (side * self.factor for side in page.pixels.shape[:2])
+            check_sides(format_of(job.target) or picture.format, height, width)
+        restore(picture, engine, self._page, progress)
+        follow(picture, self.factor)
+
+    def _page(self, number: int, page: Page, engine: Engine, progress: Progress | None) -> Page:
+        """Alpha is enlarged without overshoot, and colour under alpha 0 is the network's."""
+        if page.alpha is None:
+            seen, alpha = page.pixels, None
+        else:
+            seen, alpha = fill_hidden(page.pixels, page.alpha), enlarged(page.alpha, self.factor, "bilinear")
+        pixels = engine(enlarged(seen, self.factor, self.filter), strength=self.strength, progress=progress)
+        return replace(page, pixels=pixels, alpha=alpha)
+
+    def _admit(self, picture: Picture) -> None:
+        count = self.factor**2 * sum(page.pixels.shape[0] * page.pixels.shape[1] for page in picture.pages)
+        if count > self.max_pixels:
+            problem = f"Enlarged {self.factor} times the picture would have {count / 1e6:,.0f} megapixels"
+            raise InputError(f"{problem}; the limit is {self.max_pixels / 1e6:,.0f}.", "Raise it with --max-pixels.")
+
+
+def enlarged(pixels: Pixels, factor: int, filter: str) -> Pixels:
+    """(H, W) or (H, W, C) -> (factor H, factor W[, C]), same dtype, as `medcli.noise.rescale` enlarges.
+
+    Integers are rounded and clipped to their range; floats are not.
+    """
+    height, width = (side * factor for side in pixels.shape[:2])
+    result = np.empty((height, width, *pixels.shape[2:]), pixels.dtype)
+    for plane, target in zip(_planes(pixels), _planes(result), strict=True):
+        image = Image.fromarray(plane.astype(np.float32))
+        for top in range(0, height, ROWS):  # in bands, so that no float copy of the whole is made
+            below = min(top + ROWS, height)
+            box = (0, top / factor, plane.shape[1], below / factor)
+            band = np.asarray(image.resize((width, below - top), FILTERS[filter], box))
+            target[top:below] = _as_dtype(band, pixels.dtype)
+    return result
+
+
+def _planes(pixels: Pixels) -> list[Pixels]:
+    """Views of the channels, each (H, W)."""
+    return [pixels] if pixels.ndim == 2 else [pixels[..., channel] for channel in range(pixels.shape[2])]
+
+
+def _as_dtype(values: Pixels, dtype: np.dtype[Any]) -> Pixels:
+    if dtype.kind == "f":
+        return values.astype(dtype)
+    return np.rint(values).clip(0, np.iinfo(dtype).max).astype(dtype)

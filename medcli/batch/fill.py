@@ -1,0 +1,141 @@
+"""Pixels that are missing: a mask says which, the model fills them, and all others stay as they are, bit for bit."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medcli.batch.plan import STREAM, Job
+from medcli.batch.restore import Engine, Progress, restore
+from medcli.data.folders import by_stem, listed
+from medcli.errors import InputError, OutputError
+from medcli.images import MAX_PIXELS, Page, Picture, read
+from medcli.images.exif import orientation
+
+Pixels = NDArray[Any]
+Missing = NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Fill:
+    """masks: file of each job; of a job without one, pixels that are black in all channels are missing.
+
+    max_pixels: of a mask, over all pages.
+    """
+
+    masks: Mapping[Job, Path]
+    max_pixels: int = MAX_PIXELS
+
+    def __call__(self, job: Job, picture: Picture, engine: Engine, progress: Progress | None) -> None:
+        """Fills the pages in place. Raises InputError where the mask cannot be read, or is not one of this picture."""
+        missing = self._missing(job, picture)
+        restore(picture, engine, lambda number, page, *rest: filled(page, missing[number], *rest), progress)
+        count, total = (sum(int(measure(each)) for each in missing) for measure in (np.count_nonzero, np.size))
+        picture.remark(f"{count:,} of {total:,} pixels were missing; the others are as they were.")
+
+    def _missing(self, job: Job, picture: Picture) -> Sequence[Missing]:
+        """(H, W) for each page."""
+        mask = self.masks.get(job)
+        found = _read_mask(mask, picture, self.max_pixels) if mask else [_black(page) for page in picture.pages]
+        if any(missing.all() for missing in found):
+            problem = f"{_name(job)}: all pixels are missing, so that there is nothing to go by."
+            raise InputError(problem, "In a mask white is what is missing.")
+        return found
+
+
+def masks_for(given: Path, jobs: Sequence[Job], inputs: Sequence[Path]) -> dict[Job, Path]:
+    """The mask of each job: the file given; in a folder the one of the picture's name, whatever its extension.
+
+    Raises InputError where a picture has none, OutputError where a result would replace a mask.
+    """
+    if given.is_dir():
+        found = by_stem(given)
+        names = {job: _relative(job.source, inputs).with_suffix("").as_posix() for job in jobs}
+        if lonely := [_name(job) for job, name in names.items() if name not in found]:
+            hint = "Each picture needs a mask of its name; one that is all black changes nothing."
+            raise InputError(f"There is no mask in {given} for {listed(lonely)}.", hint)
+        masks = {job: given / found[name] for job, name in names.items()}
+    elif given.exists():
+        masks = dict.fromkeys(jobs, given)
+    else:
+        raise InputError(f"There is no mask {given}.", "Name a picture, a folder of pictures, or 'black'.")
+    for job, mask in masks.items():
+        if job.target.exists() and job.target.samefile(mask):
+            raise OutputError(f"The result {job.target} would overwrite a mask.", "Choose another -o.")
+    return masks
+
+
+def filled(page: Page, missing: Missing, engine: Engine, progress: Progress | None = None) -> Page:
+    """The page with the network's answer where `missing`, (H, W), is true, and as it was elsewhere.
+
+    The network sees black there, as it did in training, and under alpha 0 too, where nothing is known either; what lies
+    under alpha 0 stays.
+    """
+    hidden = np.zeros_like(missing) if page.alpha is None else page.alpha == 0
+    wanted = missing & ~hidden
+    if not wanted.any():
+        return page
+    seen = page.pixels.copy()
+    seen[missing | hidden] = 0
+    answer = engine(seen, strength=1.0, progress=progress)
+    np.copyto(answer, page.pixels, where=~wanted if answer.ndim == 2 else ~wanted[..., None])
+    return replace(page, pixels=answer)
+
+
+def _read_mask(path: Path, picture: Picture, max_pixels: int) -> list[Missing]:
+    """One for each page of the picture: those of the mask, or its only one for all."""
+    mask = read(path, max_pixels=max_pixels)
+    if len(mask.pages) not in (1, len(picture.pages)):
+        problem = f"The mask {path} has {len(mask.pages)} pages, but its picture {len(picture.pages)}."
+        raise InputError(problem, "Give one page for all, or one for each.")
+    if orientation(mask.metadata.exif) != orientation(picture.metadata.exif):
+        problem = f"The mask {path} has another orientation tag than its picture."
+        raise InputError(problem, "Turn both upright, or give them the same tag.")
+    pages = mask.pages if len(mask.pages) > 1 else mask.pages * len(picture.pages)
+    for page, other in zip(pages, picture.pages, strict=True):
+        if page.pixels.shape[:2] != other.pixels.shape[:2]:
+            problem = f"The mask {path} is {_size(page)} pixels, but its picture {_size(other)}."
+            raise InputError(problem, "The two must match pixel by pixel.")
+    return [_white(page) for page in pages]
+
+
+def _black(page: Page) -> Missing:
+    """Where all channels are 0."""
+    black: Missing = ~np.any(_channels_last(page.pixels), axis=2)
+    return black
+
+
+def _white(page: Page) -> Missing:
+    """Where a mask is nearer to white than to black in all channels, and nearer to opaque than to clear."""
+    white: Missing = np.all(_upper_half(_channels_last(page.pixels)), axis=2)
+    return white if page.alpha is None else white & _upper_half(page.alpha)
+
+
+def _channels_last(pixels: Pixels) -> Pixels:
+    """(H, W) or (H, W, 3) as (H, W, C)."""
+    return pixels.reshape(*pixels.shape[:2], -1)
+
+
+def _upper_half(values: Pixels) -> Missing:
+    half = 0.5 if values.dtype.kind == "f" else np.iinfo(values.dtype).max // 2
+    upper: Missing = values > half
+    return upper
+
+
+def _relative(source: Path, inputs: Sequence[Path]) -> Path:
+    """A picture's place in the folder that was given, or its name where it was given itself."""
+    folders = [folder for folder in inputs if folder.is_dir() and source.is_relative_to(folder)]
+    return source.relative_to(folders[0]) if folders else Path(source.name)
+
+
+def _name(job: Job) -> str:
+    return "standard input" if job.source == STREAM else str(job.source)
+
+
+def _size(page: Page) -> str:
+    return f"{page.pixels.shape[1]}x{page.pixels.shape[0]}"
