@@ -79,7 +79,8 @@ def _levels(recipe: Recipe, source: Source) -> tuple[Recipe, str]:
         }
         return replace(recipe, config=both | given), ""
     proposal = propose(patches(source).noisy)
-    words = f"noise of sigma {proposal.noise:.1f}: sigma_x {proposal.sigma_x:g}, sigma_y {proposal.sigma_y:g}"
+    coarse = f", {proposal.coarseness:.1f} times as coarse as white noise" if proposal.coarseness > 1.05 else ""
+    words = f"noise of sigma {proposal.noise:.1f}{coarse}: sigma_x {proposal.sigma_x:g}, sigma_y {proposal.sigma_y:g}"
     return replace(recipe, config={**given, **proposal.config()}), f"{words} (--config sigma_y=... overrules)"
 
 

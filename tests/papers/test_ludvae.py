@@ -405,7 +405,18 @@ def test_the_level_is_measured_without_a_clean_mate(sigma: float) -> None:
     assert flat_noise(noisy).correlation()[:, 1:] == pytest.approx(0, abs=0.05)
     proposal = propose(noisy)
     assert (proposal.sigma_x, proposal.sigma_y) == pytest.approx((2.4 * sigma, 1.2 * sigma), rel=0.15)
+    assert 1 <= proposal.coarseness < 1.1
     assert LUDVAE(width=8, **proposal.config()).sigma_x == proposal.sigma_x
+
+
+def test_coarse_noise_is_hidden_by_more_than_its_own_deviation() -> None:
+    """Noise that four pixels share has four times the density of white noise at frequency 0; the surface takes some."""
+    draw = np.random.default_rng(0)
+    grain = [2 * 12 / 255 * cv2.blur(draw.normal(size=(192, 192, 3)), (2, 2)) for _ in range(3)]
+    proposal = propose([in_eight_bits(photograph(seed) + each) for seed, each in enumerate(grain)])
+    assert proposal.noise == pytest.approx(12, rel=0.12)
+    assert 1.6 < proposal.coarseness < 2.1
+    assert proposal.sigma_y == pytest.approx(proposal.coarseness * 1.2 * proposal.noise, rel=0.01)
 
 
 def test_noise_is_told_apart_by_brightness_and_by_correlation() -> None:
