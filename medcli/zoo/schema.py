@@ -21,6 +21,7 @@ DOMAINS: Mapping[str, str] = {
     "gaussian": "additive white Gaussian noise, as in the literature",
     "gray": "pictures of one channel",
     "microscopy": "micrographs",
+    "noise": "noise that was learned, which med synth-pairs adds to clean pictures",
 }
 HUB_KINDS: Mapping[str, str] = {
     "model": "a repository of models",
