@@ -21,7 +21,7 @@ from torch import Tensor
 
 from medcli import __version__
 from medcli.batch.crew import Lost, spread
-from medcli.batch.pairs import Floats, as_floats, as_stored
+from medcli.batch.pairs import Floats, as_floats, as_stored, one_draw, with_noise
 from medcli.batch.plan import folds_case
 from medcli.batch.report import Status
 from medcli.data.crops import keyed_generator
@@ -75,8 +75,7 @@ class NoiseDrawer:
         return _spelled(self.noise)
 
     def draw(self, clean: Tensor, generator: torch.Generator, /) -> tuple[Tensor, str]:
-        settled = self.noise.settle(generator)
-        return settled(clean, generator), str(settled)
+        return one_draw(self.noise, clean, generator)
 
 
 @dataclass(frozen=True)
@@ -323,10 +322,8 @@ def _noisy(clean: Floats, drawer: Drawer, generator: torch.Generator, *, keep: b
     """(H, W) or (H, W, 3) -> the same with noise, and what was drawn. keep: give back values that are not finite."""
     finite = np.isfinite(clean)
     sound = clean if finite.all() else np.nan_to_num(clean, nan=0.0, posinf=1.0, neginf=0.0)
-    planes = torch.from_numpy(sound.reshape(*sound.shape[:2], -1)).permute(2, 0, 1)
     try:
-        noisy, words = drawer.draw(planes, generator)
-        pixels: Floats = noisy.permute(1, 2, 0).reshape(clean.shape).numpy()
+        pixels, words = with_noise(sound, drawer.draw, generator)
     except RuntimeError as error:  # torch's word for shapes that do not fit
         kind = f"{clean.shape[1]}x{clean.shape[0]} pixels {'in gray' if clean.ndim == 2 else 'in colour'}"
         hint = f"Some noises need colour, or a few more pixels.\n{str(error).splitlines()[0]}"
