@@ -8,6 +8,7 @@ process keeps the manifest. A mate whose row was lost with a killed run is known
 from __future__ import annotations
 
 import io
+import time
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
@@ -107,13 +108,17 @@ class Task:
 
 @dataclass(frozen=True)
 class Made:
-    """What became of a task. row: of a mate that is there; error: of one that failed. notes: a line per conversion."""
+    """What became of a task. row: of a mate that is there; error: of one that failed. notes: a line per conversion.
+
+    seconds: that one which is done took.
+    """
 
     task: Task
     status: Status
     row: Row | None = None
     notes: tuple[str, ...] = ()
     error: MedcliError | None = None
+    seconds: float = 0.0
 
 
 class Ledger:
@@ -205,8 +210,9 @@ def synthesise(order: Order, tasks: Sequence[Task], processes: int = 1) -> Gener
 
 def make(todo: tuple[Task, Row | None], order: Order) -> Made:
     """One mate, unless it is there already. todo: what, and the row of an earlier run for the same output."""
+    started = time.perf_counter()
     try:
-        return _made(*todo, order)
+        return replace(_made(*todo, order), seconds=time.perf_counter() - started)
     except (MedcliError, OSError, MemoryError) as error:
         return _failed(error, todo[0], order)
 
