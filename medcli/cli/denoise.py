@@ -198,13 +198,12 @@ def command(
     if mask:
         task = Fill(masks, max_pixels)
     elif upscale:
-        task = _enlarging(upscale, weights, strength, max_pixels)
+        task = _enlarging(upscale, weights, strength, max_pixels, format_)
     settings = Settings(
         digest(weights), strength, ensemble, precision, format_, quality,
         upscale or 1, BLACK if mask else "", refine, samples, seed,
     )  # fmt: skip
-    streams = Streams(sys.stdin.buffer, sys.stdout.buffer)
-    files = Files(jobs, settings, streams, masks=masks, max_pixels=max_pixels)
+    files = Files(jobs, settings, Streams(sys.stdin.buffer, sys.stdout.buffer), masks=masks, max_pixels=max_pixels)
     request = Request(model, task, device, precision, ensemble, tile, overlap, refine, samples, seed)
     session = Session(request, files, jobs, as_objects=as_objects, quiet=quiet)
     if dry_run:
@@ -256,9 +255,9 @@ def _masks(mask: str | None, weights: Path, jobs: Sequence[Job], inputs: Sequenc
     return {} if mask == BLACK else masks_for(Path(mask), jobs, inputs)
 
 
-def _enlarging(factor: int, weights: Path, strength: float, max_pixels: int) -> Enlarge:
+def _enlarging(factor: int, weights: Path, strength: float, max_pixels: int, format: str | None) -> Enlarge:
     from medcli.batch.enlarge import Enlarge
     from medcli.zoo.abilities import filter_for
     from medcli.zoo.weights import read_card
 
-    return Enlarge(factor, filter_for(read_card(weights), factor), strength, max_pixels)
+    return Enlarge(factor, filter_for(read_card(weights), factor), strength, max_pixels, format)
