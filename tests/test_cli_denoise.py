@@ -408,6 +408,7 @@ class TestCorruptions:
         [
             ("--mask mask.png --upscale 2", 2, "are two runs"),
             ("--mask mask.png --strength 0.5", 2, "--strength does not go with --mask"),
+            ("--mask=", 2, "--mask names nothing"),
             ("--upscale 1", 2, "not in the range"),
             ("--upscale 4", 1, "It enlarges 2 or 3 times"),
             ("--mask nowhere.png", 1, "no mask nowhere.png"),

@@ -228,6 +228,8 @@ def _check_streams(inputs: tuple[Path, ...], output: Path | None, as_objects: bo
 
 
 def _check_task(mask: str | None, upscale: int | None, strength: float) -> None:
+    if mask == "":
+        raise click.UsageError("--mask names nothing: give a picture, a folder of pictures, or 'black'.")
     if mask and upscale:
         raise click.UsageError("--mask and --upscale are two runs: fill the picture, then enlarge the result.")
     if mask and strength < 1:
