@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -87,30 +87,11 @@ def command(output: Path, recipe: str | None, pool: str | None, noise: str | Non
     from medcli.train.run import Options, train
     from medcli.zoo.modelcard import use
 
-    if pool and noise:
-        raise click.UsageError("--pool and --noise exclude each other: a pool is a list of noises.")
-    for given in ("noisy", "pairs"):
-        if options[given] and (pool or noise or options["data"]):
-            letter = f"--{given} pictures have their noise: neither --data, --noise nor --pool go with them."
-            raise click.UsageError(letter)
-    if options["pairs"] and options["noisy"]:
-        raise click.UsageError("--pairs and --noisy exclude each other: the mates of --pairs are the noisy pictures.")
+    _refuse_mixtures(pool, noise, options)
     quiet = options.pop("quiet") or os.environ.get("RANK", "0") != "0"  # under torchrun one process speaks
     limits = Limits(**{key: options.pop(key) for key in ("minutes", "save_every", "report_every")})
-    places = (
-        "data",
-        "noisy",
-        "clean",
-        "pairs",
-        "val",
-        "device",
-        "precision",
-        "workers",
-        "resume",
-        "cache",
-        "data_licence",
-    )
-    run = Options(output, limits=limits, command=_command(), **{key: options.pop(key) for key in places})
+    places = {each.name: options.pop(each.name) for each in fields(Options) if each.name in options}
+    run = Options(output, limits=limits, command=_command(), **places)
     given, pd = options.pop("method_options"), options.pop("pd")
     own = {
         "options": assigned(given if pd is None else (*given, f"pd={pd}"), "--option") or None,
@@ -123,6 +104,18 @@ def command(output: Path, recipe: str | None, pool: str | None, noise: str | Non
     with Display(chosen.steps, quiet=quiet) as display:
         path = train(chosen, run, display.report, display.say)
         display.say(f"{path} is ready: {use(chosen.architecture, str(output), 'PICTURE')}")
+
+
+def _refuse_mixtures(pool: str | None, noise: str | None, options: Mapping[str, Any]) -> None:
+    """Refuses what contradicts itself."""
+    if pool and noise:
+        raise click.UsageError("--pool and --noise exclude each other: a pool is a list of noises.")
+    for given in ("noisy", "pairs"):
+        if options[given] and (pool or noise or options["data"]):
+            letter = f"--{given} pictures have their noise: neither --data, --noise nor --pool go with them."
+            raise click.UsageError(letter)
+    if options["pairs"] and options["noisy"]:
+        raise click.UsageError("--pairs and --noisy exclude each other: the mates of --pairs are the noisy pictures.")
 
 
 def _command() -> str:
