@@ -324,6 +324,21 @@ class TestResume:
         Path("run/recipe.yaml").write_text(frozen)
         assert "going on from step 4" in train("--data", "clean", "-o", "run", "--resume", recipe="")
 
+    def test_a_recipe_that_is_named_again_is_not_read_and_that_is_said(
+        self, train: Train, picture_folder: Path
+    ) -> None:
+        again = ["--data", "clean", "-o", "run", "--resume"]
+        assert "keeps the recipe" not in train(*again)
+        Path("tiny.yaml").write_text(TINY.replace("steps: 4", "steps: 6"))
+        said = train(*again)
+        assert "run keeps the recipe that it was begun with: --recipe tiny.yaml is for new runs" in said
+        assert "going on from step 4 of 4" in said
+        assert "keeps the recipe" not in train(*again, "--steps", "6", recipe="")
+        Path("tiny.yaml").write_text(TINY.replace("id: tiny", "id: other"))
+        words = letter(lambda: train(*again))
+        assert "begun with the recipe 'tiny', not 'other'" in words
+        assert "Leave --recipe out" in words
+
     def test_a_refused_checkpoint_keeps_the_frozen_recipe(self, train: Train, picture_folder: Path) -> None:
         train("--data", "clean", "-o", "run")
         frozen = Path("run/recipe.yaml").read_text()

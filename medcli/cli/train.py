@@ -102,6 +102,8 @@ def command(output: Path, recipe: str | None, pool: str | None, noise: str | Non
     chosen = _recipe(recipe, options | own, run, pooled=pooled)
     keep_heap()
     with Display(chosen.steps, quiet=quiet) as display:
+        if recipe and _frozen(run):
+            display.say(f"{output} keeps the recipe that it was begun with: --recipe {recipe} is for new runs")
         path = train(chosen, run, display.report, display.say)
         display.say(f"{path} is ready: {use(chosen.architecture, str(output), 'PICTURE')}")
 
@@ -138,12 +140,29 @@ def _recipe(name: str | None, overrides: dict[str, Any], run: Options, *, pooled
     """The recipe with the options given; a resumed run keeps the recipe that was frozen in its folder."""
     from medcli.train.recipe import load
 
-    frozen = run.output / "recipe.yaml"
     given = {key: value for key, value in overrides.items() if value is not None}
-    if run.resume and frozen.is_file():
-        return _joined(load(str(frozen)), given)
+    if frozen := _frozen(run):
+        return _joined(_kept(frozen, name, run), given)
     recipe = load(name) if name else _own(given, run, pooled=pooled)
     return _joined(replace(recipe, training_data=recipe.training_data or _names(*_folders(run))), given)
+
+
+def _frozen(run: Options) -> Path | None:
+    """Where the recipe of a run that goes on lies; None for a new run."""
+    path = run.output / "recipe.yaml"
+    return path if run.resume and path.is_file() else None
+
+
+def _kept(frozen: Path, name: str | None, run: Options) -> Recipe:
+    """The frozen recipe. Raises RecipeError where another one is named; of one by the same id, nothing is taken."""
+    from medcli.errors import RecipeError
+    from medcli.train.recipe import load
+
+    recipe = load(str(frozen))
+    if name and (other := load(name).id) != recipe.id:
+        hint = f"Leave --recipe out to go on, or choose another -o for '{other}'."
+        raise RecipeError(f"{run.output} was begun with the recipe '{recipe.id}', not '{other}'.", hint)
+    return recipe
 
 
 def _joined(recipe: Recipe, given: dict[str, Any]) -> Recipe:
