@@ -75,6 +75,17 @@ class TestProduct:
         assert card.training_data == ["clean"]
         assert str(picture_folder.parent) not in Path("a run ü.v1/README.md").read_text(encoding="utf-8")
 
+    def test_card_claims_no_noise_of_a_recipe_that_the_pictures_did_not_have(
+        self, train: Train, picture_folder: Path
+    ) -> None:
+        Path("tiny.yaml").write_text(TINY.replace("gaussian:25", "drop:0.5") + "noise: what is missing\n")
+        train("--data", "clean", "-o", "made")
+        train("--noisy", "clean", "--clean", "clean", "-o", "recorded")
+        card = weights.read_card(Path("made/tiny.safetensors"))
+        assert (card.noise, abilities(card.noises).fills) == ("what is missing", True)
+        card = weights.read_card(Path("recorded/tiny.safetensors"))
+        assert (card.noise, card.noises) == ("", [])
+
     def test_pictures_here(self, train: Train, picture_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         recipe = str(Path("tiny.yaml").resolve())
         monkeypatch.chdir(picture_folder)
