@@ -25,6 +25,7 @@ import torch
 import medcli
 import medcli.api
 from medcli.archs.dncnn import DnCNN
+from medcli.batch import files
 from medcli.cli import COMMANDS, main, progress
 from medcli.cli.progress import Display, terminal_can_animate
 from medcli.errors import InputError, ModelError
@@ -382,6 +383,12 @@ class TestCorruptions:
         same = fix("in", "-o", "out", "--mask", "mask.png").err
         assert "1 done, 3 up to date" in same, "masks are told apart by their content, not by their place"
 
+    def test_one_mask_for_many_is_told_apart_by_one_reading(self, fix: Med, monkeypatch: pytest.MonkeyPatch) -> None:
+        asked: list[Path] = []
+        monkeypatch.setattr(files, "digest", lambda path: asked.append(path) or "content")
+        assert "4 done" in fix("in", "-o", "out", "--mask", "mask.png").err
+        assert asked == [Path("mask.png")]
+
     def test_a_mask_of_another_size_fails_alone(self, fix: Med, home: Path) -> None:
         write(home / "in/0.png", noise(0, (20, 20, 3)))
         ran = fix("in", "-o", "out", "--mask", "mask.png")
@@ -408,6 +415,7 @@ class TestCorruptions:
         [
             ("--mask mask.png --upscale 2", 2, "are two runs"),
             ("--mask mask.png --strength 0.5", 2, "--strength does not go with --mask"),
+            ("--mask=", 2, "--mask names nothing"),
             ("--upscale 1", 2, "not in the range"),
             ("--upscale 4", 1, "It enlarges 2 or 3 times"),
             ("--mask nowhere.png", 1, "no mask nowhere.png"),
@@ -569,6 +577,8 @@ class TestMasks:
         assert said in told[0]
         assert ("passes" in told[0]) == bool(said)
         assert told[0].count("for 0.png, the first of 2 pictures\n") == bool(said)
+        piped = med("denoise", "-", "--refine=2", "--model", str(masked), stdin=Path("in/0.png").read_bytes()).err
+        assert piped.count("about 24 s for stdin\n") == bool(said)
 
 
 class TestDisplay:

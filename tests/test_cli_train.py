@@ -75,6 +75,17 @@ class TestProduct:
         assert card.training_data == ["clean"]
         assert str(picture_folder.parent) not in Path("a run ü.v1/README.md").read_text(encoding="utf-8")
 
+    def test_card_claims_no_noise_of_a_recipe_that_the_pictures_did_not_have(
+        self, train: Train, picture_folder: Path
+    ) -> None:
+        Path("tiny.yaml").write_text(TINY.replace("gaussian:25", "drop:0.5") + "noise: what is missing\n")
+        train("--data", "clean", "-o", "made")
+        train("--noisy", "clean", "--clean", "clean", "-o", "recorded")
+        card = weights.read_card(Path("made/tiny.safetensors"))
+        assert (card.noise, abilities(card.noises).fills) == ("what is missing", True)
+        card = weights.read_card(Path("recorded/tiny.safetensors"))
+        assert (card.noise, card.noises) == ("", [])
+
     def test_pictures_here(self, train: Train, picture_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         recipe = str(Path("tiny.yaml").resolve())
         monkeypatch.chdir(picture_folder)
@@ -323,6 +334,21 @@ class TestResume:
         assert "other options" in letter(lambda: train("--data", "clean", "-o", "run", "--resume", recipe=""))
         Path("run/recipe.yaml").write_text(frozen)
         assert "going on from step 4" in train("--data", "clean", "-o", "run", "--resume", recipe="")
+
+    def test_a_recipe_that_is_named_again_is_not_read_and_that_is_said(
+        self, train: Train, picture_folder: Path
+    ) -> None:
+        again = ["--data", "clean", "-o", "run", "--resume"]
+        assert "keeps the recipe" not in train(*again)
+        Path("tiny.yaml").write_text(TINY.replace("steps: 4", "steps: 6"))
+        said = train(*again)
+        assert "run keeps the recipe that it was begun with: --recipe tiny.yaml is for new runs" in said
+        assert "going on from step 4 of 4" in said
+        assert "keeps the recipe" not in train(*again, "--steps", "6", recipe="")
+        Path("tiny.yaml").write_text(TINY.replace("id: tiny", "id: other"))
+        words = letter(lambda: train(*again))
+        assert "begun with the recipe 'tiny', not 'other'" in words
+        assert "Leave --recipe out" in words
 
     def test_a_refused_checkpoint_keeps_the_frozen_recipe(self, train: Train, picture_folder: Path) -> None:
         train("--data", "clean", "-o", "run")

@@ -16,7 +16,7 @@ from PIL import Image
 
 from medcli.batch.enlarge import Enlarge, enlarged
 from medcli.batch.fill import Fill, filled, masks_for
-from medcli.batch.plan import Job
+from medcli.batch.plan import STREAM, Job
 from medcli.batch.restore import Progress
 from medcli.errors import InputError, ModelError, OutputError, RecipeError
 from medcli.images import Metadata, Page, Picture, TiffLayout, read
@@ -148,7 +148,7 @@ class TestMasks:
             picture = Picture([Page(np.full((4, 4), 100, np.uint8)) for _ in range(2)], "tiff")
             self.fill(tmp_path, Picture(pages, "tiff"), picture)
             assert [np.flatnonzero((each.pixels == 7).all(1)).tolist() for each in picture.pages] == [[r] for r in rows]
-        assert picture.notes == ["8 of 32 pixels were missing; the others are as they were."]
+        assert picture.notes == ["8 of 32 pixels were missing."]
 
     @pytest.mark.parametrize(
         ("mask", "words"),
@@ -256,6 +256,13 @@ class TestEnlarged:
         with pytest.raises(OutputError, match="WEBP holds at most 16383 pixels a side; this picture has 16384x4"):
             Enlarge(2, "bicubic")(replace(JOB, target=Path("b.webp")), strip, engine, None)
         assert not engine.seen
+
+    def test_what_format_is_asked_for_says_how_large_it_may_be(self) -> None:
+        strip, stream = Picture([page("uint8", "L", (2, 8192))], "webp"), replace(JOB, target=STREAM)
+        with pytest.raises(OutputError, match="WEBP holds at most"):
+            Enlarge(2, "bicubic")(stream, strip, same, None)
+        Enlarge(2, "bicubic", format="png")(stream, strip, same, None)
+        assert strip.size == (16384, 4)
 
 
 class TestWhatTheFileCarries:

@@ -97,7 +97,7 @@ class TestSuccess:
         assert path.read_bytes() == hub.repos[REPO].files[name]
         (line,) = said
         assert "'tiny'" in line
-        assert " MB " in line
+        assert f": {len(hub.repos[REPO].files[name]) / 1e3:.1f} kB from " in line
         assert str(tmp_path / "hub") in line
 
     def test_a_size_that_is_not_stated_is_no_obstacle(self, hub: FakeHub) -> None:

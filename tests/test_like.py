@@ -15,7 +15,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from medcli.batch.synth import Made, Task
 from medcli.cli import med
+from medcli.cli.progress import Display
+from medcli.cli.synth_pairs import Work, tell_all
 from medcli.data.folders import pictures_in
 from medcli.data.mates import MANIFEST
 from medcli.errors import InputError, MedcliError, ModelError, OutputError, RecipeError
@@ -172,6 +175,17 @@ def stopped_by(number: int, monkeypatch: pytest.MonkeyPatch) -> NoReturn:
         med.main(SYNTH.split(), prog_name="med", standalone_mode=False)
     finally:
         os._exit(0)
+
+
+def test_the_first_mate_of_a_process_does_not_tell_its_pace(capsys: pytest.CaptureFixture[str]) -> None:
+    """It waits for the model to be loaded, which no later one does."""
+    seconds = [9.0, 8.0, 2.0, 2.0, 2.0, 2.0, 2.0]
+    made = (Made(Task(f"{i}.png", f"{i}.png", 0), "done", seconds=taken) for i, taken in enumerate(seconds))
+    work = Work(Path("clean"), Path("noisy"), count=len(seconds), processes=2, slow=True)
+    with Display(animate=False) as display:
+        tell_all(made, work, display)
+    (line,) = (line for line in capsys.readouterr().err.splitlines() if "a picture" in line)
+    assert line == "about 1 s a picture, 4 s for the 4 that are left"
 
 
 def test_a_start_model_brings_its_weights_and_not_its_levels(call: Call) -> None:

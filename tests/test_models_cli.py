@@ -22,10 +22,10 @@ from click.testing import CliRunner, Result
 
 from medcli.cli import med, options
 from medcli.cli.models import COMMANDS
-from medcli.cli.models.words import size
 from medcli.errors import MedcliError, ModelError, OutputError, SomeFailed
 from medcli.zoo import catalog, weights
 from medcli.zoo.fetch import HubFile
+from medcli.zoo.words import size
 
 CONFIG = {"channels": 1, "width": 2, "depth": 3, "batch_norm": False}
 CARD = weights.Card(id="tiny", architecture="dncnn", config=CONFIG)

@@ -26,13 +26,14 @@ ROWS = 128  # of the result that are made at once
 class Enlarge:
     """factor: of each side. filter: a key of `FILTERS`. strength: 0 gives the enlarged picture, 1 the network's answer.
 
-    max_pixels: of the result, over all pages.
+    max_pixels: of the result, over all pages. format: asked for, None for that of the result's name, or the picture's.
     """
 
     factor: int
     filter: str
     strength: float = 1.0
     max_pixels: int = MAX_PIXELS
+    format: str | None = None
 
     def __call__(self, job: Job, picture: Picture, engine: Engine, progress: Progress | None) -> None:
         """Enlarges and restores the pages in place.
@@ -40,9 +41,10 @@ class Enlarge:
         Raises InputError where the result would be too large, OutputError where its format does not hold it.
         """
         self._admit(picture)
+        format = self.format or format_of(job.target) or picture.format
         for page in picture.pages:
             height, width = (side * self.factor for side in page.pixels.shape[:2])
-            check_sides(format_of(job.target) or picture.format, height, width)
+            check_sides(format, height, width)
         restore(picture, engine, self._page, progress)
         follow(picture, self.factor)
 

@@ -59,7 +59,7 @@ class Streams:
 class Files:
     """Reads and writes the pictures of one run, and knows what earlier runs have done.
 
-    masks: files that shape the results of jobs beside their inputs.
+    masks: files that shape the results of jobs beside their inputs; one may serve many, and is read once.
     """
 
     def __init__(
@@ -72,7 +72,9 @@ class Files:
         max_pixels: int = MAX_PIXELS,
     ) -> None:
         self._settings, self._streams, self._max_pixels = settings, streams, max_pixels
-        self._masks = masks or {}
+        masks = masks or {}
+        digests = {path: digest(path) for path in set(masks.values())}
+        self._masks = {job: digests[path] for job, path in masks.items()}
         self._manifests = {root: Manifest(root) for root in {job.root for job in jobs} if root is not None}
         self._sources: dict[Job, Identity] = {}
 
@@ -121,5 +123,4 @@ class Files:
 
     def _digest(self, job: Job) -> str:
         """Of all that shapes the job's result."""
-        mask = self._masks.get(job)
-        return (replace(self._settings, mask=digest(mask)) if mask else self._settings).digest()
+        return replace(self._settings, mask=self._masks.get(job, self._settings.mask)).digest()

@@ -36,7 +36,7 @@ class Fill:
         missing = self._missing(job, picture)
         restore(picture, engine, lambda number, page, *rest: filled(page, missing[number], *rest), progress)
         count, total = (sum(int(measure(each)) for each in missing) for measure in (np.count_nonzero, np.size))
-        picture.remark(f"{count:,} of {total:,} pixels were missing; the others are as they were.")
+        picture.remark(f"{count:,} of {total:,} pixels were missing.")
 
     def _missing(self, job: Job, picture: Picture) -> Sequence[Missing]:
         """(H, W) for each page."""

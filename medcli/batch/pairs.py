@@ -5,14 +5,16 @@ The draw of a picture depends on (seed, noise, its relative name) alone: neither
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from medcli.data.crops import keyed_generator
 from medcli.errors import InputError
@@ -22,6 +24,7 @@ from medcli.noise.chain import clipped
 
 Pixels = NDArray[Any]
 Floats = NDArray[np.float32]
+Draw = Callable[[Tensor, torch.Generator], tuple[Tensor, str]]
 
 
 @dataclass(frozen=True)
@@ -59,11 +62,8 @@ class NoisedPictures:
         for name in self.names:
             clean = as_floats(_pixels(self.folder / name))
             generator = keyed_generator(self.seed, str(self.noise), name.as_posix())
-            noise = self.noise.settle(generator)
-            planes = torch.from_numpy(clean.reshape(*clean.shape[:2], -1)).permute(2, 0, 1)
-            noisy = (clipped(noise) if self.clip else noise)(planes, generator)
-            pixels = noisy.permute(1, 2, 0).reshape(clean.shape).numpy()
-            yield Pair(name.as_posix(), as_stored(pixels, np.uint8) if self.round else pixels, clean, str(noise))
+            noisy, words = with_noise(clean, partial(one_draw, self.noise, clip=self.clip), generator)
+            yield Pair(name.as_posix(), as_stored(noisy, np.uint8) if self.round else noisy, clean, words)
 
 
 @dataclass(frozen=True)
@@ -91,6 +91,22 @@ class FilePairs:
                     "The two pictures of a pair must match pixel by pixel.",
                 )
             yield Pair(clean_name.as_posix(), noisy if self.round else as_floats(noisy), clean)
+
+
+def one_draw(noise: Noise, clean: Tensor, generator: torch.Generator, /, *, clip: bool = False) -> tuple[Tensor, str]:
+    """(C, H, W) float in [0, 1] -> (noisy of the same shape, the noise with the level that was drawn).
+
+    clip: to [0, 1] after every component of the noise.
+    """
+    settled = noise.settle(generator)
+    return (clipped(settled) if clip else settled)(clean, generator), str(settled)
+
+
+def with_noise(clean: Floats, draw: Draw, generator: torch.Generator) -> tuple[Floats, str]:
+    """(H, W) or (H, W, 3) -> the same with noise, and what was drawn. draw: takes (C, H, W)."""
+    planes = torch.from_numpy(clean.reshape(*clean.shape[:2], -1)).permute(2, 0, 1)
+    noisy, words = draw(planes, generator)
+    return noisy.permute(1, 2, 0).reshape(clean.shape).numpy(), words
 
 
 def thinned(names: Sequence[Any], limit: int | None) -> list[Any]:

@@ -8,6 +8,7 @@ process keeps the manifest. A mate whose row was lost with a killed run is known
 from __future__ import annotations
 
 import io
+import time
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
@@ -21,7 +22,7 @@ from torch import Tensor
 
 from medcli import __version__
 from medcli.batch.crew import Lost, spread
-from medcli.batch.pairs import Floats, as_floats, as_stored
+from medcli.batch.pairs import Floats, as_floats, as_stored, one_draw, with_noise
 from medcli.batch.plan import folds_case
 from medcli.batch.report import Status
 from medcli.data.crops import keyed_generator
@@ -75,8 +76,7 @@ class NoiseDrawer:
         return _spelled(self.noise)
 
     def draw(self, clean: Tensor, generator: torch.Generator, /) -> tuple[Tensor, str]:
-        settled = self.noise.settle(generator)
-        return settled(clean, generator), str(settled)
+        return one_draw(self.noise, clean, generator)
 
 
 @dataclass(frozen=True)
@@ -108,13 +108,17 @@ class Task:
 
 @dataclass(frozen=True)
 class Made:
-    """What became of a task. row: of a mate that is there; error: of one that failed. notes: a line per conversion."""
+    """What became of a task. row: of a mate that is there; error: of one that failed. notes: a line per conversion.
+
+    seconds: that one which is done took.
+    """
 
     task: Task
     status: Status
     row: Row | None = None
     notes: tuple[str, ...] = ()
     error: MedcliError | None = None
+    seconds: float = 0.0
 
 
 class Ledger:
@@ -206,8 +210,9 @@ def synthesise(order: Order, tasks: Sequence[Task], processes: int = 1) -> Gener
 
 def make(todo: tuple[Task, Row | None], order: Order) -> Made:
     """One mate, unless it is there already. todo: what, and the row of an earlier run for the same output."""
+    started = time.perf_counter()
     try:
-        return _made(*todo, order)
+        return replace(_made(*todo, order), seconds=time.perf_counter() - started)
     except (MedcliError, OSError, MemoryError) as error:
         return _failed(error, todo[0], order)
 
@@ -323,10 +328,8 @@ def _noisy(clean: Floats, drawer: Drawer, generator: torch.Generator, *, keep: b
     """(H, W) or (H, W, 3) -> the same with noise, and what was drawn. keep: give back values that are not finite."""
     finite = np.isfinite(clean)
     sound = clean if finite.all() else np.nan_to_num(clean, nan=0.0, posinf=1.0, neginf=0.0)
-    planes = torch.from_numpy(sound.reshape(*sound.shape[:2], -1)).permute(2, 0, 1)
     try:
-        noisy, words = drawer.draw(planes, generator)
-        pixels: Floats = noisy.permute(1, 2, 0).reshape(clean.shape).numpy()
+        pixels, words = with_noise(sound, drawer.draw, generator)
     except RuntimeError as error:  # torch's word for shapes that do not fit
         kind = f"{clean.shape[1]}x{clean.shape[0]} pixels {'in gray' if clean.ndim == 2 else 'in colour'}"
         hint = f"Some noises need colour, or a few more pixels.\n{str(error).splitlines()[0]}"

@@ -198,13 +198,12 @@ def command(
     if mask:
         task = Fill(masks, max_pixels)
     elif upscale:
-        task = _enlarging(upscale, weights, strength, max_pixels)
+        task = _enlarging(upscale, weights, strength, max_pixels, format_)
     settings = Settings(
         digest(weights), strength, ensemble, precision, format_, quality,
         upscale or 1, BLACK if mask else "", refine, samples, seed,
     )  # fmt: skip
-    streams = Streams(sys.stdin.buffer, sys.stdout.buffer)
-    files = Files(jobs, settings, streams, masks=masks, max_pixels=max_pixels)
+    files = Files(jobs, settings, Streams(sys.stdin.buffer, sys.stdout.buffer), masks=masks, max_pixels=max_pixels)
     request = Request(model, task, device, precision, ensemble, tile, overlap, refine, samples, seed)
     session = Session(request, files, jobs, as_objects=as_objects, quiet=quiet)
     if dry_run:
@@ -229,6 +228,8 @@ def _check_streams(inputs: tuple[Path, ...], output: Path | None, as_objects: bo
 
 
 def _check_task(mask: str | None, upscale: int | None, strength: float) -> None:
+    if mask == "":
+        raise click.UsageError("--mask names nothing: give a picture, a folder of pictures, or 'black'.")
     if mask and upscale:
         raise click.UsageError("--mask and --upscale are two runs: fill the picture, then enlarge the result.")
     if mask and strength < 1:
@@ -256,9 +257,9 @@ def _masks(mask: str | None, weights: Path, jobs: Sequence[Job], inputs: Sequenc
     return {} if mask == BLACK else masks_for(Path(mask), jobs, inputs)
 
 
-def _enlarging(factor: int, weights: Path, strength: float, max_pixels: int) -> Enlarge:
+def _enlarging(factor: int, weights: Path, strength: float, max_pixels: int, format: str | None) -> Enlarge:
     from medcli.batch.enlarge import Enlarge
     from medcli.zoo.abilities import filter_for
     from medcli.zoo.weights import read_card
 
-    return Enlarge(factor, filter_for(read_card(weights), factor), strength, max_pixels)
+    return Enlarge(factor, filter_for(read_card(weights), factor), strength, max_pixels, format)

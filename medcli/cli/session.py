@@ -93,7 +93,7 @@ class Session:
         return partial(self._restore, denoiser, display)
 
     def _restore(self, denoiser: Denoiser, display: Display, job: Job, picture: Picture) -> Facts:
-        display.begin(job.source.name, denoiser.strategy.passes)
+        display.begin("stdin" if job.source == STREAM else job.source.name, denoiser.strategy.passes)
         return measured(self._request.task, job, picture, denoiser, display.advance)
 
     def _tell_all(self, outcomes: Iterable[Outcome], display: Display) -> None:

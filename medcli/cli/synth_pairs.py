@@ -60,7 +60,7 @@ Noise as in your own pictures:
                    of its noise beside the real one, and --model takes it later. Stopped at any moment, the same
                    command goes on. A model that has learned from other pictures or settings is never used for these:
                    --overwrite learns anew
-  --minutes        of learning  [default: 2,500 steps, whatever they take]
+  --minutes        of learning  [default: the steps of the recipe 'ludvae', whatever they take]
   -m, --model      a model to start from: less is to be learned
   --option, --config  as of 'med train --method ludvae': match=true, width=16 ...
 
@@ -195,7 +195,7 @@ def command(
     order = Order(clean, noisy, drawer, seed, count, depth, format_, overwrite) if drawer else None
     made = _outcomes(order, tasks, work.processes, rehearse=dry_run)
     with Display(len(tasks), animate=terminal_can_animate(), quiet=quiet) as display, closing(made):
-        _tell_all(made, work, display)
+        tell_all(made, work, display)
 
 
 def _refuse_mixtures(noise: str | None, pool: str | None, learned: Learned, taught: Taught) -> None:
@@ -290,20 +290,19 @@ def _outcomes(
     return synth.rehearse(order, tasks) if rehearse else synth.synthesise(order, tasks, processes)
 
 
-def _tell_all(outcomes: Iterable[Made], work: Work, display: Display) -> None:
+def tell_all(outcomes: Iterable[Made], work: Work, display: Display) -> None:
     """Raises SomeFailed where some are done and others failed, MedcliError where none is done."""
     from medcli.batch.report import Tally
 
-    tally, since = Tally(), display.seconds
+    tally = Tally()
     for made in outcomes:
         display.begin(made.task.output)
         tally.counts[made.status] += 1
         if made.error is not None:
             tally.errors.append(made.error)
-        for line in [*_lines(made, work), *_pace(tally, made, work, display.seconds - since)]:
+        for line in [*_lines(made, work), *_pace(tally, made, work)]:
             display.line(line, error=made.error is not None)
         display.advance(1, 1)
-        since = display.seconds
     display.line(tally.summary(display.seconds))
     _conclude(tally.errors, work.count)
 
@@ -318,12 +317,12 @@ def _lines(made: Made, work: Work) -> list[str]:
     return [f"{way}: {made.row.drawn}, {made.row.protocol}", *(f"  note: {note}" for note in made.notes)]
 
 
-def _pace(tally: Tally, made: Made, work: Work, seconds: float) -> list[str]:
-    """A line after the first mate that a model made, of how long the others will take. seconds: that it took."""
+def _pace(tally: Tally, made: Made, work: Work) -> list[str]:
+    """A line on how long the others will take, after the first mate of a process that had loaded the model before."""
     left = work.count - sum(tally.counts.values())
-    if not (work.slow and left and made.status == "done" and tally.counts["done"] == 1):
+    if not (work.slow and left and made.status == "done" and tally.counts["done"] == work.processes + 1):
         return []
-    each = seconds / work.processes
+    each = made.seconds / work.processes
     return [f"about {each:.2g} s a picture, {duration(left * each)} for the {left} that are left"]
 
 

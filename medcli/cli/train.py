@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -87,30 +87,11 @@ def command(output: Path, recipe: str | None, pool: str | None, noise: str | Non
     from medcli.train.run import Options, train
     from medcli.zoo.modelcard import use
 
-    if pool and noise:
-        raise click.UsageError("--pool and --noise exclude each other: a pool is a list of noises.")
-    for given in ("noisy", "pairs"):
-        if options[given] and (pool or noise or options["data"]):
-            letter = f"--{given} pictures have their noise: neither --data, --noise nor --pool go with them."
-            raise click.UsageError(letter)
-    if options["pairs"] and options["noisy"]:
-        raise click.UsageError("--pairs and --noisy exclude each other: the mates of --pairs are the noisy pictures.")
+    _refuse_mixtures(pool, noise, options)
     quiet = options.pop("quiet") or os.environ.get("RANK", "0") != "0"  # under torchrun one process speaks
     limits = Limits(**{key: options.pop(key) for key in ("minutes", "save_every", "report_every")})
-    places = (
-        "data",
-        "noisy",
-        "clean",
-        "pairs",
-        "val",
-        "device",
-        "precision",
-        "workers",
-        "resume",
-        "cache",
-        "data_licence",
-    )
-    run = Options(output, limits=limits, command=_command(), **{key: options.pop(key) for key in places})
+    places = {each.name: options.pop(each.name) for each in fields(Options) if each.name in options}
+    run = Options(output, limits=limits, command=_command(), **places)
     given, pd = options.pop("method_options"), options.pop("pd")
     own = {
         "options": assigned(given if pd is None else (*given, f"pd={pd}"), "--option") or None,
@@ -121,8 +102,22 @@ def command(output: Path, recipe: str | None, pool: str | None, noise: str | Non
     chosen = _recipe(recipe, options | own, run, pooled=pooled)
     keep_heap()
     with Display(chosen.steps, quiet=quiet) as display:
+        if recipe and _frozen(run):
+            display.say(f"{output} keeps the recipe that it was begun with: --recipe {recipe} is for new runs")
         path = train(chosen, run, display.report, display.say)
         display.say(f"{path} is ready: {use(chosen.architecture, str(output), 'PICTURE')}")
+
+
+def _refuse_mixtures(pool: str | None, noise: str | None, options: Mapping[str, Any]) -> None:
+    """Refuses what contradicts itself."""
+    if pool and noise:
+        raise click.UsageError("--pool and --noise exclude each other: a pool is a list of noises.")
+    for given in ("noisy", "pairs"):
+        if options[given] and (pool or noise or options["data"]):
+            letter = f"--{given} pictures have their noise: neither --data, --noise nor --pool go with them."
+            raise click.UsageError(letter)
+    if options["pairs"] and options["noisy"]:
+        raise click.UsageError("--pairs and --noisy exclude each other: the mates of --pairs are the noisy pictures.")
 
 
 def _command() -> str:
@@ -145,12 +140,31 @@ def _recipe(name: str | None, overrides: dict[str, Any], run: Options, *, pooled
     """The recipe with the options given; a resumed run keeps the recipe that was frozen in its folder."""
     from medcli.train.recipe import load
 
-    frozen = run.output / "recipe.yaml"
     given = {key: value for key, value in overrides.items() if value is not None}
-    if run.resume and frozen.is_file():
-        return _joined(load(str(frozen)), given)
+    if frozen := _frozen(run):
+        return _joined(_kept(frozen, name, run), given)
     recipe = load(name) if name else _own(given, run, pooled=pooled)
+    if recipe.noises and (run.noisy or run.pairs):
+        recipe = replace(recipe, noises={}, noise="")  # the pictures have their own, and the card tells no other
     return _joined(replace(recipe, training_data=recipe.training_data or _names(*_folders(run))), given)
+
+
+def _frozen(run: Options) -> Path | None:
+    """Where the recipe of a run that goes on lies; None for a new run."""
+    path = run.output / "recipe.yaml"
+    return path if run.resume and path.is_file() else None
+
+
+def _kept(frozen: Path, name: str | None, run: Options) -> Recipe:
+    """The frozen recipe. Raises RecipeError where another one is named; of one by the same id, nothing is taken."""
+    from medcli.errors import RecipeError
+    from medcli.train.recipe import load
+
+    recipe = load(str(frozen))
+    if name and (other := load(name).id) != recipe.id:
+        hint = f"Leave --recipe out to go on, or choose another -o for '{other}'."
+        raise RecipeError(f"{run.output} was begun with the recipe '{recipe.id}', not '{other}'.", hint)
+    return recipe
 
 
 def _joined(recipe: Recipe, given: dict[str, Any]) -> Recipe:

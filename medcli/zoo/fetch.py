@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 from platformdirs import user_cache_path
 
 from medcli.errors import ModelError
+from medcli.zoo import words
 from medcli.zoo.catalog import ignore
 from medcli.zoo.checksum import sha256_of
 
@@ -275,8 +276,8 @@ def _prepare(file: HubFile, name: str, announce: Callable[[str], None], *, again
     size = facts.size or file.bytes
     free = shutil.disk_usage(next(folder for folder in (_cache(), *_cache().parents) if folder.exists())).free
     if size and size > free:
-        raise ModelError(f"'{name}' needs {_megabytes(size)} in {_cache()}, where {_megabytes(free)} are free.", ROOM)
-    what = f"{_megabytes(size) if size else 'size not stated'} from {_page(file)} into {_cache()}"
+        raise ModelError(f"'{name}' needs {words.size(size)} in {_cache()}, where {words.size(free)} are free.", ROOM)
+    what = f"{words.size(size) if size else 'size not stated'} from {_page(file)} into {_cache()}"
     announce(f"Fetching '{name}': {'again, since it arrived corrupt' if again else what}")
     return facts
 
@@ -390,7 +391,3 @@ def _broken(error: Exception, name: str) -> ModelError:
     times = f" in {len(PAUSES) + 1} tries" if _may_pass(error) else ""
     later = "Try again later. HF_HUB_DISABLE_XET=1 keeps to plain HTTP, which passes more networks."
     return ModelError(f"'{name}' could not be fetched{times} ({_cause(error)}).", STATUSES.get(status or 0, later))
-
-
-def _megabytes(size: int) -> str:
-    return f"{size / 1e6:,.1f} MB"

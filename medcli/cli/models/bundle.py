@@ -11,11 +11,11 @@ import yaml
 
 from medcli.cli import options
 from medcli.cli.lazy import EXIT_CODES
-from medcli.cli.models.words import size
 from medcli.errors import OutputError
 from medcli.zoo import catalog
 from medcli.zoo.catalog import Entry
 from medcli.zoo.checksum import measure
+from medcli.zoo.words import size
 
 HELP = """Pack models for machines without a network.
 

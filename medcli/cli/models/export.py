@@ -11,6 +11,7 @@ import click
 from medcli.cli import options
 from medcli.cli.lazy import EXIT_CODES
 from medcli.errors import OutputError
+from medcli.zoo import words
 
 if TYPE_CHECKING:
     from medcli.zoo.export import Exported
@@ -77,7 +78,7 @@ def lines(written: Exported, form: str, multiple: int, strategy: str) -> list[st
     kind = f"ONNX, opset {OPSET}" if form == "onnx" else "TorchScript"
     sides = "x".join(map(str, written.size)) if written.size else "any height and width"
     told = [
-        f"{written.path} is ready: {kind}, {written.bytes / 1e6:.1f} MB, for {sides}; "
+        f"{written.path} is ready: {kind}, {words.size(written.bytes)}, for {sides}; "
         f"within {written.difference:.1g} of the network ({TOLERANCE:g} allowed)"
     ]
     if multiple > 1:

@@ -10,8 +10,8 @@ import click
 
 from medcli.cli import options
 from medcli.cli.lazy import EXIT_CODES
-from medcli.cli.models.words import place, size
 from medcli.zoo.catalog import Entry, as_row, find
+from medcli.zoo.words import place, size
 
 HELP = "All that the catalogue knows of a model: what it is for, its network, its source, its licences, its scores."
 WIDTH = 100

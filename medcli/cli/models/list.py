@@ -10,9 +10,9 @@ from typing import Literal
 import click
 
 from medcli.cli.lazy import EXIT_CODES
-from medcli.cli.models.words import place, size
 from medcli.zoo.catalog import Entry, as_row, entries
 from medcli.zoo.schema import DOMAINS
+from medcli.zoo.words import place, size
 
 HELP = """List the models.
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from medcli.cli.lazy import EXIT_CODES
+from medcli.zoo import words
 
 if TYPE_CHECKING:
     from medcli.zoo.publish import Folder
@@ -72,4 +73,4 @@ def _warn(ready: Folder) -> None:
 
 
 def _amount(ready: Folder) -> str:
-    return f"{len(ready.files)} files, {sum(ready.files.values()) / 1e6:.1f} MB,"
+    return f"{len(ready.files)} files, {words.size(sum(ready.files.values()))},"

@@ -11,12 +11,12 @@ import click
 
 from medcli.cli import options
 from medcli.cli.lazy import EXIT_CODES
-from medcli.cli.models.words import size
 from medcli.cli.progress import letter
 from medcli.errors import MedcliError, ModelError, SomeFailed
 from medcli.zoo import catalog
 from medcli.zoo.catalog import Entry
 from medcli.zoo.checksum import CHUNK
+from medcli.zoo.words import size
 
 HELP = """Fetch models, to use them without a network from then on.
 

@@ -6,9 +6,9 @@ import click
 
 from medcli.cli import options
 from medcli.cli.lazy import EXIT_CODES
-from medcli.cli.models.words import size
 from medcli.errors import ModelError
 from medcli.zoo import catalog
+from medcli.zoo.words import size
 
 HELP = "Remove fetched models from this machine. Those that come with medcli stay."
 

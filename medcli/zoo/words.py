@@ -9,7 +9,7 @@ def size(number: int | None) -> str:
     """Bytes for a person; None is what nobody stated."""
     if number is None:
         return "not stated"
-    return f"{number / 1e6:.1f} MB" if number >= 1e5 else f"{number / 1e3:.1f} kB"
+    return f"{number / 1e6:,.1f} MB" if number >= 1e5 else f"{number / 1e3:.1f} kB"
 
 
 def place(entry: Entry) -> str:
