@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import math
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -69,6 +70,15 @@ class TestLoop:
         logged = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
         assert logged == reports
         assert {"images_per_second", "seconds_left", "loader_wait", "rate"} <= logged[0].keys()
+
+    def test_a_run_that_failed_leaves_no_worker(self, picture_folder: Path, tmp_path: Path) -> None:
+        """Also while its error, and with it the frame of the loop, is still held: workers would keep the process."""
+        machine = replace(CPU, workers=1)
+        trainer = Trainer(build_method(tiny(), CPU), tiny(), machine, tmp_path, lambda _: 1 / 0)
+        with pytest.raises(ZeroDivisionError) as held:
+            trainer.run(crops_of(picture_folder, tmp_path), Limits(report_every=1))
+        assert held.value.__traceback__ is not None
+        assert multiprocessing.active_children() == []
 
     def test_interrupted_and_resumed_is_bit_identical(self, picture_folder: Path, tmp_path: Path) -> None:
         crops = crops_of(picture_folder, tmp_path)
@@ -238,11 +248,11 @@ class TestRecipes:
     def test_bundled_recipes_can_be_cooked(self, name: str) -> None:
         recipe = recipes.load(name)
         assert recipe.id == name
-        if recipe.method != "ludvae":  # which takes noise as it was recorded
+        if recipe.noises:  # others take noise as it was recorded
             noisy = recipe.draw_noise()(torch.rand(3, 32, 32), torch.Generator().manual_seed(0))
             assert noisy.shape == (3, 32, 32)
         network = weights.build(weights.Card(name, recipe.architecture, recipe.config))
-        assert recipe.patch % network.multiple == 0
+        assert recipe.patch % (network.multiple * recipe.options.get("pd", 1)) == 0
 
     def test_a_recipe_survives_its_file(self, tmp_path: Path) -> None:
         path = tmp_path / "mine.yaml"

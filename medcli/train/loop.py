@@ -8,7 +8,8 @@ import math
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NoReturn
@@ -71,8 +72,8 @@ def _as_worker(_: int) -> None:
     cv2.setNumThreads(0)
 
 
-def batches(source: Source, share: range, steps: range, machine: Machine) -> Iterator[Batch]:
-    """The batches of these steps, drawn ahead by worker processes."""
+def batches(source: Source, share: range, steps: range, machine: Machine) -> Generator[Batch]:
+    """The batches of these steps, drawn ahead by worker processes, which end when it is closed."""
     loader = DataLoader(
         _Steps(source, share),
         batch_size=None,
@@ -161,13 +162,14 @@ class Trainer:
 
         Ctrl-C and SIGTERM let the step in hand end, save, and then do what they always do.
         """
-        with Interruption() as asked:
-            self._run(source, limits, asked)
+        steps = range(self.step, self.recipe.steps)
+        supply = batches(source, self.team.share(self.recipe.batch), steps, self.machine)
+        with Interruption() as asked, closing(supply):  # left open, it kept its workers, and they the process, for ever
+            self._run(supply, limits, asked)
         return self.average
 
-    def _run(self, source: Source, limits: Limits, asked: Interruption) -> None:
+    def _run(self, supply: Iterator[Batch], limits: Limits, asked: Interruption) -> None:
         first, clock = self.step, _Clock()
-        supply = batches(source, self.team.share(self.recipe.batch), range(first, self.recipe.steps), self.machine)
         while self.step < self.recipe.steps:
             progress = self._agreed(limits.progress(self.step, self.recipe.steps, first), limits)
             if progress >= 1:
