@@ -208,11 +208,16 @@ def test_statistics_can_be_matched(call: Call) -> None:
     assert len(weights.read_card(MODEL / "noise-of-mine.safetensors").config["gain"]) == 3
 
 
+def test_the_page_tells_the_steps_of_the_recipe() -> None:
+    page = Path(__file__).parents[1] / "docs" / "noise-of-your-camera.md"
+    assert f"{load(like.USUAL).steps:,} steps" in page.read_text(encoding="utf-8")
+
+
 def test_minutes_become_steps_with_all_in_proportion() -> None:
     lesson = like.Lesson(Path("mine"), Path("clean"), Path("x"), minutes=10.0)
-    usual = load("ludvae")
+    usual = replace(load("ludvae"), steps=2400, warmup=100, options={"rise": 1000})
     fitted = like._fitted(usual, lesson, 0.5)
-    assert fitted == replace(usual, steps=1200, warmup=48, options={"rise": 480})
+    assert fitted == replace(usual, steps=1200, warmup=50, options={"rise": 500})
     assert like._fitted(usual, replace(lesson, minutes=None), 0.5) == usual
     assert like._fitted(usual, replace(lesson, options={"rise": 7}), 0.5).options == {"rise": 7}
     assert like._fitted(usual, lesson, 1e9).steps == 1

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from medcli.zoo.catalog import Entry, is_here
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from medcli.zoo.catalog import Entry
 
 
 def size(number: int | None) -> str:
@@ -14,6 +17,8 @@ def size(number: int | None) -> str:
 
 def place(entry: Entry) -> str:
     """`bundled`: comes with medcli; `cached`: on this machine; `hub`: would be fetched. Asks no network."""
+    from medcli.zoo.catalog import is_here  # imports YAML, which sizes can do without
+
     if entry.hub is None:
         return "bundled"
     return "cached" if is_here(entry) else "hub"
