@@ -69,6 +69,7 @@ def gray_folder(name: str, count: int = 3) -> Path:
 
 class TestProduct:
     def test_card_names_the_pictures_also_of_a_recipe(self, train: Train, picture_folder: Path) -> None:
+        Path("tiny.yaml").write_text(TINY + "training_data: [those of somebody else]\n")
         said = train("--data", "clean", "-o", "a run ü.v1")
         assert "tiny.safetensors is ready" in said
         card = weights.read_card(Path("a run ü.v1/tiny.safetensors"))

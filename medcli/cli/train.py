@@ -146,7 +146,7 @@ def _recipe(name: str | None, overrides: dict[str, Any], run: Options, *, pooled
     recipe = load(name) if name else _own(given, run, pooled=pooled)
     if recipe.noises and (run.noisy or run.pairs):
         recipe = replace(recipe, noises={}, noise="")  # the pictures have their own, and the card tells no other
-    return _joined(replace(recipe, training_data=recipe.training_data or _names(*_folders(run))), given)
+    return _joined(replace(recipe, training_data=_names(*_folders(run))), given)
 
 
 def _frozen(run: Options) -> Path | None:
