@@ -35,7 +35,15 @@ from medcli.train.loop import Limits
 from medcli.train.recipe import Recipe, load
 from medcli.train.run import Options, train
 
-METHODS = {"n2c": "supervised", "n2n": "n2n", "n2s": "n2s", "r2r": "r2r", "med": "med"}
+METHODS: Mapping[str, tuple[str, dict[str, Any]]] = {
+    "n2c": ("supervised", {}),
+    "n2n": ("n2n", {}),
+    "n2s": ("n2s", {}),
+    "r2r": ("r2r", {}),
+    "med": ("med", {}),
+    "med3": ("med", {"views": 3}),
+    "med4": ("med", {"views": 4}),
+}
 SIGMAS = tuple(f"gaussian:{sigma}" for sigma in (15, 25, 50, 75))
 TABLE_1: Mapping[str, Sequence[str]] = {f"sigma {noise.partition(':')[2]}": (noise,) for noise in SIGMAS}
 TABLE_3: Mapping[str, Sequence[str]] = {
@@ -51,6 +59,8 @@ TABLE_3: Mapping[str, Sequence[str]] = {
 }
 SETTLED = (
     "method",
+    "options",
+    "loss",
     "architecture",
     "config",
     "steps",
@@ -148,7 +158,10 @@ def _pairs(given: Sequence[str]) -> dict[str, Path]:
 )
 @click.option("--pairs", multiple=True, metavar="NAME=DIR", help="Recorded pairs; may be given again.")
 @click.option("--noise", default="noise", show_default=True, help="A pool, or one noise such as gaussian:25.")
-@click.option("--methods", default=",".join(METHODS), show_default=True)
+@click.option(
+    "--methods", default="n2c,n2n,n2s,r2r,med", show_default=True, help="med3 and med4 see three and four views."
+)
+@click.option("--loss", default="", help="Of every method; its own unless given.")
 @click.option("--seeds", default="0", show_default=True)
 @click.option("--steps", default=20_000, show_default=True)
 @click.option("--batch", default=8, show_default=True, help="Scenes per step.")
@@ -171,7 +184,9 @@ def main(methods: str, seeds: str, pairs: Sequence[str], noise: str, config: str
                 title=f"{name}, seed {seed}",
                 steps=given["steps"],
                 noises=_notations(noise),
-                method=METHODS[name],
+                method=METHODS[name][0],
+                options=METHODS[name][1],
+                loss=given["loss"],
                 architecture=given["arch"],
                 config=json.loads(config),
                 patch=given["patch"],
