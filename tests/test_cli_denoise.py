@@ -367,6 +367,22 @@ class TestCorruptions:
         assert np.array_equal(results[0], results[1])
         assert np.array_equal(results[0], results[2])
 
+    def test_a_blank_page_stays_blank_but_a_blank_picture_is_refused(self, fix: Med, home: Path) -> None:
+        stack = noise(0, (3, 30, 40))
+        stack[0, :, :10] = stack[1] = 0
+        tifffile.imwrite(home / "stack.tif", stack, photometric="minisblack")
+        ran = fix("stack.tif", "--mask", "black", "-o", "out.tif")
+        assert f"{np.count_nonzero(stack[[0, 2]] == 0)} of 3,600 pixels were missing" in ran.err
+        after = tifffile.imread(home / "out.tif")
+        assert (after[0, :, :10] != 0).any()
+        assert not after[1].any()
+        write(home / "blank.png", np.zeros((30, 40), np.uint8))
+        for words in (["blank.png", "--mask", "black"], ["stack.tif", "--mask", "white.png"]):
+            write(home / "white.png", np.full((30, 40), 255, np.uint8))
+            ran = fix(*words, "-o", "out.png" if words[0] == "blank.png" else "other.tif")
+            assert ran.code == 1
+            assert "all pixels are missing" in ran.err
+
     def test_a_folder_has_a_mask_for_each_and_a_changed_one_counts(self, fix: Med, home: Path) -> None:
         for name in ("0.png", "1.bmp", "2.png", "3.png"):
             write(home / "masks" / name, pixels_of(home / "mask.png"))

@@ -25,6 +25,7 @@ Missing = NDArray[np.bool_]
 class Fill:
     """masks: file of each job; of a job without one, pixels that are black in all channels are missing.
 
+    A page that is black all over is blank, and stays so; a picture of such pages alone is refused.
     max_pixels: of a mask, over all pages.
     """
 
@@ -42,10 +43,11 @@ class Fill:
         """(H, W) for each page."""
         mask = self.masks.get(job)
         found = _read_mask(mask, picture, self.max_pixels) if mask else [_black(page) for page in picture.pages]
-        if any(missing.all() for missing in found):
+        gone = [bool(missing.all()) for missing in found]
+        if all(gone) or (mask and any(gone)):
             problem = f"{_name(job)}: all pixels are missing, so that there is nothing to go by."
             raise InputError(problem, "In a mask white is what is missing.")
-        return found
+        return [missing & (not blank) for missing, blank in zip(found, gone, strict=True)]
 
 
 def masks_for(given: Path, jobs: Sequence[Job], inputs: Sequence[Path]) -> dict[Job, Path]:

@@ -138,12 +138,14 @@ def _noises(pool: str | None, noise: str | None) -> dict[str, float] | None:
 
 def _recipe(name: str | None, overrides: dict[str, Any], run: Options, *, pooled: bool) -> Recipe:
     """The recipe with the options given; a resumed run keeps the recipe that was frozen in its folder."""
-    from medcli.train.recipe import load
+    from medcli.train.recipe import bundled, load
 
     given = {key: value for key, value in overrides.items() if value is not None}
     if frozen := _frozen(run):
         return _joined(_kept(frozen, name, run), given)
     recipe = load(name) if name else _own(given, run, pooled=pooled)
+    if name in bundled():
+        recipe = replace(recipe, licence="")  # that of the weights we made with it; these are the user's
     if recipe.noises and (run.noisy or run.pairs):
         recipe = replace(recipe, noises={}, noise="")  # the pictures have their own, and the card tells no other
     return _joined(replace(recipe, training_data=_names(*_folders(run))), given)
