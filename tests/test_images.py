@@ -257,6 +257,41 @@ def test_lzw_of_deep_pixels(depth: str) -> None:
     same(read(_lzw(values)).pages[0], Page(values))
 
 
+@pytest.mark.parametrize("meaning", [0, 1, 2])
+@pytest.mark.parametrize("mode", ["LA", "RGBA"])
+def test_a_further_sample_that_libtiff_unpacks_stays_as_it_is_stored(mode: str, meaning: int) -> None:
+    expected = page(kind=mode)
+    image = Image.fromarray(np.dstack([expected.pixels, expected.alpha]), mode)
+    data = bytearray(by_pillow(image, "tiff", compression="tiff_lzw"))
+    with tifffile.TiffFile(io.BytesIO(data)) as file:
+        place = file.pages[0].tags[338].valueoffset
+    data[place : place + 2] = struct.pack("<H", meaning)
+    first = read(bytes(data))
+    same(first.pages[0], expected)
+    assert any("no stated meaning" in line for line in first.notes) == (meaning == 0)
+    with tifffile.TiffFile(io.BytesIO(coded(first))) as file:
+        assert file.pages[0].extrasamples == (meaning,)
+
+
+@pytest.mark.parametrize(("depth", "shape"), [("uint16", (3, 5, 6)), ("float32", (3, 5, 6)), ("uint8", (2, 5, 6))])
+def test_planes_that_libtiff_would_mix_are_refused(depth: str, shape: tuple[int, ...]) -> None:
+    packed = [_literal_lzw(plane.tobytes()) for plane in noise(depth, shape)]
+    kind = {"photometric": "rgb"} if shape[0] == 3 else {"photometric": "minisblack", "extrasamples": ["unassalpha"]}
+    data = bytearray(_tiff(iter(packed), shape=shape, dtype=depth, planarconfig="separate", compression="lzma", **kind))
+    with tifffile.TiffFile(io.BytesIO(data)) as file:
+        place = file.pages[0].tags[259].valueoffset
+    data[place : place + 2] = struct.pack("<H", 5)
+    with pytest.raises(InputError, match="compressed with LZW"):
+        read(bytes(data))
+
+
+def _literal_lzw(data: bytes) -> bytes:
+    """Codes of 9 bits, forgotten before they would need 10."""
+    codes = [code for at in range(0, len(data), 200) for code in (256, *data[at : at + 200])] + [257]
+    bits = "".join(f"{code:09b}" for code in codes)
+    return bytes(int(bits[at : at + 8].ljust(8, "0"), 2) for at in range(0, len(bits), 8))
+
+
 @pytest.mark.parametrize("byteorder", ["<", ">"])
 @pytest.mark.parametrize("compression", [None, "zlib"])
 def test_imagej_stack(byteorder: Literal["<", ">"], compression: str | None) -> None:
