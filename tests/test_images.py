@@ -341,6 +341,18 @@ def test_pages_of_different_kinds_and_ome() -> None:
         same(one, other)
 
 
+def test_every_page_keeps_its_own_profile_and_xmp() -> None:
+    stream = io.BytesIO()
+    with tifffile.TiffWriter(stream) as writer:
+        for number, profile in enumerate((ICC, ICC[:-1] + b"!", None)):
+            note = b"<note>%d</note>" % number
+            writer.write(noise("uint8", (4, 5, 3)), iccprofile=profile, extratags=[(700, 1, len(note), note, True)])
+    data = stream.getvalue()
+    with tifffile.TiffFile(io.BytesIO(data)) as old, tifffile.TiffFile(io.BytesIO(coded(read(data)))) as new:
+        for code in (700, 34675):
+            assert [page.tags.valueof(code) for page in new.pages] == [page.tags.valueof(code) for page in old.pages]
+
+
 @pytest.mark.parametrize(("depth", "note"), [("float64", "float64"), ("float16", "float16"), ("bool", "1-bit")])
 def test_tiff_kinds_that_are_converted(depth: str, note: str) -> None:
     values = noise("float32", (4, 5)).astype(depth)

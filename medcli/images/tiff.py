@@ -196,7 +196,8 @@ def _raw(tif: TiffFile, page: TiffPage, code: int) -> bytes | None:
 
 
 def _layout(tif: TiffFile, page: TiffPage) -> TiffLayout:
-    kept = [page.tags[code] for code in KEPT if code in page.tags]
+    own = () if page.index == 0 else (XMP,) if page.photometric == CMYK else (XMP, ICC)  # the first's are `Metadata`'s
+    kept = [page.tags[code] for code in (*KEPT, *own) if code in page.tags]
     tags = tuple((tag.code, int(tag.dtype), tag.count, _raw(tif, page, tag.code) or b"") for tag in kept)
     name = getattr(page.compression, "name", str(page.compression)).lower()
     return TiffLayout(
