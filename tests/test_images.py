@@ -220,6 +220,22 @@ def test_transparent_colour_becomes_alpha(kind: str) -> None:
     np.testing.assert_array_equal(first.pages[0].alpha == 0, hit)
 
 
+@pytest.mark.parametrize(("kind", "key"), [("L", b""), ("L", b"abc"), ("RGB", b"\0\1\0\1"), ("RGB", b"\0\1")])
+def test_a_transparent_colour_of_the_wrong_length_is_damage(kind: str, key: bytes) -> None:
+    with pytest.raises(InputError, match="transparent colour"):
+        read(_with_key(kind, key))
+
+
+def test_a_transparent_colour_beside_alpha_is_no_more_than_noise() -> None:
+    same(read(_with_key("LA", b"\0\1")).pages[0], page(kind="LA"))
+
+
+def _with_key(kind: str, key: bytes) -> bytes:
+    data = coded(Picture([page(kind=kind)], "png"))
+    chunk = struct.pack(">I", len(key)) + b"tRNS" + key + struct.pack(">I", zlib.crc32(b"tRNS" + key))
+    return data[:33] + chunk + data[33:]
+
+
 @pytest.mark.parametrize("format", ["jpeg", "tiff"])
 def test_cmyk_is_converted_and_loses_its_profile(format: str) -> None:
     first = read(by_pillow(RGB.convert("CMYK"), format, icc_profile=b"not a profile at all"))
