@@ -451,6 +451,24 @@ def test_metadata_crosses_formats(source: str, format: str) -> None:
         assert second.dpi == pytest.approx((300, 150), rel=1e-3)
 
 
+@pytest.mark.parametrize("source", ["jpeg", "webp", "png"])
+def test_caption_and_resolution_of_exif_reach_a_tiff(source: str) -> None:
+    held = Image.Exif()
+    held.update({270: "A caption", 282: 240.0, 283: 120.0, 296: 3})
+    written = coded(read(by_pillow(RGB, source, exif=held)), format="tiff")
+    with tifffile.TiffFile(io.BytesIO(written)) as file:
+        tags = {tag.code: tag.value for tag in file.pages[0].tags}
+    assert [tags[code] for code in (270, 282, 283, 296)] == ["A caption", (240, 1), (120, 1), 3]
+
+
+def test_exif_that_points_at_itself_is_dropped_with_a_note() -> None:
+    links = [(26, 0x8769), (26, 0xA005)]
+    block = b"II*\0\x08\0\0\0" + b"".join(struct.pack("<HHHIII", 1, tag, 4, 1, at, 0) for at, tag in links)
+    first = read(by_pillow(RGB, "png", exif=b"Exif\0\0" + block))
+    assert read(coded(first, format="tiff")).metadata.exif is None
+    assert first.notes == ["The EXIF could not be read: dropped."]
+
+
 def _samples() -> dict[str, bytes]:
     full = {name: coded(Picture([page()], name, metadata("icc exif xmp dpi"))) for name in FORMATS if name != "bmp"}
     palette = RGB.convert("P")
