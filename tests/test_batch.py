@@ -74,12 +74,17 @@ class TestPlan:
         touch(tmp_path, "a.png", "a.denoised.png", "in.denoised/b.png", "out/b.png", "out/mine.png")
         made = Identity.of(tmp_path / "out/b.png")
         Manifest(tmp_path / "out").record(tmp_path / "out/b.png", "s", made, made)
-        touch(tmp_path, "c-clean.png")
-        assert "c-clean.png" not in planned(tmp_path, ".", suffix="-clean", output=tmp_path / "new")
-        (tmp_path / "c-clean.png").unlink()
+        touch(tmp_path, "a-clean.png")
+        assert "a-clean.png" not in planned(tmp_path, ".", suffix="-clean", output=tmp_path / "new")
+        (tmp_path / "a-clean.png").unlink()
         assert set(planned(tmp_path, ".", recursive=True, output=tmp_path / "new")) == {"a.png", "out/mine.png"}
         assert set(planned(tmp_path, "a.png", "a.denoised.png")) == {"a.png"}
         assert set(planned(tmp_path, "a.denoised.png")) == {"a.denoised.png"}  # asked for by name alone
+
+    def test_a_picture_whose_name_happens_to_end_in_the_suffix_is_none(self, tmp_path: Path) -> None:
+        touch(tmp_path, "in/cats.png", "in/dog.png", "b.denoised.png", "c.png")
+        assert set(planned(tmp_path, "in", suffix="s")) == {"in/cats.png", "in/dog.png"}
+        assert set(planned(tmp_path, "b.denoised.png", "c.png", suffix="-x")) == {"b.denoised.png", "c.png"}
 
     def test_a_file_named_twice_is_one_job(self, tmp_path: Path) -> None:
         touch(tmp_path, "in/a.png")
