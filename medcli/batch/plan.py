@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
+from typing import NoReturn
 
 from medcli.batch.manifest import Manifest
 from medcli.errors import InputError, OutputError
@@ -122,6 +123,8 @@ def _jobs(given: Path, naming: Naming, recursive: bool, inputs: Sequence[Path]) 
 def _folder_jobs(folder: Path, naming: Naming, recursive: bool) -> Iterator[Job]:
     root = naming.output or _sibling(folder)
     sources = list(_pictures(folder, naming, recursive))
+    if not sources and _inode(root) != _inode(folder):  # it may hold results alone, from which this run goes on
+        sources = list(_pictures(folder, naming, recursive, results=True))
     if not sources:
         raise InputError(
             f"The folder {folder} holds no picture to denoise.",
@@ -141,15 +144,17 @@ def _sibling(folder: Path) -> Path:
     return folder.with_name(folder.name + SUFFIX)
 
 
-def _pictures(folder: Path, naming: Naming, recursive: bool) -> Iterator[Path]:
+def _pictures(folder: Path, naming: Naming, recursive: bool, results: bool = False) -> Iterator[Path]:
     """Pictures in a folder by name; hidden files and the results of earlier runs are passed over.
 
     Whoever names a suffix may have pictures that end so: they are results only beside the picture they were made of.
+    results: take those that earlier runs put into the folder itself.
     """
     earlier: set[Path] = set()
-    for here, subfolders, names in os.walk(folder):
+    for here, subfolders, names in os.walk(folder, onerror=_unreadable):
         parent = Path(here)
-        earlier |= Manifest(parent).results()
+        if parent != folder or not results:
+            earlier |= Manifest(parent).results()
         subfolders[:] = sorted(
             name for name in subfolders if recursive and not name.startswith(".") and not name.endswith(SUFFIX)
         )
@@ -158,6 +163,10 @@ def _pictures(folder: Path, naming: Naming, recursive: bool) -> Iterator[Path]:
         for path in found:
             if not path.stem.endswith(SUFFIX) and naming.origin(path) not in stems and path not in earlier:
                 yield path
+
+
+def _unreadable(error: OSError) -> NoReturn:
+    raise InputError(f"The folder {error.filename} cannot be read: {error.strerror}.", "Check its permissions.")
 
 
 def _refuse_to_replace_inputs(jobs: Sequence[Job], *, named: bool) -> None:

@@ -45,7 +45,8 @@ Where results go:
 A run over many pictures goes on where an earlier one stopped: results that are up to date (same input, model and
 settings) are skipped, other results of its own are made again. It keeps its notes in .medcli.jsonl in the output
 folder. Files of anybody else are not overwritten without --force, and an input only if -o names it as well. Hidden
-files and earlier results (NAME.denoised.EXT) in a folder are passed over.
+files and earlier results (NAME.denoised.EXT) in a folder are passed over; a folder that holds only what an earlier run
+mirrored into it can be the input of the next.
 
 \b
 With a model that was trained for it (med train --pool corruption):
