@@ -10,6 +10,7 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -245,6 +246,23 @@ class TestStreams:
         ran = med("denoise", "in/0.png", "-o", "-")
         assert (ran.code, ran.out) == (2, b"")
         assert "terminal" in ran.err
+
+    def test_a_pipe_is_waited_for_where_a_signal_is_heard(
+        self, home: Path, tiny: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        waiting: list[threading.Thread] = []
+
+        class Pipe(io.BytesIO):
+            def read(self, size: int | None = -1, /) -> bytes:
+                waiting.append(threading.current_thread())
+                return super().read(size)
+
+        monkeypatch.setattr(sys, "argv", ["med", "denoise", "-", "-o", "out.png", "--model", str(tiny)])
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(Pipe((home / "in/0.png").read_bytes())))
+        with pytest.raises(SystemExit):
+            main()
+        assert waiting == [threading.main_thread()]
+        assert (home / "out.png").exists()
 
     @pytest.mark.skipif(os.name == "nt", reason="pipes break differently there")
     def test_a_reader_that_goes_away_is_no_traceback(self, home: Path, tiny: Path) -> None:

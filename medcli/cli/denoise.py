@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
 import click
 
@@ -204,7 +205,8 @@ def command(
         digest(weights), strength, ensemble, precision, format_, quality,
         upscale or 1, BLACK if mask else "", refine, samples, seed,
     )  # fmt: skip
-    files = Files(jobs, settings, Streams(sys.stdin.buffer, sys.stdout.buffer), masks=masks, max_pixels=max_pixels)
+    streams = Streams(sys.stdin.buffer if dry_run else _received(inputs), sys.stdout.buffer)
+    files = Files(jobs, settings, streams, masks=masks, max_pixels=max_pixels)
     request = Request(model, task, device, precision, ensemble, tile, overlap, refine, samples, seed)
     session = Session(request, files, jobs, as_objects=as_objects, quiet=quiet)
     if dry_run:
@@ -226,6 +228,11 @@ def _check_streams(inputs: tuple[Path, ...], output: Path | None, as_objects: bo
         raise click.UsageError("--json and the picture would mix on standard output. Name a file with -o.")
     if sys.stdout.isatty():
         raise click.UsageError("Standard output is a terminal. Send the picture to a file: -o clean.png")
+
+
+def _received(inputs: tuple[Path, ...]) -> BinaryIO:
+    """Standard input, read to its end where it is an input: a thread that waits for a pipe could not be interrupted."""
+    return io.BytesIO(sys.stdin.buffer.read()) if Path("-") in inputs else sys.stdin.buffer
 
 
 def _check_task(mask: str | None, upscale: int | None, strength: float) -> None:
