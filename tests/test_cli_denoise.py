@@ -348,6 +348,13 @@ class TestManyPictures:
         assert [json.loads(line)["status"] for line in ran.out.splitlines()] == ["planned"] * 4
         assert not (home / "in.denoised").exists()
 
+    def test_a_rehearsal_misses_what_is_not_there(self, med: Med) -> None:
+        for names, code in ((["in/lost.png"], 1), (["in/0.png", "in/lost.png"], 3)):
+            ran = med("denoise", *names, "--dry-run", "--json")
+            assert ran.code == code
+            assert [json.loads(line)["status"] for line in ran.out.splitlines()] == ["planned", "failed"][-len(names) :]
+            assert "There is no file in/lost.png." in ran.err
+
     def test_collisions_are_refused_before_anything_is_done(self, med: Med, home: Path) -> None:
         write(home / "in/0.jpg", noise(9))
         ran = med("denoise", "in", "--format", "png")
