@@ -623,6 +623,13 @@ class TestMasks:
 
 
 class TestDisplay:
+    @pytest.mark.skipif(os.name == "nt", reason="such names cannot be there")
+    def test_a_name_does_not_steer_the_terminal(self, med: Med, home: Path) -> None:
+        names = {"\x1b[2J\u202e.png": "\ufffd[2J\ufffd.png", "at 10.00\u202fAM.png": "at 10.00\u202fAM.png"}
+        for name, shown in names.items():
+            write(home / "odd.png", noise(0)).rename(home / name)
+            assert med("denoise", name).err.startswith(f"{shown} -> ")
+
     def test_a_bar_needs_a_terminal_that_moves(self, monkeypatch: pytest.MonkeyPatch) -> None:
         assert not terminal_can_animate()
         monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
