@@ -451,6 +451,16 @@ def test_metadata_crosses_formats(source: str, format: str) -> None:
         assert second.dpi == pytest.approx((300, 150), rel=1e-3)
 
 
+@pytest.mark.parametrize(("format", "dpi"), [("png", 1.1e8), ("bmp", 5.5e7), ("jpeg", 65536)])
+def test_a_resolution_beyond_the_format_is_dropped_with_a_note(format: str, dpi: float) -> None:
+    for value, kept in ((dpi, False), (dpi * 0.99, True)):
+        picture = Picture([page()], "tiff", Metadata(dpi=(300.0, value)))
+        assert (read(coded(picture, format=format)).metadata.dpi is not None) == kept
+        assert [line for line in picture.notes if "resolution" in line] == [
+            f"{format.upper()} cannot hold a resolution of {dpi:,.0f} dpi: dropped."
+        ] * (not kept)
+
+
 @pytest.mark.parametrize("source", ["jpeg", "webp", "png"])
 def test_caption_and_resolution_of_exif_reach_a_tiff(source: str) -> None:
     held = Image.Exif()
