@@ -451,6 +451,13 @@ def test_metadata_crosses_formats(source: str, format: str) -> None:
         assert second.dpi == pytest.approx((300, 150), rel=1e-3)
 
 
+def test_a_profile_of_gray_is_not_given_to_colour() -> None:
+    picture = Picture([page(kind="L")], "png", Metadata(icc=ICC[:16] + b"GRAY" + ICC[20:]))
+    assert read(coded(picture, format="tiff")).metadata.icc == picture.metadata.icc
+    assert read(coded(picture, format="webp")).metadata.icc is None
+    assert "WEBP cannot hold a colour profile of gray: dropped." in picture.notes
+
+
 @pytest.mark.parametrize(("format", "dpi"), [("png", 1.1e8), ("bmp", 5.5e7), ("jpeg", 65536)])
 def test_a_resolution_beyond_the_format_is_dropped_with_a_note(format: str, dpi: float) -> None:
     for value, kept in ((dpi, False), (dpi * 0.99, True)):
