@@ -408,6 +408,18 @@ class TestCorruptions:
             assert ran.code == 1
             assert "all pixels are missing" in ran.err
 
+    def test_what_is_hidden_is_nothing_to_go_by(self, fix: Med, home: Path) -> None:
+        pixels = noise(0, (30, 40, 4))
+        pixels[..., 3] = 0
+        write(home / "clear.png", pixels)
+        pixels[:, :10, 3] = 255
+        write(home / "rest.png", pixels)
+        ran = fix("rest.png", "--mask", "mask.png", "-o", "out.png")
+        assert ran.code == 1
+        assert "all pixels are missing" in ran.err
+        write(home / "none.png", np.zeros((30, 40), np.uint8))
+        assert fix("clear.png", "--mask", "none.png", "-o", "out.png").code == 0
+
     def test_a_folder_has_a_mask_for_each_and_a_changed_one_counts(self, fix: Med, home: Path) -> None:
         for name in ("0.png", "1.bmp", "2.png", "3.png"):
             write(home / "masks" / name, pixels_of(home / "mask.png"))
