@@ -264,6 +264,28 @@ class TestStreams:
         assert waiting == [threading.main_thread()]
         assert (home / "out.png").exists()
 
+    def test_a_process_without_standard_streams(self, home: Path, tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        for name in ("stdin", "stdout", "stderr"):
+            monkeypatch.setattr(sys, name, None)
+        for words, code in (["in/0.png"], 0), (["in/0.png", "-o", "-"], 2), (["-", "-o", "a.png"], 1):
+            monkeypatch.setattr(sys, "argv", ["med", "denoise", *words, "--model", str(tiny)])
+            with pytest.raises(SystemExit) as ended:
+                main()
+            assert ended.value.code == code
+        assert (home / "in/0.denoised.png").exists()
+
+    @pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is nothing that is always full")
+    @pytest.mark.parametrize("words", [["-o", "-"], ["-o", "a.png", "--json"]])
+    def test_a_full_stream_is_named(self, home: Path, tiny: Path, words: list[str]) -> None:
+        command = [sys.executable, "-m", "medcli", "denoise", "in/0.png", "-q", *words, "--model", str(tiny)]
+        with Path("/dev/full").open("w") as full:
+            done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, env=environment())
+        assert done.returncode == 1
+        assert done.stderr.rstrip() in (
+            "error: standard output: No space left on device.",
+            "error: No space left on device.",
+        )
+
     @pytest.mark.skipif(os.name == "nt", reason="pipes break differently there")
     def test_a_reader_that_goes_away_is_no_traceback(self, home: Path, tiny: Path) -> None:
         write(home / "large.bmp", noise(0, (300, 300, 3)))

@@ -38,7 +38,7 @@ def duration(seconds: float) -> str:
 
 def terminal_can_animate() -> bool:
     """Whether a moving bar on standard error makes sense."""
-    return sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
+    return sys.stderr is not None and sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
 
 
 def letter(error: MedcliError) -> list[str]:
