@@ -74,12 +74,43 @@ class TestPlan:
         touch(tmp_path, "a.png", "a.denoised.png", "in.denoised/b.png", "out/b.png", "out/mine.png")
         made = Identity.of(tmp_path / "out/b.png")
         Manifest(tmp_path / "out").record(tmp_path / "out/b.png", "s", made, made)
-        touch(tmp_path, "c-clean.png")
-        assert "c-clean.png" not in planned(tmp_path, ".", suffix="-clean", output=tmp_path / "new")
-        (tmp_path / "c-clean.png").unlink()
+        touch(tmp_path, "a-clean.png")
+        assert "a-clean.png" not in planned(tmp_path, ".", suffix="-clean", output=tmp_path / "new")
+        (tmp_path / "a-clean.png").unlink()
         assert set(planned(tmp_path, ".", recursive=True, output=tmp_path / "new")) == {"a.png", "out/mine.png"}
         assert set(planned(tmp_path, "a.png", "a.denoised.png")) == {"a.png"}
         assert set(planned(tmp_path, "a.denoised.png")) == {"a.denoised.png"}  # asked for by name alone
+
+    def test_a_picture_whose_name_happens_to_end_in_the_suffix_is_none(self, tmp_path: Path) -> None:
+        touch(tmp_path, "in/cats.png", "in/dog.png", "b.denoised.png", "c.png")
+        assert set(planned(tmp_path, "in", suffix="s")) == {"in/cats.png", "in/dog.png"}
+        assert set(planned(tmp_path, "b.denoised.png", "c.png", suffix="-x")) == {"b.denoised.png", "c.png"}
+
+    def test_a_folder_of_results_is_the_input_of_the_next_run(self, tmp_path: Path) -> None:
+        touch(tmp_path, "out/a.png", "out/sub/b.png", "out/next/a.png")
+        for root, name in (("out", "a.png"), ("out", "sub/b.png"), ("out/next", "a.png")):
+            made = Identity.of(tmp_path / root / name)
+            Manifest(tmp_path / root).record(tmp_path / root / name, "s", made, made)
+        own = {"out/a.png": "out/next/a.png", "out/sub/b.png": "out/next/sub/b.png"}
+        assert planned(tmp_path, "out", recursive=True, output=tmp_path / "out/next") == own
+        with pytest.raises(InputError, match="no picture"):
+            planned(tmp_path, "out", output=tmp_path / "out", suffix="-x")
+
+    def test_a_folder_that_cannot_be_read_is_not_passed_over(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        touch(tmp_path, "in/a.png", "in/closed/b.png")
+        scan = os.scandir
+
+        def refuse(folder: str) -> Any:
+            if str(folder).endswith("closed"):
+                raise PermissionError(13, "Permission denied", folder)
+            return scan(folder)
+
+        monkeypatch.setattr(os, "scandir", refuse)
+        assert set(planned(tmp_path, "in")) == {"in/a.png"}
+        with pytest.raises(InputError, match="closed cannot be read: Permission denied"):
+            planned(tmp_path, "in", recursive=True)
 
     def test_a_file_named_twice_is_one_job(self, tmp_path: Path) -> None:
         touch(tmp_path, "in/a.png")

@@ -10,6 +10,7 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -246,6 +247,45 @@ class TestStreams:
         assert (ran.code, ran.out) == (2, b"")
         assert "terminal" in ran.err
 
+    def test_a_pipe_is_waited_for_where_a_signal_is_heard(
+        self, home: Path, tiny: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        waiting: list[threading.Thread] = []
+
+        class Pipe(io.BytesIO):
+            def read(self, size: int | None = -1, /) -> bytes:
+                waiting.append(threading.current_thread())
+                return super().read(size)
+
+        monkeypatch.setattr(sys, "argv", ["med", "denoise", "-", "-o", "out.png", "--model", str(tiny)])
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(Pipe((home / "in/0.png").read_bytes())))
+        with pytest.raises(SystemExit):
+            main()
+        assert waiting == [threading.main_thread()]
+        assert (home / "out.png").exists()
+
+    def test_a_process_without_standard_streams(self, home: Path, tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        for name in ("stdin", "stdout", "stderr"):
+            monkeypatch.setattr(sys, name, None)
+        for words, code in (["in/0.png"], 0), (["in/0.png", "-o", "-"], 2), (["-", "-o", "a.png"], 1):
+            monkeypatch.setattr(sys, "argv", ["med", "denoise", *words, "--model", str(tiny)])
+            with pytest.raises(SystemExit) as ended:
+                main()
+            assert ended.value.code == code
+        assert (home / "in/0.denoised.png").exists()
+
+    @pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is nothing that is always full")
+    @pytest.mark.parametrize("words", [["-o", "-"], ["-o", "a.png", "--json"]])
+    def test_a_full_stream_is_named(self, home: Path, tiny: Path, words: list[str]) -> None:
+        command = [sys.executable, "-m", "medcli", "denoise", "in/0.png", "-q", *words, "--model", str(tiny)]
+        with Path("/dev/full").open("w") as full:
+            done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, env=environment())
+        assert done.returncode == 1
+        assert done.stderr.rstrip() in (
+            "error: standard output: No space left on device.",
+            "error: No space left on device.",
+        )
+
     @pytest.mark.skipif(os.name == "nt", reason="pipes break differently there")
     def test_a_reader_that_goes_away_is_no_traceback(self, home: Path, tiny: Path) -> None:
         write(home / "large.bmp", noise(0, (300, 300, 3)))
@@ -330,6 +370,13 @@ class TestManyPictures:
         assert [json.loads(line)["status"] for line in ran.out.splitlines()] == ["planned"] * 4
         assert not (home / "in.denoised").exists()
 
+    def test_a_rehearsal_misses_what_is_not_there(self, med: Med) -> None:
+        for names, code in ((["in/lost.png"], 1), (["in/0.png", "in/lost.png"], 3)):
+            ran = med("denoise", *names, "--dry-run", "--json")
+            assert ran.code == code
+            assert [json.loads(line)["status"] for line in ran.out.splitlines()] == ["planned", "failed"][-len(names) :]
+            assert "There is no file in/lost.png." in ran.err
+
     def test_collisions_are_refused_before_anything_is_done(self, med: Med, home: Path) -> None:
         write(home / "in/0.jpg", noise(9))
         ran = med("denoise", "in", "--format", "png")
@@ -382,6 +429,18 @@ class TestCorruptions:
             ran = fix(*words, "-o", "out.png" if words[0] == "blank.png" else "other.tif")
             assert ran.code == 1
             assert "all pixels are missing" in ran.err
+
+    def test_what_is_hidden_is_nothing_to_go_by(self, fix: Med, home: Path) -> None:
+        pixels = noise(0, (30, 40, 4))
+        pixels[..., 3] = 0
+        write(home / "clear.png", pixels)
+        pixels[:, :10, 3] = 255
+        write(home / "rest.png", pixels)
+        ran = fix("rest.png", "--mask", "mask.png", "-o", "out.png")
+        assert ran.code == 1
+        assert "all pixels are missing" in ran.err
+        write(home / "none.png", np.zeros((30, 40), np.uint8))
+        assert fix("clear.png", "--mask", "none.png", "-o", "out.png").code == 0
 
     def test_a_folder_has_a_mask_for_each_and_a_changed_one_counts(self, fix: Med, home: Path) -> None:
         for name in ("0.png", "1.bmp", "2.png", "3.png"):
@@ -598,6 +657,13 @@ class TestMasks:
 
 
 class TestDisplay:
+    @pytest.mark.skipif(os.name == "nt", reason="such names cannot be there")
+    def test_a_name_does_not_steer_the_terminal(self, med: Med, home: Path) -> None:
+        names = {"\x1b[2J\u202e.png": "\ufffd[2J\ufffd.png", "at 10.00\u202fAM.png": "at 10.00\u202fAM.png"}
+        for name, shown in names.items():
+            write(home / "odd.png", noise(0)).rename(home / name)
+            assert med("denoise", name).err.startswith(f"{shown} -> ")
+
     def test_a_bar_needs_a_terminal_that_moves(self, monkeypatch: pytest.MonkeyPatch) -> None:
         assert not terminal_can_animate()
         monkeypatch.setattr(sys.stderr, "isatty", lambda: True)

@@ -237,6 +237,15 @@ class TestEnlarged:
             results.append(picture.pages[0].pixels)
         assert np.array_equal(*results)
 
+    @pytest.mark.parametrize("kind", ["L", "RGB"])
+    @pytest.mark.parametrize("value", [np.nan, np.inf])
+    def test_what_is_not_finite_does_not_spread(self, kind: str, value: float) -> None:
+        before = np.full((24, 24) if kind == "L" else (24, 24, 3), 0.5, np.float32)
+        before[9:12, 9:12] = value
+        picture = Picture([Page(before)], "tiff")
+        Enlarge(3, "bicubic")(JOB, picture, same, None)
+        np.testing.assert_array_equal(picture.pages[0].pixels, before.repeat(3, axis=0).repeat(3, axis=1))
+
     def test_strength_reaches_the_engine(self) -> None:
         asked: list[float] = []
 

@@ -220,6 +220,22 @@ def test_transparent_colour_becomes_alpha(kind: str) -> None:
     np.testing.assert_array_equal(first.pages[0].alpha == 0, hit)
 
 
+@pytest.mark.parametrize(("kind", "key"), [("L", b""), ("L", b"abc"), ("RGB", b"\0\1\0\1"), ("RGB", b"\0\1")])
+def test_a_transparent_colour_of_the_wrong_length_is_damage(kind: str, key: bytes) -> None:
+    with pytest.raises(InputError, match="transparent colour"):
+        read(_with_key(kind, key))
+
+
+def test_a_transparent_colour_beside_alpha_is_no_more_than_noise() -> None:
+    same(read(_with_key("LA", b"\0\1")).pages[0], page(kind="LA"))
+
+
+def _with_key(kind: str, key: bytes) -> bytes:
+    data = coded(Picture([page(kind=kind)], "png"))
+    chunk = struct.pack(">I", len(key)) + b"tRNS" + key + struct.pack(">I", zlib.crc32(b"tRNS" + key))
+    return data[:33] + chunk + data[33:]
+
+
 @pytest.mark.parametrize("format", ["jpeg", "tiff"])
 def test_cmyk_is_converted_and_loses_its_profile(format: str) -> None:
     first = read(by_pillow(RGB.convert("CMYK"), format, icc_profile=b"not a profile at all"))
@@ -255,6 +271,41 @@ def page_of(values: Any) -> Page:
 def test_lzw_of_deep_pixels(depth: str) -> None:
     values = noise(depth, (HEIGHT, WIDTH, 3))
     same(read(_lzw(values)).pages[0], Page(values))
+
+
+@pytest.mark.parametrize("meaning", [0, 1, 2])
+@pytest.mark.parametrize("mode", ["LA", "RGBA"])
+def test_a_further_sample_that_libtiff_unpacks_stays_as_it_is_stored(mode: str, meaning: int) -> None:
+    expected = page(kind=mode)
+    image = Image.fromarray(np.dstack([expected.pixels, expected.alpha]), mode)
+    data = bytearray(by_pillow(image, "tiff", compression="tiff_lzw"))
+    with tifffile.TiffFile(io.BytesIO(data)) as file:
+        place = file.pages[0].tags[338].valueoffset
+    data[place : place + 2] = struct.pack("<H", meaning)
+    first = read(bytes(data))
+    same(first.pages[0], expected)
+    assert any("no stated meaning" in line for line in first.notes) == (meaning == 0)
+    with tifffile.TiffFile(io.BytesIO(coded(first))) as file:
+        assert file.pages[0].extrasamples == (meaning,)
+
+
+@pytest.mark.parametrize(("depth", "shape"), [("uint16", (3, 5, 6)), ("float32", (3, 5, 6)), ("uint8", (2, 5, 6))])
+def test_planes_that_libtiff_would_mix_are_refused(depth: str, shape: tuple[int, ...]) -> None:
+    packed = [_literal_lzw(plane.tobytes()) for plane in noise(depth, shape)]
+    kind = {"photometric": "rgb"} if shape[0] == 3 else {"photometric": "minisblack", "extrasamples": ["unassalpha"]}
+    data = bytearray(_tiff(iter(packed), shape=shape, dtype=depth, planarconfig="separate", compression="lzma", **kind))
+    with tifffile.TiffFile(io.BytesIO(data)) as file:
+        place = file.pages[0].tags[259].valueoffset
+    data[place : place + 2] = struct.pack("<H", 5)
+    with pytest.raises(InputError, match="compressed with LZW"):
+        read(bytes(data))
+
+
+def _literal_lzw(data: bytes) -> bytes:
+    """Codes of 9 bits, forgotten before they would need 10."""
+    codes = [code for at in range(0, len(data), 200) for code in (256, *data[at : at + 200])] + [257]
+    bits = "".join(f"{code:09b}" for code in codes)
+    return bytes(int(bits[at : at + 8].ljust(8, "0"), 2) for at in range(0, len(bits), 8))
 
 
 @pytest.mark.parametrize("byteorder", ["<", ">"])
@@ -304,6 +355,18 @@ def test_pages_of_different_kinds_and_ome() -> None:
         assert [int(each.compression) for each in file.pages] == [1, 1, 8]
     for one, other in zip(first.pages, read(written).pages, strict=True):
         same(one, other)
+
+
+def test_every_page_keeps_its_own_profile_and_xmp() -> None:
+    stream = io.BytesIO()
+    with tifffile.TiffWriter(stream) as writer:
+        for number, profile in enumerate((ICC, ICC[:-1] + b"!", None)):
+            note = b"<note>%d</note>" % number
+            writer.write(noise("uint8", (4, 5, 3)), iccprofile=profile, extratags=[(700, 1, len(note), note, True)])
+    data = stream.getvalue()
+    with tifffile.TiffFile(io.BytesIO(data)) as old, tifffile.TiffFile(io.BytesIO(coded(read(data)))) as new:
+        for code in (700, 34675):
+            assert [page.tags.valueof(code) for page in new.pages] == [page.tags.valueof(code) for page in old.pages]
 
 
 @pytest.mark.parametrize(("depth", "note"), [("float64", "float64"), ("float16", "float16"), ("bool", "1-bit")])
@@ -386,6 +449,41 @@ def test_metadata_crosses_formats(source: str, format: str) -> None:
     assert b"2024:05:06 07:08:09" in second.exif
     if "webp" not in (source, format):
         assert second.dpi == pytest.approx((300, 150), rel=1e-3)
+
+
+def test_a_profile_of_gray_is_not_given_to_colour() -> None:
+    picture = Picture([page(kind="L")], "png", Metadata(icc=ICC[:16] + b"GRAY" + ICC[20:]))
+    assert read(coded(picture, format="tiff")).metadata.icc == picture.metadata.icc
+    assert read(coded(picture, format="webp")).metadata.icc is None
+    assert "WEBP cannot hold a colour profile of gray: dropped." in picture.notes
+
+
+@pytest.mark.parametrize(("format", "dpi"), [("png", 1.1e8), ("bmp", 5.5e7), ("jpeg", 65536)])
+def test_a_resolution_beyond_the_format_is_dropped_with_a_note(format: str, dpi: float) -> None:
+    for value, kept in ((dpi, False), (dpi * 0.99, True)):
+        picture = Picture([page()], "tiff", Metadata(dpi=(300.0, value)))
+        assert (read(coded(picture, format=format)).metadata.dpi is not None) == kept
+        assert [line for line in picture.notes if "resolution" in line] == [
+            f"{format.upper()} cannot hold a resolution of {dpi:,.0f} dpi: dropped."
+        ] * (not kept)
+
+
+@pytest.mark.parametrize("source", ["jpeg", "webp", "png"])
+def test_caption_and_resolution_of_exif_reach_a_tiff(source: str) -> None:
+    held = Image.Exif()
+    held.update({270: "A caption", 282: 240.0, 283: 120.0, 296: 3})
+    written = coded(read(by_pillow(RGB, source, exif=held)), format="tiff")
+    with tifffile.TiffFile(io.BytesIO(written)) as file:
+        tags = {tag.code: tag.value for tag in file.pages[0].tags}
+    assert [tags[code] for code in (270, 282, 283, 296)] == ["A caption", (240, 1), (120, 1), 3]
+
+
+def test_exif_that_points_at_itself_is_dropped_with_a_note() -> None:
+    links = [(26, 0x8769), (26, 0xA005)]
+    block = b"II*\0\x08\0\0\0" + b"".join(struct.pack("<HHHIII", 1, tag, 4, 1, at, 0) for at, tag in links)
+    first = read(by_pillow(RGB, "png", exif=b"Exif\0\0" + block))
+    assert read(coded(first, format="tiff")).metadata.exif is None
+    assert first.notes == ["The EXIF could not be read: dropped."]
 
 
 def _samples() -> dict[str, bytes]:

@@ -49,6 +49,16 @@ class Enlarge:
         follow(picture, self.factor)
 
     def _page(self, number: int, page: Page, engine: Engine, progress: Progress | None) -> Page:
+        """What is not finite fills as many pixels as any other, and does not reach into those beside it."""
+        if page.pixels.dtype.kind != "f" or np.isfinite(page.pixels).all():
+            return self._grown(page, engine, progress)
+        lost = ~np.isfinite(page.pixels)
+        known = ~lost if lost.ndim == 2 else ~lost.any(axis=2)
+        grown = self._grown(replace(page, pixels=fill_hidden(page.pixels, known)), engine, progress)
+        np.copyto(grown.pixels, self._repeated(page.pixels), where=self._repeated(lost))
+        return grown
+
+    def _grown(self, page: Page, engine: Engine, progress: Progress | None) -> Page:
         """Alpha is enlarged without overshoot, and colour under alpha 0 is the network's."""
         if page.alpha is None:
             seen, alpha = page.pixels, None
@@ -56,6 +66,10 @@ class Enlarge:
             seen, alpha = fill_hidden(page.pixels, page.alpha), enlarged(page.alpha, self.factor, "bilinear")
         pixels = engine(enlarged(seen, self.factor, self.filter), strength=self.strength, progress=progress)
         return replace(page, pixels=pixels, alpha=alpha)
+
+    def _repeated(self, values: Pixels) -> Pixels:
+        """Each value `factor` times in both directions."""
+        return values.repeat(self.factor, axis=0).repeat(self.factor, axis=1)
 
     def _admit(self, picture: Picture) -> None:
         count = self.factor**2 * sum(page.pixels.shape[0] * page.pixels.shape[1] for page in picture.pages)

@@ -91,12 +91,17 @@ class Files:
         hint = "Add --force to overwrite it, or choose another -o."
         return Outcome(job, "failed", error=OutputError(f"{job.target} exists{what}.", hint))
 
+    def foresee(self, job: Job) -> Outcome:
+        """What is known of a job that is to be done, before its input is read."""
+        missing = job.source != STREAM and not job.source.exists()
+        return Outcome(job, "failed", error=_absent(job)) if missing else Outcome(job, "planned")
+
     def read(self, job: Job) -> Picture:
         """Raises InputError, OSError."""
         if job.source == STREAM:
             return read(self._streams.stdin.read(), name="Standard input", max_pixels=self._max_pixels)
         if not job.source.exists():
-            raise InputError(f"There is no file {job.source}.")
+            raise _absent(job)
         if job.root is not None:
             self._sources[job] = Identity.of(job.source)
         return read(job.source, max_pixels=self._max_pixels)
@@ -124,3 +129,7 @@ class Files:
     def _digest(self, job: Job) -> str:
         """Of all that shapes the job's result."""
         return replace(self._settings, mask=self._masks.get(job, self._settings.mask)).digest()
+
+
+def _absent(job: Job) -> InputError:
+    return InputError(f"There is no file {job.source}.")

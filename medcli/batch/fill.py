@@ -43,7 +43,7 @@ class Fill:
         """(H, W) for each page."""
         mask = self.masks.get(job)
         found = _read_mask(mask, picture, self.max_pixels) if mask else [_black(page) for page in picture.pages]
-        gone = [bool(missing.all()) for missing in found]
+        gone = [_nothing_left(page, missing) for page, missing in zip(picture.pages, found, strict=True)]
         if all(gone) or (mask and any(gone)):
             problem = f"{_name(job)}: all pixels are missing, so that there is nothing to go by."
             raise InputError(problem, "In a mask white is what is missing.")
@@ -78,7 +78,7 @@ def filled(page: Page, missing: Missing, engine: Engine, progress: Progress | No
     The network sees black there, as it did in training, and under alpha 0 too, where nothing is known either; what lies
     under alpha 0 stays.
     """
-    hidden = np.zeros_like(missing) if page.alpha is None else page.alpha == 0
+    hidden = _hidden(page)
     wanted = missing & ~hidden
     if not wanted.any():
         return page
@@ -87,6 +87,16 @@ def filled(page: Page, missing: Missing, engine: Engine, progress: Progress | No
     answer = engine(seen, strength=1.0, progress=progress)
     np.copyto(answer, page.pixels, where=~wanted if answer.ndim == 2 else ~wanted[..., None])
     return replace(page, pixels=answer)
+
+
+def _hidden(page: Page) -> Missing:
+    hidden: Missing = np.zeros(page.pixels.shape[:2], bool) if page.alpha is None else page.alpha == 0
+    return hidden
+
+
+def _nothing_left(page: Page, missing: Missing) -> bool:
+    """Whether something is missing, and nothing else to be seen."""
+    return bool(missing.any() and (missing | _hidden(page)).all())
 
 
 def _read_mask(path: Path, picture: Picture, max_pixels: int) -> list[Missing]:

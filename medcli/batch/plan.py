@@ -7,10 +7,11 @@ first one is touched.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
+from typing import NoReturn
 
 from medcli.batch.manifest import Manifest
 from medcli.errors import InputError, OutputError
@@ -56,9 +57,10 @@ class Naming:
             return source.suffix
         return FORMATS[self.format].suffixes[0]
 
-    def is_result(self, path: Path) -> bool:
-        """Whether the name says that this is the result of an earlier run."""
-        return path.stem.endswith((SUFFIX, self.suffix or SUFFIX))
+    def origin(self, path: Path) -> str | None:
+        """The stem of the picture that this is the result of, if its name may say so."""
+        found = next((suffix for suffix in (SUFFIX, self.suffix) if suffix and path.stem.endswith(suffix)), None)
+        return None if found is None else path.stem.removesuffix(found)
 
 
 def make_plan(inputs: Sequence[Path], naming: Naming, *, recursive: bool = False, force: bool = False) -> list[Job]:
@@ -111,22 +113,18 @@ def _expect_folder(output: Path | None) -> None:
 def _jobs(given: Path, naming: Naming, recursive: bool, inputs: Sequence[Path]) -> Iterator[Job]:
     if given.is_dir():
         return _folder_jobs(given, naming, recursive)
-    if naming.is_result(given) and _has_origin(given, naming, inputs):
-        return iter(())
+    if any(other.parent == given.parent and other.stem == naming.origin(given) for other in inputs):
+        return iter(())  # beside the picture that it was made of, as in a run over `*.jpg`
     if naming.output is None:
         return iter([Job(given, given.with_name(naming.name(given, SUFFIX)), given.parent)])
     return iter([Job(given, naming.output / naming.name(given), naming.output)])
 
 
-def _has_origin(result: Path, naming: Naming, inputs: Iterable[Path]) -> bool:
-    """Whether the picture that `result` was made of is among the inputs, as it is in a run over `*.jpg`."""
-    origin = result.stem.removesuffix(naming.suffix or SUFFIX)
-    return any(other.parent == result.parent and other.stem == origin for other in inputs)
-
-
 def _folder_jobs(folder: Path, naming: Naming, recursive: bool) -> Iterator[Job]:
     root = naming.output or _sibling(folder)
     sources = list(_pictures(folder, naming, recursive))
+    if not sources and _inode(root) != _inode(folder):  # it may hold results alone, from which this run goes on
+        sources = list(_pictures(folder, naming, recursive, results=True))
     if not sources:
         raise InputError(
             f"The folder {folder} holds no picture to denoise.",
@@ -146,18 +144,29 @@ def _sibling(folder: Path) -> Path:
     return folder.with_name(folder.name + SUFFIX)
 
 
-def _pictures(folder: Path, naming: Naming, recursive: bool) -> Iterator[Path]:
-    """Pictures in a folder by name; hidden files and the results of earlier runs are passed over."""
+def _pictures(folder: Path, naming: Naming, recursive: bool, results: bool = False) -> Iterator[Path]:
+    """Pictures in a folder by name; hidden files and the results of earlier runs are passed over.
+
+    Whoever names a suffix may have pictures that end so: they are results only beside the picture they were made of.
+    results: take those that earlier runs put into the folder itself.
+    """
     earlier: set[Path] = set()
-    for here, subfolders, names in os.walk(folder):
+    for here, subfolders, names in os.walk(folder, onerror=_unreadable):
         parent = Path(here)
-        earlier |= Manifest(parent).results()
+        if parent != folder or not results:
+            earlier |= Manifest(parent).results()
         subfolders[:] = sorted(
             name for name in subfolders if recursive and not name.startswith(".") and not name.endswith(SUFFIX)
         )
-        for path in sorted(parent / name for name in names if not name.startswith(".")):
-            if supported(path) and not naming.is_result(path) and path not in earlier:
+        found = sorted(parent / name for name in names if supported(name) and not name.startswith("."))
+        stems = {path.stem for path in found}
+        for path in found:
+            if not path.stem.endswith(SUFFIX) and naming.origin(path) not in stems and path not in earlier:
                 yield path
+
+
+def _unreadable(error: OSError) -> NoReturn:
+    raise InputError(f"The folder {error.filename} cannot be read: {error.strerror}.", "Check its permissions.")
 
 
 def _refuse_to_replace_inputs(jobs: Sequence[Job], *, named: bool) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
-from medcli.batch.plan import Job
+from medcli.batch.plan import STREAM, Job
 from medcli.batch.report import Facts, Outcome
 from medcli.errors import InputError, MedcliError, OutputError
 from medcli.images import Picture
@@ -122,7 +122,10 @@ def _translated(error: MedcliError | OSError | MemoryError, job: Job, kind: type
         return error
     if isinstance(error, BrokenPipeError):
         raise error  # nobody reads our standard output any more: no matter of this picture
-    path = job.source if kind is InputError else job.target
+    path, stream = (job.source, "standard input") if kind is InputError else (job.target, "standard output")
+    place = stream if path == STREAM else path
     if isinstance(error, MemoryError):
-        return kind(f"{path}: there is not enough memory for this picture.", "Close other programs, or set --tile 256.")
-    return kind(f"{path}: {error.strerror or error}.")
+        return kind(
+            f"{place}: there is not enough memory for this picture.", "Close other programs, or set --tile 256."
+        )
+    return kind(f"{place}: {error.strerror or error}.")

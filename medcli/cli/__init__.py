@@ -70,7 +70,8 @@ def main() -> NoReturn:
         click.echo("\n".join(letter(error)), err=True)
         code = error.exit_code
     except OSError as error:  # asked too early or too late to be anybody's: a folder without rights, an odd name
-        click.echo("\n".join(letter(MedcliError(f"{error.filename}: {error.strerror}."))), err=True)
+        place = f"{error.filename}: " if error.filename else ""  # a standard stream has no name
+        click.echo("\n".join(letter(MedcliError(f"{place}{error.strerror or error}."))), err=True)
         code = MedcliError.exit_code
     sys.exit(code)
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO, TextIO
 
 import click
 
@@ -45,7 +46,8 @@ Where results go:
 A run over many pictures goes on where an earlier one stopped: results that are up to date (same input, model and
 settings) are skipped, other results of its own are made again. It keeps its notes in .medcli.jsonl in the output
 folder. Files of anybody else are not overwritten without --force, and an input only if -o names it as well. Hidden
-files and earlier results (NAME.denoised.EXT) in a folder are passed over.
+files and earlier results (NAME.denoised.EXT) in a folder are passed over; a folder that holds only what an earlier run
+mirrored into it can be the input of the next.
 
 \b
 With a model that was trained for it (med train --pool corruption):
@@ -203,7 +205,8 @@ def command(
         digest(weights), strength, ensemble, precision, format_, quality,
         upscale or 1, BLACK if mask else "", refine, samples, seed,
     )  # fmt: skip
-    files = Files(jobs, settings, Streams(sys.stdin.buffer, sys.stdout.buffer), masks=masks, max_pixels=max_pixels)
+    streams = Streams(_received(inputs, dry_run), _binary(sys.stdout))
+    files = Files(jobs, settings, streams, masks=masks, max_pixels=max_pixels)
     request = Request(model, task, device, precision, ensemble, tile, overlap, refine, samples, seed)
     session = Session(request, files, jobs, as_objects=as_objects, quiet=quiet)
     if dry_run:
@@ -217,14 +220,27 @@ def _check_streams(inputs: tuple[Path, ...], output: Path | None, as_objects: bo
     dash = Path("-")
     if dash in inputs and len(inputs) > 1:
         raise click.UsageError("'-' (standard input) is one picture and cannot be mixed with others.")
-    if dash in inputs and sys.stdin.isatty():
+    if dash in inputs and sys.stdin is not None and sys.stdin.isatty():
         raise click.UsageError("Nothing is piped into standard input. Try: med denoise - < noisy.png > clean.png")
     if output != dash and (output or dash not in inputs):
         return
     if as_objects:
         raise click.UsageError("--json and the picture would mix on standard output. Name a file with -o.")
+    if sys.stdout is None:
+        raise click.UsageError("Standard output is closed. Send the picture to a file: -o clean.png")
     if sys.stdout.isatty():
         raise click.UsageError("Standard output is a terminal. Send the picture to a file: -o clean.png")
+
+
+def _received(inputs: tuple[Path, ...], dry_run: bool) -> BinaryIO:
+    """Standard input, read to its end where it is an input: a thread that waits for a pipe could not be interrupted."""
+    stdin = _binary(sys.stdin)
+    return io.BytesIO(stdin.read()) if Path("-") in inputs and not dry_run else stdin
+
+
+def _binary(stream: TextIO | None) -> BinaryIO:
+    """The bytes below a standard stream; none where the process was started without it."""
+    return io.BytesIO() if stream is None else stream.buffer
 
 
 def _check_task(mask: str | None, upscale: int | None, strength: float) -> None:

@@ -6,6 +6,7 @@ import math
 import os
 import sys
 import time
+import unicodedata
 from types import TracebackType
 from typing import TYPE_CHECKING
 
@@ -37,16 +38,22 @@ def duration(seconds: float) -> str:
 
 def terminal_can_animate() -> bool:
     """Whether a moving bar on standard error makes sense."""
-    return sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
+    return sys.stderr is not None and sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
 
 
 def letter(error: MedcliError) -> list[str]:
-    """How an error is shown to a person, line by line.
+    """How an error is shown to a person, line by line."""
+    return [harmless(line) for line in (f"error: {error.problem}", *(f"  {line}" for line in error.hint.splitlines()))]
 
-    Names of files and of models are other people's: what would steer the terminal is shown as a replacement mark.
-    """
-    lines = [f"error: {error.problem}", *(f"  {line}" for line in error.hint.splitlines())]
-    return ["".join(mark if mark.isprintable() or mark in "\n\t" else "\ufffd" for mark in line) for line in lines]
+
+def harmless(text: str) -> str:
+    """Names of files and of models are other people's: what would steer the terminal becomes a replacement mark."""
+    return "".join(mark if _is_text(mark) else "\ufffd" for mark in text)
+
+
+def _is_text(mark: str) -> bool:
+    """What is printed, spaces of all widths, and the joiners that some scripts are written with."""
+    return mark.isprintable() or mark in "\n\t\u200c\u200d" or unicodedata.category(mark) == "Zs"
 
 
 class Display:
@@ -82,6 +89,7 @@ class Display:
         """A line of its own, above the bar if there is one."""
         if self._quiet and not error:
             return
+        text = harmless(text)
         if self._bar is None:
             click.echo(text, err=True)
         else:
@@ -89,7 +97,7 @@ class Display:
 
     def begin(self, name: str, passes: int = 1) -> None:
         """The picture `name` goes into the network, so many times."""
-        self._name, self._passes, self._begun = name, passes, self._begun + 1
+        self._name, self._passes, self._begun = harmless(name), passes, self._begun + 1
 
     def advance(self, done: int, total: int) -> None:
         """`done` of `total` parts of the work on the present picture are over."""

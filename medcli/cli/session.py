@@ -55,7 +55,7 @@ class Session:
         """Tells what `perform` would do and raises what it would raise, as far as that is known beforehand."""
         settled = {} if force else self._settled()
         with Display(animate=False, quiet=self._quiet) as display:
-            self._tell_all([settled.get(job) or Outcome(job, "planned") for job in self._jobs], display)
+            self._tell_all([settled.get(job) or self._files.foresee(job) for job in self._jobs], display)
             self._conclude(display)
 
     def perform(self, *, force: bool) -> None:

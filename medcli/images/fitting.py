@@ -35,6 +35,12 @@ def fit(picture: Picture, name: str) -> Picture:
         fitted.remark(f"{name.upper()} has no orientation tag: the pixels were turned upright.")
     if picture.format != name:
         fitted.metadata = replace(picture.metadata, native=())
+    if not form.gray and (picture.metadata.icc or b"")[16:20] == b"GRAY":
+        fitted.metadata = replace(fitted.metadata, icc=None)
+        fitted.remark(f"{name.upper()} cannot hold a colour profile of gray: dropped.")
+    if picture.metadata.dpi and max(picture.metadata.dpi) > form.densest:
+        fitted.metadata = replace(fitted.metadata, dpi=None)
+        fitted.remark(f"{name.upper()} cannot hold a resolution of {max(picture.metadata.dpi):,.0f} dpi: dropped.")
     fitted.remark(*_losses(picture, fitted, name))
     return fitted
 

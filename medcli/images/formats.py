@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,11 +20,18 @@ class Format:
     gray: bool = True
     pages: bool = False
     longest: int = 2**31 - 1  # pixels a side
+    densest: float = math.inf  # pixels per inch
     carries: tuple[str, ...] = ("icc", "exif", "xmp", "dpi")
 
 
 FORMATS: Mapping[str, Format] = {
-    "png": Format("medcli.images.png", (".png",), ((0, b"\x89PNG\r\n\x1a\n"),), depths=("uint8", "uint16")),
+    "png": Format(
+        "medcli.images.png",
+        (".png",),
+        ((0, b"\x89PNG\r\n\x1a\n"),),
+        depths=("uint8", "uint16"),
+        densest=(2**32 - 1) * 0.0254,
+    ),
     "tiff": Format(
         "medcli.images.tiff",
         (".tif", ".tiff"),
@@ -32,12 +40,19 @@ FORMATS: Mapping[str, Format] = {
         pages=True,
     ),
     "jpeg": Format(
-        "medcli.images.jpeg", (".jpg", ".jpeg", ".jpe"), ((0, b"\xff\xd8\xff"),), alpha=False, longest=65535
+        "medcli.images.jpeg",
+        (".jpg", ".jpeg", ".jpe"),
+        ((0, b"\xff\xd8\xff"),),
+        alpha=False,
+        longest=65535,
+        densest=65535,
     ),
     "webp": Format(
         "medcli.images.webp", (".webp",), ((8, b"WEBP"),), gray=False, longest=16383, carries=("icc", "exif", "xmp")
     ),
-    "bmp": Format("medcli.images.bmp", (".bmp", ".dib"), ((0, b"BM"),), carries=("dpi",)),
+    "bmp": Format(
+        "medcli.images.bmp", (".bmp", ".dib"), ((0, b"BM"),), carries=("dpi",), densest=(2**31 - 1) / 39.3701
+    ),
 }
 SUFFIXES: Mapping[str, str] = {suffix: name for name, each in FORMATS.items() for suffix in each.suffixes}
 KNOWN = "PNG, TIFF, JPEG, WebP and BMP"

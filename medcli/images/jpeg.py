@@ -225,5 +225,5 @@ def _carried(picture: Picture) -> Iterator[tuple[int, bytes]]:
 
 
 def _jfif(dpi: tuple[float, float] | None) -> bytes:
-    unit, across, down = (1, *(min(65535, max(1, round(value))) for value in dpi)) if dpi else (0, 1, 1)
+    unit, across, down = (1, *(max(1, round(value)) for value in dpi)) if dpi else (0, 1, 1)
     return b"JFIF\0" + struct.pack(">BBBHHBB", 1, 1, unit, across, down, 0, 0)

@@ -62,7 +62,9 @@ def decode(source: Source) -> Picture:
         plain = data if key is None else data[: key.start] + data[key.stop :]
         page = _pixels(plain, head, source)
         picture.remark(*_bits_note(head))
-        if key is not None:
+        if key is not None and page.alpha is None:
+            if len(key.content) != (2 if page.pixels.ndim == 2 else 6):
+                raise source.damaged("its transparent colour is cut short")
             page.alpha = _keyed(page.pixels, key.content, head)
             picture.remark("The transparent colour became an alpha channel.")
     if any(each.kind == b"acTL" for each in listed):

@@ -33,7 +33,8 @@ COMPRESSIONS = {1: None, 8: "zlib", 32946: "zlib", 34925: "lzma", 32773: "packbi
 OURS = (1, 8, 32946, 34925, 32773)  # compressions that tifffile opens by itself
 DEPTHS = {"uint8": "uint8", "uint16": "uint16", "float16": "float32", "float32": "float32", "float64": "float32"}
 EXTRA = {0: "unspecified", 1: "assocalpha", 2: "unassalpha"}
-X_RESOLUTION, Y_RESOLUTION, RESOLUTION_UNIT, XMP, ICC = 282, 283, 296, 700, 34675
+X_RESOLUTION, Y_RESOLUTION, RESOLUTION_UNIT, EXTRA_SAMPLES, XMP, ICC = 282, 283, 296, 338, 700, 34675
+UPRIGHT, UNASSOCIATED, PLANES = 1, 2, 2
 NO_UNIT, INCH, CENTIMETRE = 1, 2, 3
 # Kept word for word: names, dates, orientation; georeference, nodata; ImageJ, Micro-Manager; IPTC, Photoshop.
 KEPT = (
@@ -93,9 +94,11 @@ def _page(page: TiffPage, index: int, source: Source, picture: Picture) -> Page:
             f"page {index + 1} is of the kind {kind}",
             "Gray and RGB, with alpha or without, in uint8, uint16 or float are read; develop raw files first.",
         )
+    if 0 in page.extrasamples:
+        picture.remark("A further sample of no stated meaning is kept as it is.")
     if page.compression in OURS and page.predictor in (1, 2):
         result = _plain(page.asarray(), page)
-    elif depth == "uint8":
+    elif depth == "uint8" and (page.photometric == RGB or page.planarconfig != PLANES):
         return _by_pillow(page, index, source, picture)
     else:
         result = _by_opencv(page, index, source)
@@ -104,8 +107,6 @@ def _page(page: TiffPage, index: int, source: Source, picture: Picture) -> Page:
     if page.photometric == WHITE_IS_ZERO:
         picture.remark("Gray that counts from white was turned to count from black.")
         result.pixels = _negative(result.pixels)
-    if 0 in page.extrasamples:
-        picture.remark("A further sample of no stated meaning is kept as it is.")
     return result
 
 
@@ -125,7 +126,7 @@ def _plain(array: Array, page: TiffPage) -> Page:
 
 
 def _by_pillow(page: TiffPage, index: int, source: Source, picture: Picture) -> Page:
-    image = opened_as("TiffImagePlugin:TiffImageFile", _without_turn(page, source), source)
+    image = opened_as("TiffImagePlugin:TiffImageFile", _as_stored(page, source), source)
     try:
         image.seek(index)
     except PILLOW_DAMAGE as error:
@@ -137,23 +138,32 @@ def _by_pillow(page: TiffPage, index: int, source: Source, picture: Picture) -> 
     return result
 
 
-def _without_turn(page: TiffPage, source: Source) -> bytes | None:
-    """The file with the page's orientation set to upright, where it is not: both libraries would turn the pixels."""
-    tag = page.tags.get(exif.ORIENTATION)
-    if tag is None or tag.value == 1 or tag.valuebytecount != 2:
+def _as_stored(page: TiffPage, source: Source) -> bytes | None:
+    """The file with the page said to be upright and its further sample to be plain alpha, where they are not.
+
+    Both libraries would turn the pixels, and divide colour by associated alpha or leave a sample out.
+    """
+    wanted = {exif.ORIENTATION: UPRIGHT}
+    if page.photometric in (BLACK_IS_ZERO, RGB):
+        wanted[EXTRA_SAMPLES] = UNASSOCIATED
+    found = [(page.tags[code], value) for code, value in wanted.items() if code in page.tags]
+    wrong = [(tag, value) for tag, value in found if tag.valuebytecount == 2 and tag.value not in (value, (value,))]
+    if not wrong:
         return None
     data = bytearray(source.content())
-    data[tag.valueoffset : tag.valueoffset + 2] = struct.pack(f"{page.parent.byteorder}H", 1)
+    for tag, value in wrong:
+        struct.pack_into(f"{page.parent.byteorder}H", data, tag.valueoffset, value)
     return bytes(data)
 
 
 def _by_opencv(page: TiffPage, index: int, source: Source) -> Page:
-    data = _without_turn(page, source) or source.content()
+    data = _as_stored(page, source) or source.content()
     try:
         done, arrays = cv2.imdecodemulti(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED, range=(index, index + 1))
     except cv2.error:
         done, arrays = False, ()
-    shape = arrays[0].shape if done and arrays else ()
+    mixed = page.planarconfig == PLANES and page.samplesperpixel > 1  # OpenCV takes planes for pixels
+    shape = arrays[0].shape if done and arrays and not mixed else ()
     if shape[:2] != (page.imagelength, page.imagewidth) or str(arrays[0].dtype) != str(page.dtype):
         raise source.unfit(
             f"page {index + 1} is compressed with {getattr(page.compression, 'name', page.compression)}",
@@ -186,7 +196,8 @@ def _raw(tif: TiffFile, page: TiffPage, code: int) -> bytes | None:
 
 
 def _layout(tif: TiffFile, page: TiffPage) -> TiffLayout:
-    kept = [page.tags[code] for code in KEPT if code in page.tags]
+    own = () if page.index == 0 else (XMP,) if page.photometric == CMYK else (XMP, ICC)  # the first's are `Metadata`'s
+    kept = [page.tags[code] for code in (*KEPT, *own) if code in page.tags]
     tags = tuple((tag.code, int(tag.dtype), tag.count, _raw(tif, page, tag.code) or b"") for tag in kept)
     name = getattr(page.compression, "name", str(page.compression)).lower()
     return TiffLayout(

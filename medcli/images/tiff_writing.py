@@ -18,7 +18,7 @@ ROOM = 2**32 - 2**25  # bytes that classic TIFF can address, less some for the t
 NAMES = {exif.EXIF_IFD: "ExifTag", exif.GPS_IFD: "GPSTag"}  # tifffile refuses these two by number
 SUBFILE, DESCRIPTION, XMP = 254, 270, 700
 BYTE, LONG, RATIONALS = 1, 4, (5, 10)
-INCH = 2
+UNIT, UNITS, INCH = 296, (1, 2, 3), 2
 COMPRESSIONS = (None, "zlib", "lzma")  # that tifffile packs by itself
 
 Tag = tuple[int | str, int, int, Any, bool]
@@ -106,21 +106,31 @@ def _tag(tag: tuple[int, int, int, bytes], mark: ByteOrder) -> Tag:
 
 
 def _new_layout(picture: Picture, mark: ByteOrder) -> TiffLayout:
-    """The layout for a picture that came from another format."""
-    dpi = picture.metadata.dpi
+    """The layout for a picture that came from another format: with what TIFF keeps among its own tags.
+
+    That is the caption, camera, date and orientation of EXIF, and its resolution where the format itself states none.
+    """
+    dpi, held = picture.metadata.dpi, _main_tags(picture.metadata.exif, mark)
+    tags = tuple(each for each in held if each[0] in (DESCRIPTION, *exif.MAIN_TAGS))
     across, down = ((round(value * 1000), 1000) for value in dpi) if dpi else ((1, 1), (1, 1))
-    return TiffLayout(
-        _main_tags(picture.metadata.exif, mark), (across, down, INCH) if dpi else None, "zlib", predictor=True
-    )
+    return TiffLayout(tags, (across, down, INCH) if dpi else _resolution(held, mark), "zlib", predictor=True)
 
 
-def _main_tags(block: bytes | None, mark: ByteOrder) -> tuple[tuple[int, int, int, bytes], ...]:
-    """Camera, date and orientation, which TIFF keeps among its own tags."""
+def _main_tags(block: bytes | None, mark: ByteOrder) -> list[exif.Tag]:
     try:
         first = struct.unpack_from(f"{mark}I", block or b"", 4)[0]
-        return tuple(each for each in exif.values(io.BytesIO(block or b""), first, mark) if each[0] in exif.MAIN_TAGS)
+        return exif.values(io.BytesIO(block or b""), first, mark)
     except struct.error:
-        return ()
+        return []
+
+
+def _resolution(held: list[exif.Tag], mark: ByteOrder) -> tuple[tuple[int, int], tuple[int, int], int] | None:
+    fractions = {
+        code: struct.unpack(f"{mark}II", raw) for code, kind, _, raw in held if kind == exif.RATIONAL and len(raw) == 8
+    }
+    unit = next((_number(each, mark) for each in held if each[0] == UNIT), INCH)
+    across, down = (fractions.get(code, (0, 0)) for code in exif.RESOLUTIONS)
+    return (across, down, unit) if all((*across, *down)) and unit in UNITS else None
 
 
 def _linkable(picture: Picture, mark: ByteOrder, big: bool) -> bytes | None:
@@ -130,8 +140,9 @@ def _linkable(picture: Picture, mark: ByteOrder, big: bool) -> bytes | None:
         return None
     try:
         places = exif.moved(block, 0)[1]
-    except struct.error:
-        places = {}
+    except (struct.error, RecursionError):
+        picture.remark("The EXIF could not be read: dropped.")
+        return None
     if places and not big and exif.order(block) == mark:
         return block
     if places:
