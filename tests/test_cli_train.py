@@ -98,6 +98,15 @@ class TestProduct:
         card = weights.read_card(Path("recorded/tiny.safetensors"))
         assert (card.noise, card.noises) == ("", [])
 
+    def test_words_on_a_noise_go_with_it(self, train: Train, picture_folder: Path) -> None:
+        Path("tiny.yaml").write_text(TINY + "noise: Gaussian of sigma 25\n")
+        for noise, words in (("gaussian:25", "Gaussian of sigma 25"), ("speckle:9", "speckle:9")):
+            train("--data", "clean", "--noise", noise, "-o", words)
+            card = weights.read_card(Path(words, "tiny.safetensors"))
+            assert (card.noise, card.noises) == (words, [noise])
+        train("--data", "clean", "--noise", "poisson:30", "-o", "speckle:9", "--resume", "--steps", "6", recipe="")
+        assert weights.read_card(Path("speckle:9/tiny.safetensors")).noise == "poisson:30"
+
     def test_pictures_here(self, train: Train, picture_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         recipe = str(Path("tiny.yaml").resolve())
         monkeypatch.chdir(picture_folder)
@@ -135,6 +144,13 @@ class TestConfig:
         train("--data", "clean", "-o", "run", "--config", "width=6")
         assert weights.read_card(Path("run/tiny.safetensors")).config == {"width": 6, "depth": 4}
         assert recipes.load("run/recipe.yaml").config == {"width": 6, "depth": 4}
+
+    def test_those_of_another_network_or_method_are_dropped(self, train: Train, picture_folder: Path) -> None:
+        Path("tiny.yaml").write_text(TINY + "method: r2r\noptions: {alpha: 0.3}\n")
+        train("--data", "clean", "-o", "net", "--arch", "split", "--steps", "1")
+        assert weights.read_card(Path("net/tiny.safetensors")).config == {}
+        train("--data", "clean", "-o", "way", "--method", "n2n")
+        assert recipes.load("way/recipe.yaml").options == {}
 
 
 class TestUsualMethod:

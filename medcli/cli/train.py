@@ -170,13 +170,17 @@ def _kept(frozen: Path, name: str | None, run: Options) -> Recipe:
 
 
 def _joined(recipe: Recipe, given: dict[str, Any]) -> Recipe:
-    """With what was given; single options and numbers join those that it has for the same method and network."""
+    """With what was given; single options and numbers join those that it has for the same method and network.
+
+    Those of another method or network are dropped, and so are the words on a noise that is another now.
+    """
     same = {
         "options": given.get("method", recipe.method) == recipe.method,
         "config": given.get("architecture", recipe.architecture) == recipe.architecture,
     }
-    joined = {key: getattr(recipe, key) | given[key] for key in same if key in given and same[key]}
-    return replace(recipe, **given | joined)
+    joined = {key: (getattr(recipe, key) if same[key] else {}) | given.get(key, {}) for key in same}
+    words = recipe.noise if given.get("noises", recipe.noises) == recipe.noises else ""
+    return replace(recipe, **{"noise": words} | given | joined)
 
 
 def _folders(run: Options) -> list[Sequence[Path]]:
