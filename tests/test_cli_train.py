@@ -281,6 +281,14 @@ class TestStages:
         train("--method", "amsnet", "--option", "stage=p", "--init", "run", *self.SHORT, "-o", "p", recipe="")
         assert ({"stage": "p"} | options).items() <= recipes.load("p/recipe.yaml").options.items()
 
+    def test_patches_that_no_stride_of_asking_divides_are_shown_all_the_same(
+        self, train: Train, picture_folder: Path
+    ) -> None:
+        asked = ("--method", "amsnet", "--arch", "dncnn", "--pd", "5", "--option", "denoise_pd=3")
+        for noise in ((), ("--noise", "gaussian:9")):
+            train(*asked, *noise, *self.SHORT, "-o", f"run{len(noise)}", recipe="")
+            assert Path(f"run{len(noise)}/validation.png").is_file()
+
     def test_options_add_to_those_of_a_recipe_of_the_same_method(self, train: Train, picture_folder: Path) -> None:
         Path("amsnet.yaml").write_text(TINY + "method: amsnet\noptions: {fill: mean, pd: 1}\n")
         train("--option", "branches=3", "--data", "clean", "-o", "same", recipe="amsnet.yaml")
