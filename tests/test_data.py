@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -233,6 +234,21 @@ class TestSources:
         )
         assert (len(trained), len(held)) == (8, 2)
         assert found.pictures == 40
+
+    def test_pictures_of_one_name_are_told_apart_by_their_folders(self, picture_folder: Path, tmp_path: Path) -> None:
+        for number in range(20):
+            scene = tmp_path / "scenes" / f"{number:02d}"
+            scene.mkdir(parents=True)
+            shutil.copy(picture_folder / f"{number % 5}.png", scene / "noisy.png")
+        found = sources(tmp_path, Needs(), replace(RECIPE, held_out=0.05), data=[tmp_path / "scenes"])
+        assert (found.pictures, found.held_out) == (19, 1)
+
+    def test_the_only_picture_is_trained_on(self, picture_folder: Path, tmp_path: Path) -> None:
+        recipe = replace(RECIPE, held_out=0.9, noises={"gaussian:5": 1})
+        for number in range(1, 5):
+            (picture_folder / f"{number}.png").unlink()
+        found = sources(tmp_path, Needs(clean="mates"), recipe, data=[picture_folder])
+        assert (found.pictures, found.held_out) == (1, 0)
 
     def test_a_folder_may_judge(self, pairs: tuple[Path, Path], tmp_path: Path) -> None:
         noisy, clean = pairs

@@ -104,14 +104,17 @@ class _Pictures:
     def split(self, share: float, seed: int) -> tuple[_Pictures, _Pictures | None]:
         """(to train on, to judge by): chosen by name, so that new pictures do not shift the old ones.
 
-        Pages of one file stay together, for they look alike, unless there are few files; so do all pictures that have
-        the same clean mate.
+        Where few names stand for many pictures, that of the folder counts too. Pages of one file stay together, for
+        they look alike, unless there are few files; so do all pictures that have the same clean mate.
         """
-        shown = [Path(name).name for name in (self.clean if self.clean and self.aligned else self.first).names]
+        names = (self.clean if self.clean and self.aligned else self.first).names
+        shown = [Path(name).name for name in names]
+        if len(set(shown)) < min(FEW, len(set(names))):
+            shown = ["/".join(Path(name).parts[-2:]) for name in names]
         files = [name.rpartition("#")[0] or name for name in shown]
         units = files if len(set(files)) >= FEW else shown
         order = sorted(set(units), key=lambda unit: keyed(seed, unit))
-        wanted = min(MOST_HELD_OUT, round(share * len(order)) or (share > 0 and len(order) >= FEW))
+        wanted = min(MOST_HELD_OUT, len(order) - 1, round(share * len(order)) or (share > 0 and len(order) >= FEW))
         if not wanted:
             return self, None
         held = set(order[:wanted])
