@@ -250,6 +250,17 @@ class TestSources:
         found = sources(tmp_path, Needs(clean="mates"), recipe, data=[picture_folder])
         assert (found.pictures, found.held_out) == (1, 0)
 
+    def test_other_scenes_judge_other_scenes(self, pairs: tuple[Path, Path], tmp_path: Path) -> None:
+        noisy, clean = pairs
+        judge = tmp_path / "judge"
+        shutil.copytree(noisy, judge / "noisy")
+        (judge / "clean").mkdir()
+        shutil.copy(clean / "0.png", judge / "clean" / "another.png")
+        found = sources(tmp_path, Needs(clean="others"), noisy=[noisy], clean=[clean], val=judge)
+        assert found.validation is not None
+        assert not found.validation.by_psnr
+        assert found.held_out == 5
+
     def test_a_folder_may_judge(self, pairs: tuple[Path, Path], tmp_path: Path) -> None:
         noisy, clean = pairs
         judge = tmp_path / "judge"
@@ -268,13 +279,15 @@ class TestSources:
             (Needs(views=3), "noisy", "needs 3 noisy pictures"),
             (Needs(clean="mates"), "", "needs clean pictures"),
             (Needs(), "", "nothing to train on"),
+            (Needs(), "noisy clean", "'supervised' looks at no clean pictures"),
+            (Needs(views=2), "data clean", "'supervised' looks at no clean pictures"),
         ],
     )
     def test_what_is_missing_is_named(
         self, pairs: tuple[Path, Path], tmp_path: Path, needs: Needs, given: str, message: str
     ) -> None:
         with pytest.raises(RecipeError, match=message):
-            sources(tmp_path, needs, **({given: [pairs[0]]} if given else {}))
+            sources(tmp_path, needs, **{name: [pairs[0]] for name in given.split()})
 
     def test_pairs_of_two_sizes(self, pairs: tuple[Path, Path], tmp_path: Path) -> None:
         noisy, clean = pairs

@@ -135,12 +135,14 @@ def _clean(folders: Folders) -> _Paths:
 def _recorded(recipe: Recipe, needs: Needs, folders: Folders) -> _Paths:
     if folders.pairs:
         return _of_manifests(recipe, needs, folders)
+    if folders.clean and needs.clean == "none":
+        raise RecipeError(f"'{recipe.method}' looks at no clean pictures.", "Leave --clean out.")
     noisy = folders.noisy or folders.data
     clean = folders.clean if folders.noisy else ()
     if needs.clean != "none" and not clean:
         raise RecipeError(
             f"'{recipe.method}' needs clean pictures besides the noisy ones.",
-            "Give them with --clean, or choose a method that needs none, such as n2s.",
+            "Give both, with --noisy and --clean, or choose a method that needs none, such as n2s.",
         )
     if needs.views == 1 and needs.clean != "mates":
         return _Paths([_files(noisy)], _files(clean) if needs.clean == "others" else ())
@@ -181,8 +183,10 @@ def _validation_paths(folder: Path, needs: Needs, *, recorded: bool) -> _Paths:
         views = "Leave --val out: some of the scenes are held out then."
         hint = views if needs.clean == "none" else f"It must hold {MANIFEST}, or two folders, 'noisy' and 'clean'."
         raise RecipeError(f"{folder} cannot judge this run.", hint)
-    names = matched(folder / "noisy", folder / "clean")
-    return _paired([(folder / "noisy" / a, folder / "clean" / b) for a, b in names])
+    noisy, clean = folder / "noisy", folder / "clean"
+    if needs.clean == "others":
+        return _Paths([_files([noisy])], _files([clean]))
+    return _paired([(noisy / a, clean / b) for a, b in matched(noisy, clean)])
 
 
 def _files(folders: Sequence[Path]) -> list[Path]:
