@@ -313,6 +313,8 @@ class TestLetters:
             ("--data clean --option views={a", "cannot be understood"),
             ("--data clean --option views", "not NAME=VALUE"),
             ("--data clean --option loss=zz", "no loss 'zz'"),
+            ("--data clean --option loss=[1]", "no loss '[1]'"),
+            ("--data clean --option views=2020-13-45", "cannot be understood"),
             ("--data clean --option colour=1", "does not take these options"),
             ("--data clean --method amsnet --option pd=2.5", "'pd' of 'amsnet' cannot be 2.5"),
             ("--data clean --lr inf", "'learning_rate' cannot be inf"),
@@ -349,6 +351,7 @@ class TestLetters:
             ("training_data: [1]", "must hold names"),
             ("training_data: abc", "of type list"),
             ("config: {channels: 2}", "2 channels"),
+            ("title: 2020-13-45", "is not YAML"),
         ],
     )
     def test_recipes(self, line: str, words: str, tmp_path: Path) -> None:

@@ -56,7 +56,7 @@ def read_pool(path: Path) -> Pool:
         return _pool(yaml.safe_load(path.read_text(encoding="utf-8")), str(path))
     except OSError as error:
         raise RecipeError(f"The pool {path} cannot be read: {error.strerror}.") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError) as error:
         raise RecipeError(f"{path} is not YAML: {error}") from error
 
 

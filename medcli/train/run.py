@@ -228,7 +228,7 @@ def build_method(recipe: Recipe, machine: Machine) -> Method:
     Raises RecipeError where an option of the method makes no sense, or patches do not fit the network.
     """
     name = recipe.options.get("loss", recipe.loss)
-    if name and name not in LOSSES:
+    if name and str(name) not in LOSSES:  # a list is no key
         raise RecipeError(f"There is no loss '{name}'.", nearest(str(name), LOSSES))
     _check_config(recipe)
     torch.manual_seed(recipe.seed)
