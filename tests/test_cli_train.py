@@ -414,6 +414,17 @@ class TestResume:
         lines = log.read_text().splitlines()
         assert [json.loads(line)["step"] for line in lines[-2:]] == [5, 6]
 
+    def test_a_run_goes_on_without_the_model_that_it_started_from(self, train: Train, picture_folder: Path) -> None:
+        train("--data", "clean", "-o", "start")
+        train("--data", "clean", "--init", "start", "-o", "run")
+        Path("start").rename("elsewhere")
+        again = ["--data", "clean", "-o", "run", "--resume", "--steps", "6"]
+        assert "going on from step 4 of 6" in train(*again, recipe="")
+        assert recipes.load("run/recipe.yaml").init == "start"
+        Path("run/checkpoints/step-0000004.safetensors").unlink()
+        Path("run/checkpoints/step-0000006.safetensors").unlink()
+        assert "no model called 'start'" in letter(lambda: train(*again, recipe=""))
+
     def test_nothing_to_go_on_from_is_said(self, train: Train, picture_folder: Path) -> None:
         assert "no checkpoint in run: a new run" in train("--data", "clean", "-o", "run", "--resume")
 

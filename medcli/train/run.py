@@ -118,10 +118,16 @@ def opened(
 
     Raises RecipeError, InputError and TrainingError where they do not fit each other.
     """
-    method = build_method(recipe, machine)  # first: what makes no sense is told before pictures are decoded
+    goes_on = options.resume and bool(checkpoint.saved(options.output / "checkpoints"))
+
+    def built(recipe: Recipe) -> Method:
+        """The weights of a run that goes on are in its checkpoint, wherever the model is now that it started from."""
+        return build_method(replace(recipe, init="") if goes_on else recipe, machine)
+
+    method = built(recipe)  # first: what makes no sense is told before pictures are decoded
     sources = _in_turn(team, machine.device, lambda: open_sources(recipe, method.needs, options.folders()))
     adjusted = with_proposals(_in_gray(recipe, sources), sources.train, say)
-    return adjusted, method if adjusted == recipe else build_method(adjusted, machine), sources
+    return adjusted, method if adjusted == recipe else built(adjusted), sources
 
 
 def _translated(error: RuntimeError, machine: Machine) -> Exception:
