@@ -241,6 +241,16 @@ class TestInit:
         pairs = zip(before.parameters(), after.parameters(), strict=True)
         assert max((one - other).abs().max() for one, other in pairs) > 1e-3
 
+    def test_card_names_the_pictures_of_both(self, train: Train, start: Path) -> None:
+        gray_folder("more")
+        small = ["--steps", "1", "--batch", "1", "--patch", "16"]
+        train("--data", "more", "--data", "clean", "--init", "pre", *small, "-o", "fine", recipe="")
+        assert weights.read_card(Path("fine/fine.safetensors")).training_data == ["clean", "more"]
+        Path("on.yaml").write_text(yaml.safe_dump(yaml.safe_load(Path("pre.yaml").read_text()) | {"init": "fine"}))
+        gray_folder("last")
+        train("--data", "last", "--data", "clean", *small, "-o", "on", recipe="on.yaml")
+        assert weights.read_card(Path("on/pre.safetensors")).training_data == ["clean", "more", "last"]
+
     def test_a_colour_model_takes_gray_pictures(self, train: Train, start: Path) -> None:
         gray_folder("gray")
         small = ["--steps", "1", "--batch", "1", "--patch", "16", "--init", "pre"]

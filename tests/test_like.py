@@ -190,9 +190,13 @@ def test_the_first_mate_of_a_process_does_not_tell_its_pace(capsys: pytest.Captu
 
 def test_a_start_model_brings_its_weights_and_not_its_levels(call: Call) -> None:
     start = weights.build(weights.Card("start", "ludvae", {"width": 6, "sigma_x": 90.0, "sigma_y": 45.0}))
-    weights.save(Path("start.safetensors"), start, weights.Card("start", "ludvae", start.config))
+    weights.save(
+        Path("start.safetensors"), start, weights.Card("start", "ludvae", start.config, training_data=["others"])
+    )
     call(SYNTH, "--model start.safetensors")
-    config = weights.read_card(MODEL / "noise-of-mine.safetensors").config
+    card = weights.read_card(MODEL / "noise-of-mine.safetensors")
+    config = card.config
+    assert card.training_data == ["others", "mine", "clean"]
     assert config["width"] == 6
     assert config["sigma_y"] == pytest.approx(1.2 * 8, rel=0.2)
     assert load(str(MODEL / "recipe.yaml")).init == "start.safetensors"

@@ -148,7 +148,15 @@ def _recipe(name: str | None, overrides: dict[str, Any], run: Options, *, pooled
         recipe = replace(recipe, licence="")  # that of the weights we made with it; these are the user's
     if recipe.noises and (run.noisy or run.pairs):
         recipe = replace(recipe, noises={}, noise="")  # the pictures have their own, and the card tells no other
-    return _joined(replace(recipe, training_data=_names(*_folders(run))), given)
+    return _joined(replace(recipe, training_data=_seen(given.get("init", recipe.init), run)), given)
+
+
+def _seen(init: str, run: Options) -> list[str]:
+    """The pictures that the start model has seen, if there is one, and those of the run."""
+    from medcli.zoo import catalog, weights
+
+    before = weights.read_card(catalog.locate(init)).training_data if init else []
+    return list(dict.fromkeys([*before, *_names(*_folders(run))]))
 
 
 def _frozen(run: Options) -> Path | None:
