@@ -257,6 +257,22 @@ class TestInit:
         train("--data", "gray", *small, "-o", "fine", recipe="")
         assert weights.read_card(Path("fine/fine.safetensors")).channels == 3
 
+    def test_noise_is_measured_anew(self, train: Train, picture_folder: Path) -> None:
+        of_others = {"width": 4, "sigma_x": 90.0, "sigma_y": 45.0, "gain": [2.0] * 3, "offset": [0.0] * 3}
+        start = weights.build(weights.Card("start", "ludvae", of_others))
+        weights.save(Path("start.safetensors"), start, weights.Card("start", "ludvae", of_others))
+        Path("mine").mkdir()
+        noise = np.random.default_rng(0).normal(128, 8, (3, 96, 96, 3)).astype(np.uint8)
+        for number, pixels in enumerate(noise):
+            Image.fromarray(pixels).save(Path("mine", f"{number}.png"))
+        unpaired = ["--noisy", "mine", "--clean", "clean", "--steps", "1", "--batch", "1", "--patch", "32"]
+        learned = ["--method", "ludvae", "--init", "start.safetensors", "--option", "match=true"]
+        assert "statistics matched" in train(*unpaired, *learned, "-o", "run", recipe="")
+        config = weights.read_card(Path("run/run.safetensors")).config
+        assert config["width"] == 4
+        assert config["sigma_y"] == pytest.approx(1.2 * 8, rel=0.2)
+        assert config["gain"] != of_others["gain"]
+
 
 class TestStages:
     """AMSNet's two stages, from noisy pictures alone."""

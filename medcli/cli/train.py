@@ -222,8 +222,16 @@ def _own(given: dict[str, Any], run: Options, *, pooled: bool) -> Recipe:
         noises=_noises("noise", None) or {} if made else {},
         options=_masks_of(start) if start and method == "amsnet" else {},
         architecture=network or str(getattr(kind, "usual_network", Recipe.architecture)),
-        config={**start.config, "channels": start.channels} if start else {},
+        config=_config_of(start, method) if start else {},
     )
+
+
+def _config_of(start: Card, method: str) -> dict[str, Any]:
+    """That of the start model; levels and statistics of noise are of its own pictures, and are measured anew."""
+    from medcli.train.like import OF_PICTURES
+
+    own = OF_PICTURES if method == "ludvae" else ()
+    return {key: value for key, value in start.config.items() if key not in own} | {"channels": start.channels}
 
 
 def _usual_method(network: str | None, *, pooled: bool) -> str:
