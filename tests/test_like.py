@@ -240,6 +240,9 @@ class TestLetters:
             ("--like mine --option views=3", RecipeError, "does not take these options"),
             ("--like mine --config widht=3", RecipeError, "Did you mean 'width'"),
             ("--like small", MedcliError, "smaller than the 32 pixel patch"),
+            ("--like mine --sigma 50-5", RecipeError, "upside down"),
+            ("--like mine --sigma 300", RecipeError, "300 is no level for 'sigma'"),
+            ("--like mine --temperature 11", RecipeError, "11 is no level for 'temperature'"),
         ],
     )
     def test_nothing_is_left(self, options: str, error: type[Exception], words: str, call: Call) -> None:
@@ -248,6 +251,13 @@ class TestLetters:
         with pytest.raises(error, match=words):
             call("synth-pairs --from clean --to noisy --processes 1", options)
         assert not Path("noisy").exists()
+
+    def test_a_manifest_of_others_is_refused_before_the_learning(self, call: Call) -> None:
+        Path("noisy").mkdir()
+        Path("noisy", MANIFEST).write_text("a page of mine\n")
+        with pytest.raises(OutputError, match="is no manifest"):
+            call(SYNTH)
+        assert not MODEL.exists()
 
     def test_gray_pictures_get_no_colour_noise(self, call: Call) -> None:
         Path("gray").mkdir()
