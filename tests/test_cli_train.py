@@ -195,6 +195,21 @@ class TestUsualMethod:
         assert recipes.load("other/recipe.yaml").options == {"missing": False}
 
 
+class TestPairs:
+    SMALL = ("--pairs", "mates", "--steps", "1", "--batch", "1", "--patch", "16")
+
+    def test_corruptions_are_told_as_the_manifest_tells_them(self, train: Train, picture_folder: Path) -> None:
+        made = ["--from", "clean", "--to", "mates", "--count", "9", "--pool", "corruption", "--processes", "1", "-q"]
+        door.main(["synth-pairs", *made], prog_name="med", standalone_mode=False)
+        train(*self.SMALL, "-o", "run", recipe="")
+        card = weights.read_card(Path("run/run.safetensors"))
+        drawn = {json.loads(line)["drawn"] for line in Path("mates/pairs.jsonl").read_text().splitlines()}
+        assert {*card.noises} == {"gaussian:0-25", *(each for each in drawn if not each.startswith("gaussian"))}
+        assert abilities(card.noises).fills
+        assert abilities(card.noises).enlarges
+        assert "fills in missing pixels" in Path("run/README.md").read_text(encoding="utf-8")
+
+
 class TestInit:
     """Pre-trained with MeD, fine-tuned with another method, as in Table 2 of its paper."""
 

@@ -20,6 +20,8 @@ from medcli.data.folders import matched, pictures_in
 from medcli.data.mates import MANIFEST, recorded_pairs
 from medcli.errors import InputError, OutputError, RecipeError, TrainingError
 from medcli.methods.base import Needs
+from medcli.noise.base import Noise
+from medcli.noise.chain import chained
 from medcli.noise.gaussian import Gaussian
 from medcli.noise.notation import parse
 from medcli.train.proposals import with_proposals
@@ -302,8 +304,8 @@ def mates(picture_folder: Path, tmp_path: Path) -> Path:
     return synthesised(picture_folder, tmp_path / "mates", count=2)
 
 
-def synthesised(clean: Path, noisy: Path, **options: object) -> Path:
-    order = Order(clean, noisy, NoiseDrawer(parse("gaussian:5")), **options)
+def synthesised(clean: Path, noisy: Path, noise: Noise = Gaussian(5, 5), **options: object) -> Path:  # noqa: B008
+    order = Order(clean, noisy, NoiseDrawer(noise), **options)
     assert {made.status for made in synthesise(order, plan(clean, noisy, count=order.count))} == {"done"}
     return noisy
 
@@ -324,6 +326,30 @@ class TestRecordedPairs:
             (view,), mate, _ = found.train.sample(0, index)
             assert mate is not None
             assert 255 * float((view - mate).std()) == pytest.approx(5, rel=0.3)
+
+    @pytest.mark.parametrize(
+        ("noise", "noises"),
+        [
+            ("gaussian:5+clip", ["gaussian:5+clip"]),
+            ("mine.yaml", ["gaussian:1-5", "drop:0.5"]),
+            ("nested.yaml", []),
+            ("mine.yaml+gaussian:5", []),
+        ],
+    )
+    def test_noises_are_told_as_far_as_they_were_drawn(
+        self, noise: str, noises: list[str], picture_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.chdir(tmp_path)
+        Path("mine.yaml").write_text("{gaussian:1-5: 1, drop:0.5: 1, 'rescale:2': 0}")
+        Path("nested.yaml").write_text("{noise: 1, gaussian+noise: 1}")
+        mates = synthesised(picture_folder, tmp_path / "mates", chained(*map(parse, noise.split("+"))))
+        assert sources(tmp_path, self.NEEDS, pairs=[mates, mates]).noises == noises
+
+    def test_a_learned_noise_has_no_notation(self, mates: Path, tmp_path: Path) -> None:
+        manifest = mates / MANIFEST
+        learned = "gaussian:clean-to-noisy,sigma=16-32,temperature=1 sha256:" + 64 * "0"
+        manifest.write_text(manifest.read_text().replace('"spelled": "gaussian:5"', f'"spelled": "{learned}"'))
+        assert sources(tmp_path, self.NEEDS, pairs=[mates]).noises == []
 
     def test_draws_of_one_clean_picture_are_on_one_side(
         self, mates: Path, picture_folder: Path, tmp_path: Path

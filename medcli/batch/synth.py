@@ -27,7 +27,7 @@ from medcli.batch.plan import folds_case
 from medcli.batch.report import Status
 from medcli.data.crops import keyed_generator
 from medcli.data.folders import nested, pictures_in
-from medcli.data.mates import MANIFEST, Row, Side, digest, parsed, present, way
+from medcli.data.mates import MANIFEST, PAGES, Row, Side, digest, parsed, present, way
 from medcli.errors import InputError, MedcliError, OutputError
 from medcli.images import Page, Picture, format_of, read, write
 from medcli.images.formats import FORMATS
@@ -235,7 +235,7 @@ def add_noise(picture: Picture, task: Task, order: Order) -> tuple[str, str]:
         picture.pages[number] = Page(as_stored(noisy, depth), alpha)
         drawn.append(words)
     depths = dict.fromkeys(str(page.pixels.dtype) for page in picture.pages)
-    return " | ".join(drawn if len(set(drawn)) > 1 else drawn[:1]), "; ".join(map(_protocol, depths))
+    return PAGES.join(drawn if len(set(drawn)) > 1 else drawn[:1]), "; ".join(map(_protocol, depths))
 
 
 def _spelled(noise: Noise) -> str:

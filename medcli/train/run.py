@@ -152,7 +152,7 @@ def _in_gray(recipe: Recipe, sources: Sources) -> Recipe:
 def _keep(trainer: Trainer, witness: Witness, options: Options, sources: Sources) -> None:
     """The product with its page, and the pictures of the run."""
     recipe, folder, product = trainer.recipe, witness.folder, trainer.best()
-    card = replace(_card(recipe, trainer.step), strategy=strategy_of(trainer.method))
+    card = replace(_card(recipe, trainer.step, sources.noises), strategy=strategy_of(trainer.method))
     path = folder / f"{recipe.id}.safetensors"
     weights.save(path, product, card)
     facts = replace(
@@ -287,15 +287,17 @@ def _check_patch(recipe: Recipe, method: Method) -> None:
         )
 
 
-def _card(recipe: Recipe, steps: int = 0) -> weights.Card:
+def _card(recipe: Recipe, steps: int = 0, recorded: Sequence[str] = ()) -> weights.Card:
+    """recorded: noises that the pictures had already."""
+    noises = list(recorded or recipe.noises)
     return weights.Card(
         id=recipe.id,
         architecture=recipe.architecture,
         config=recipe.config,
         title=recipe.title,
         channels=recipe.config.get("channels", 3),
-        noise=recipe.noise or ", ".join(recipe.noises),
-        noises=list(recipe.noises),
+        noise=recipe.noise or ", ".join(noises),
+        noises=noises,
         licence=recipe.licence,
         training_data=recipe.training_data,
         method=recipe.method,

@@ -12,10 +12,11 @@ import torch
 from medcli.data.cache import PixelCache, open_cache
 from medcli.data.crops import Framing, MadeNoisy, Recorded, Source, keyed, keyed_generator
 from medcli.data.folders import matched, pictures_in
-from medcli.data.mates import MANIFEST, recorded_pairs
+from medcli.data.mates import MANIFEST, recorded_noises, recorded_pairs
 from medcli.errors import RecipeError
 from medcli.methods.base import Needs
 from medcli.noise.base import Noise
+from medcli.noise.notation import entries, parse
 from medcli.noise.pool import Pool
 from medcli.train.recipe import Recipe
 from medcli.train.validation import Validation, validation_of
@@ -43,7 +44,10 @@ class Folders:
 
 @dataclass(frozen=True)
 class Sources:
-    """train: the samples. validation: None where no picture was given or held out for it."""
+    """train: the samples. validation: None where no picture was given or held out for it.
+
+    noises: of pairs with a manifest, in notation; none of a noise that has no notation, as one that was learned.
+    """
 
     train: Source
     validation: Validation | None
@@ -51,6 +55,7 @@ class Sources:
     held_out: int
     gray: bool
     skipped: Sequence[str] = field(default_factory=list)
+    noises: Sequence[str] = ()
 
 
 def open_sources(recipe: Recipe, needs: Needs, folders: Folders) -> Sources:
@@ -71,7 +76,8 @@ def open_sources(recipe: Recipe, needs: Needs, folders: Folders) -> Sources:
     validation = validation_of(make(held), needs) if held else None
     judges = len(held.first) if held else 0
     skipped = [*check.skipped, *(held.skipped if held and folders.val is not None else [])]
-    return Sources(make(trained), validation, len(trained.first), judges, gray, skipped)
+    noises = list(dict.fromkeys(each for folder in folders.pairs for each in _noises(folder)))
+    return Sources(make(trained), validation, len(trained.first), judges, gray, skipped, noises)
 
 
 @dataclass(frozen=True)
@@ -167,6 +173,18 @@ def _of_manifests(recipe: Recipe, needs: Needs, folders: Folders) -> _Paths:
     if len(folders.clean) > 1:
         raise RecipeError("Of pairs with a manifest, the clean pictures lie in one folder.", "Give --clean once.")
     return _paired([pair for each in folders.pairs for pair in recorded_pairs(each, *folders.clean)])
+
+
+def _noises(folder: Path) -> Iterator[str]:
+    """The noises of its mates. What is the same at each draw, such as a factor, counts only where it was drawn."""
+    for spelled, drawn in recorded_noises(folder).items():
+        for notation in entries(spelled):
+            try:
+                settled = str(parse(notation).settle(keyed_generator(0)))
+            except RecipeError:  # the name of a model
+                continue
+            if settled != notation or settled in drawn:
+                yield notation
 
 
 def _paired(pairs: Sequence[tuple[Path, Path]]) -> _Paths:
