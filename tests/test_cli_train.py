@@ -76,7 +76,7 @@ class TestProduct:
         assert card.training_data == ["clean"]
         assert str(picture_folder.parent) not in Path("a run ü.v1/README.md").read_text(encoding="utf-8")
 
-    def test_licence_is_that_of_ones_own_recipe_but_not_that_of_weights_we_made(
+    def test_licence_and_noise_are_of_ones_own_recipe_but_not_of_what_we_had(
         self, train: Train, picture_folder: Path
     ) -> None:
         small = ["--data", "clean", "--steps", "1", "--batch", "1", "--patch", "16"]
@@ -84,8 +84,10 @@ class TestProduct:
         train(*small, "-o", "mine")
         assert weights.read_card(Path("mine/tiny.safetensors")).licence == "MIT"
         assert recipes.load("ludvae-dncnn").licence
+        assert "PolyU" in recipes.load("ludvae-dncnn").noise
         train("--noisy", "clean", "--clean", "clean", *small[2:], "-o", "ours", recipe="ludvae-dncnn")
-        assert weights.read_card(Path("ours/ludvae-dncnn.safetensors")).licence == ""
+        card = weights.read_card(Path("ours/ludvae-dncnn.safetensors"))
+        assert (card.licence, card.noise) == ("", "")
 
     def test_card_claims_no_noise_of_a_recipe_that_the_pictures_did_not_have(
         self, train: Train, picture_folder: Path

@@ -144,8 +144,8 @@ def _recipe(name: str | None, overrides: dict[str, Any], run: Options, *, pooled
     if frozen := _frozen(run):
         return _joined(_kept(frozen, name, run), given)
     recipe = load(name) if name else _own(given, run, pooled=pooled)
-    if name in bundled():
-        recipe = replace(recipe, licence="")  # that of the weights we made with it; these are the user's
+    if name in bundled():  # licence and noise are of the weights and pictures that we had; these are the user's
+        recipe = replace(recipe, licence="", noise=recipe.noise if recipe.noises else "")
     if recipe.noises and (run.noisy or run.pairs):
         recipe = replace(recipe, noises={}, noise="")  # the pictures have their own, and the card tells no other
     return _joined(replace(recipe, training_data=_seen(given.get("init", recipe.init), run)), given)
