@@ -363,6 +363,7 @@ class TestLetters:
             ("--data clean --lr inf", "'learning_rate' cannot be inf"),
             ("--data clean --seed 99999999999999999999", "'seed' cannot be"),
             ("--data gray --pool camera", "cannot be added to gray"),
+            ("--data clean --method amsnet --arch unet --pd 5", "A patch of 16 pixels is too small"),
             ("--method n2n --noisy clean --noisy clean --val clean", "Leave --val out"),
         ],
     )

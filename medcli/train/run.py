@@ -16,7 +16,7 @@ from medcli import __version__
 from medcli.archs.ludvae import LUDVAE
 from medcli.engine.memory import ran_out
 from medcli.errors import ModelError, OutputError, RecipeError, TrainingError
-from medcli.methods.base import AsksItsOwnWay, Method
+from medcli.methods.base import AsksItsOwnWay, CutsPatches, Method
 from medcli.methods.losses import LOSSES
 from medcli.registry import ARCHITECTURES, METHODS, nearest, resolve
 from medcli.train import checkpoint
@@ -127,7 +127,10 @@ def opened(
     method = built(recipe)  # first: what makes no sense is told before pictures are decoded
     sources = _in_turn(team, machine.device, lambda: open_sources(recipe, method.needs, options.folders()))
     adjusted = with_proposals(_in_gray(recipe, sources), sources.train, say)
-    return adjusted, method if adjusted == recipe else built(adjusted), sources
+    method = method if adjusted == recipe else built(adjusted)
+    if isinstance(method, CutsPatches):
+        method.fitting(adjusted.patch)  # before there is a folder that holds a run
+    return adjusted, method, sources
 
 
 def _translated(error: RuntimeError, machine: Machine) -> Exception:
