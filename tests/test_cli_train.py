@@ -100,6 +100,17 @@ class TestProduct:
         card = weights.read_card(Path("recorded/tiny.safetensors"))
         assert (card.noise, card.noises) == ("", [])
 
+    @pytest.mark.parametrize("option", ["--noise", "--pool"])
+    def test_a_pool_in_a_file_is_told_and_not_needed_again(
+        self, train: Train, picture_folder: Path, option: str
+    ) -> None:
+        Path("mine.yaml").write_text("{gaussian:9: 3, drop:0.5: 1}")
+        train("--data", "clean", option, "mine.yaml", "-o", "run")
+        card = weights.read_card(Path("run/tiny.safetensors"))
+        assert (card.noise, card.noises) == ("gaussian:9, drop:0.5", ["gaussian:9", "drop:0.5"])
+        Path("mine.yaml").unlink()
+        assert "going on from step 4" in train("--data", "clean", "-o", "run", "--resume", "--steps", "5", recipe="")
+
     def test_words_on_a_noise_go_with_it(self, train: Train, picture_folder: Path) -> None:
         Path("tiny.yaml").write_text(TINY + "noise: Gaussian of sigma 25\n")
         for noise, words in (("gaussian:25", "Gaussian of sigma 25"), ("speckle:9", "speckle:9")):

@@ -130,10 +130,12 @@ def _command() -> str:
 def _noises(pool: str | None, noise: str | None) -> dict[str, float] | None:
     """Notation to weight: a pool is opened up, so that the frozen recipe says all there is to say."""
     from medcli.noise.notation import parse, parse_pool
+    from medcli.noise.pool import Pool
 
-    if pool:
-        return {str(entry): weight for weight, entry in parse_pool(pool).noises}
-    return {str(parse(noise)): 1.0} if noise else None
+    if not (pool or noise):
+        return None
+    made = parse_pool(pool) if pool else parse(noise or "")
+    return {str(entry): weight for weight, entry in made.noises} if isinstance(made, Pool) else {str(made): 1.0}
 
 
 def _recipe(name: str | None, overrides: dict[str, Any], run: Options, *, pooled: bool) -> Recipe:
