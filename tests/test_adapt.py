@@ -25,7 +25,7 @@ from medcli.data.cache import Slot
 from medcli.data.correlation import LAGS, correlated, noise_correlation
 from medcli.engine.masked import Masks
 from medcli.engine.strategies import Plain
-from medcli.errors import MedcliError, ModelError
+from medcli.errors import MedcliError, ModelError, OutputError
 from medcli.images import read
 from medcli.methods.masking import hidden_pixel_error
 from medcli.train.adapt import Lesson, Way, lesson, open_pictures, way_of
@@ -393,6 +393,16 @@ def test_ctrl_c_ends_the_learning_and_not_the_work(
     assert result.exit_code == 0, result.output
     assert "stopped after 1 steps; what was learned is judged" in result.output
     assert (tmp_path / "cells.denoised.png").exists()
+
+
+def test_a_place_that_cannot_be_is_told_before_the_learning(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Judge, "__call__", lambda *_: BETTER)
+    picture = noisy(tmp_path / "cells.png")
+    result = med_adapt(picture, "-m", model, "--save", picture / "mine.safetensors", "--device", "cpu")
+    assert isinstance(result.exception, OutputError)
+    assert "step" not in result.output
 
 
 def test_letters(model: Path, tmp_path: Path) -> None:

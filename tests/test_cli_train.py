@@ -76,7 +76,7 @@ class TestProduct:
         assert card.training_data == ["clean"]
         assert str(picture_folder.parent) not in Path("a run ü.v1/README.md").read_text(encoding="utf-8")
 
-    def test_licence_is_that_of_ones_own_recipe_but_not_that_of_weights_we_made(
+    def test_licence_and_noise_are_of_ones_own_recipe_but_not_of_what_we_had(
         self, train: Train, picture_folder: Path
     ) -> None:
         small = ["--data", "clean", "--steps", "1", "--batch", "1", "--patch", "16"]
@@ -84,8 +84,10 @@ class TestProduct:
         train(*small, "-o", "mine")
         assert weights.read_card(Path("mine/tiny.safetensors")).licence == "MIT"
         assert recipes.load("ludvae-dncnn").licence
+        assert "PolyU" in recipes.load("ludvae-dncnn").noise
         train("--noisy", "clean", "--clean", "clean", *small[2:], "-o", "ours", recipe="ludvae-dncnn")
-        assert weights.read_card(Path("ours/ludvae-dncnn.safetensors")).licence == ""
+        card = weights.read_card(Path("ours/ludvae-dncnn.safetensors"))
+        assert (card.licence, card.noise) == ("", "")
 
     def test_card_claims_no_noise_of_a_recipe_that_the_pictures_did_not_have(
         self, train: Train, picture_folder: Path
@@ -97,6 +99,26 @@ class TestProduct:
         assert (card.noise, abilities(card.noises).fills) == ("what is missing", True)
         card = weights.read_card(Path("recorded/tiny.safetensors"))
         assert (card.noise, card.noises) == ("", [])
+
+    @pytest.mark.parametrize("option", ["--noise", "--pool"])
+    def test_a_pool_in_a_file_is_told_and_not_needed_again(
+        self, train: Train, picture_folder: Path, option: str
+    ) -> None:
+        Path("mine.yaml").write_text("{gaussian:9: 3, drop:0.5: 1}")
+        train("--data", "clean", option, "mine.yaml", "-o", "run")
+        card = weights.read_card(Path("run/tiny.safetensors"))
+        assert (card.noise, card.noises) == ("gaussian:9, drop:0.5", ["gaussian:9", "drop:0.5"])
+        Path("mine.yaml").unlink()
+        assert "going on from step 4" in train("--data", "clean", "-o", "run", "--resume", "--steps", "5", recipe="")
+
+    def test_words_on_a_noise_go_with_it(self, train: Train, picture_folder: Path) -> None:
+        Path("tiny.yaml").write_text(TINY + "noise: Gaussian of sigma 25\n")
+        for noise, words in (("gaussian:25", "Gaussian of sigma 25"), ("speckle:9", "speckle:9")):
+            train("--data", "clean", "--noise", noise, "-o", words)
+            card = weights.read_card(Path(words, "tiny.safetensors"))
+            assert (card.noise, card.noises) == (words, [noise])
+        train("--data", "clean", "--noise", "poisson:30", "-o", "speckle:9", "--resume", "--steps", "6", recipe="")
+        assert weights.read_card(Path("speckle:9/tiny.safetensors")).noise == "poisson:30"
 
     def test_pictures_here(self, train: Train, picture_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         recipe = str(Path("tiny.yaml").resolve())
@@ -135,6 +157,13 @@ class TestConfig:
         train("--data", "clean", "-o", "run", "--config", "width=6")
         assert weights.read_card(Path("run/tiny.safetensors")).config == {"width": 6, "depth": 4}
         assert recipes.load("run/recipe.yaml").config == {"width": 6, "depth": 4}
+
+    def test_those_of_another_network_or_method_are_dropped(self, train: Train, picture_folder: Path) -> None:
+        Path("tiny.yaml").write_text(TINY + "method: r2r\noptions: {alpha: 0.3}\n")
+        train("--data", "clean", "-o", "net", "--arch", "split", "--steps", "1")
+        assert weights.read_card(Path("net/tiny.safetensors")).config == {}
+        train("--data", "clean", "-o", "way", "--method", "n2n")
+        assert recipes.load("way/recipe.yaml").options == {}
 
 
 class TestUsualMethod:
@@ -177,6 +206,21 @@ class TestUsualMethod:
         said = train("--data", "clean", *small, "--option", "missing=false", "-o", "other", recipe="")
         assert "missing=true" not in said
         assert recipes.load("other/recipe.yaml").options == {"missing": False}
+
+
+class TestPairs:
+    SMALL = ("--pairs", "mates", "--steps", "1", "--batch", "1", "--patch", "16")
+
+    def test_corruptions_are_told_as_the_manifest_tells_them(self, train: Train, picture_folder: Path) -> None:
+        made = ["--from", "clean", "--to", "mates", "--count", "9", "--pool", "corruption", "--processes", "1", "-q"]
+        door.main(["synth-pairs", *made], prog_name="med", standalone_mode=False)
+        train(*self.SMALL, "-o", "run", recipe="")
+        card = weights.read_card(Path("run/run.safetensors"))
+        drawn = {json.loads(line)["drawn"] for line in Path("mates/pairs.jsonl").read_text().splitlines()}
+        assert {*card.noises} == {"gaussian:0-25", *(each for each in drawn if not each.startswith("gaussian"))}
+        assert abilities(card.noises).fills
+        assert abilities(card.noises).enlarges
+        assert "fills in missing pixels" in Path("run/README.md").read_text(encoding="utf-8")
 
 
 class TestInit:
@@ -225,11 +269,37 @@ class TestInit:
         pairs = zip(before.parameters(), after.parameters(), strict=True)
         assert max((one - other).abs().max() for one, other in pairs) > 1e-3
 
+    def test_card_names_the_pictures_of_both(self, train: Train, start: Path) -> None:
+        gray_folder("more")
+        small = ["--steps", "1", "--batch", "1", "--patch", "16"]
+        train("--data", "more", "--data", "clean", "--init", "pre", *small, "-o", "fine", recipe="")
+        assert weights.read_card(Path("fine/fine.safetensors")).training_data == ["clean", "more"]
+        Path("on.yaml").write_text(yaml.safe_dump(yaml.safe_load(Path("pre.yaml").read_text()) | {"init": "fine"}))
+        gray_folder("last")
+        train("--data", "last", "--data", "clean", *small, "-o", "on", recipe="on.yaml")
+        assert weights.read_card(Path("on/pre.safetensors")).training_data == ["clean", "more", "last"]
+
     def test_a_colour_model_takes_gray_pictures(self, train: Train, start: Path) -> None:
         gray_folder("gray")
         small = ["--steps", "1", "--batch", "1", "--patch", "16", "--init", "pre"]
         train("--data", "gray", *small, "-o", "fine", recipe="")
         assert weights.read_card(Path("fine/fine.safetensors")).channels == 3
+
+    def test_noise_is_measured_anew(self, train: Train, picture_folder: Path) -> None:
+        of_others = {"width": 4, "sigma_x": 90.0, "sigma_y": 45.0, "gain": [2.0] * 3, "offset": [0.0] * 3}
+        start = weights.build(weights.Card("start", "ludvae", of_others))
+        weights.save(Path("start.safetensors"), start, weights.Card("start", "ludvae", of_others))
+        Path("mine").mkdir()
+        noise = np.random.default_rng(0).normal(128, 8, (3, 96, 96, 3)).astype(np.uint8)
+        for number, pixels in enumerate(noise):
+            Image.fromarray(pixels).save(Path("mine", f"{number}.png"))
+        unpaired = ["--noisy", "mine", "--clean", "clean", "--steps", "1", "--batch", "1", "--patch", "32"]
+        learned = ["--method", "ludvae", "--init", "start.safetensors", "--option", "match=true"]
+        assert "statistics matched" in train(*unpaired, *learned, "-o", "run", recipe="")
+        config = weights.read_card(Path("run/run.safetensors")).config
+        assert config["width"] == 4
+        assert config["sigma_y"] == pytest.approx(1.2 * 8, rel=0.2)
+        assert config["gain"] != of_others["gain"]
 
 
 class TestStages:
@@ -265,6 +335,14 @@ class TestStages:
         train("--method", "amsnet", "--option", "stage=p", "--init", "run", *self.SHORT, "-o", "p", recipe="")
         assert ({"stage": "p"} | options).items() <= recipes.load("p/recipe.yaml").options.items()
 
+    def test_patches_that_no_stride_of_asking_divides_are_shown_all_the_same(
+        self, train: Train, picture_folder: Path
+    ) -> None:
+        asked = ("--method", "amsnet", "--arch", "dncnn", "--pd", "5", "--option", "denoise_pd=3")
+        for noise in ((), ("--noise", "gaussian:9")):
+            train(*asked, *noise, *self.SHORT, "-o", f"run{len(noise)}", recipe="")
+            assert Path(f"run{len(noise)}/validation.png").is_file()
+
     def test_options_add_to_those_of_a_recipe_of_the_same_method(self, train: Train, picture_folder: Path) -> None:
         Path("amsnet.yaml").write_text(TINY + "method: amsnet\noptions: {fill: mean, pd: 1}\n")
         train("--option", "branches=3", "--data", "clean", "-o", "same", recipe="amsnet.yaml")
@@ -289,11 +367,14 @@ class TestLetters:
             ("--data clean --option views={a", "cannot be understood"),
             ("--data clean --option views", "not NAME=VALUE"),
             ("--data clean --option loss=zz", "no loss 'zz'"),
+            ("--data clean --option loss=[1]", "no loss '[1]'"),
+            ("--data clean --option views=2020-13-45", "cannot be understood"),
             ("--data clean --option colour=1", "does not take these options"),
             ("--data clean --method amsnet --option pd=2.5", "'pd' of 'amsnet' cannot be 2.5"),
             ("--data clean --lr inf", "'learning_rate' cannot be inf"),
             ("--data clean --seed 99999999999999999999", "'seed' cannot be"),
             ("--data gray --pool camera", "cannot be added to gray"),
+            ("--data clean --method amsnet --arch unet --pd 5", "A patch of 16 pixels is too small"),
             ("--method n2n --noisy clean --noisy clean --val clean", "Leave --val out"),
         ],
     )
@@ -325,6 +406,7 @@ class TestLetters:
             ("training_data: [1]", "must hold names"),
             ("training_data: abc", "of type list"),
             ("config: {channels: 2}", "2 channels"),
+            ("title: 2020-13-45", "is not YAML"),
         ],
     )
     def test_recipes(self, line: str, words: str, tmp_path: Path) -> None:
@@ -386,6 +468,17 @@ class TestResume:
         train(*again, recipe="")
         lines = log.read_text().splitlines()
         assert [json.loads(line)["step"] for line in lines[-2:]] == [5, 6]
+
+    def test_a_run_goes_on_without_the_model_that_it_started_from(self, train: Train, picture_folder: Path) -> None:
+        train("--data", "clean", "-o", "start")
+        train("--data", "clean", "--init", "start", "-o", "run")
+        Path("start").rename("elsewhere")
+        again = ["--data", "clean", "-o", "run", "--resume", "--steps", "6"]
+        assert "going on from step 4 of 6" in train(*again, recipe="")
+        assert recipes.load("run/recipe.yaml").init == "start"
+        Path("run/checkpoints/step-0000004.safetensors").unlink()
+        Path("run/checkpoints/step-0000006.safetensors").unlink()
+        assert "no model called 'start'" in letter(lambda: train(*again, recipe=""))
 
     def test_nothing_to_go_on_from_is_said(self, train: Train, picture_folder: Path) -> None:
         assert "no checkpoint in run: a new run" in train("--data", "clean", "-o", "run", "--resume")

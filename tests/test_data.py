@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,6 +20,8 @@ from medcli.data.folders import matched, pictures_in
 from medcli.data.mates import MANIFEST, recorded_pairs
 from medcli.errors import InputError, OutputError, RecipeError, TrainingError
 from medcli.methods.base import Needs
+from medcli.noise.base import Noise
+from medcli.noise.chain import chained
 from medcli.noise.gaussian import Gaussian
 from medcli.noise.notation import parse
 from medcli.train.proposals import with_proposals
@@ -234,6 +237,32 @@ class TestSources:
         assert (len(trained), len(held)) == (8, 2)
         assert found.pictures == 40
 
+    def test_pictures_of_one_name_are_told_apart_by_their_folders(self, picture_folder: Path, tmp_path: Path) -> None:
+        for number in range(20):
+            scene = tmp_path / "scenes" / f"{number:02d}"
+            scene.mkdir(parents=True)
+            shutil.copy(picture_folder / f"{number % 5}.png", scene / "noisy.png")
+        found = sources(tmp_path, Needs(), replace(RECIPE, held_out=0.05), data=[tmp_path / "scenes"])
+        assert (found.pictures, found.held_out) == (19, 1)
+
+    def test_the_only_picture_is_trained_on(self, picture_folder: Path, tmp_path: Path) -> None:
+        recipe = replace(RECIPE, held_out=0.9, noises={"gaussian:5": 1})
+        for number in range(1, 5):
+            (picture_folder / f"{number}.png").unlink()
+        found = sources(tmp_path, Needs(clean="mates"), recipe, data=[picture_folder])
+        assert (found.pictures, found.held_out) == (1, 0)
+
+    def test_other_scenes_judge_other_scenes(self, pairs: tuple[Path, Path], tmp_path: Path) -> None:
+        noisy, clean = pairs
+        judge = tmp_path / "judge"
+        shutil.copytree(noisy, judge / "noisy")
+        (judge / "clean").mkdir()
+        shutil.copy(clean / "0.png", judge / "clean" / "another.png")
+        found = sources(tmp_path, Needs(clean="others"), noisy=[noisy], clean=[clean], val=judge)
+        assert found.validation is not None
+        assert not found.validation.by_psnr
+        assert found.held_out == 5
+
     def test_a_folder_may_judge(self, pairs: tuple[Path, Path], tmp_path: Path) -> None:
         noisy, clean = pairs
         judge = tmp_path / "judge"
@@ -252,13 +281,15 @@ class TestSources:
             (Needs(views=3), "noisy", "needs 3 noisy pictures"),
             (Needs(clean="mates"), "", "needs clean pictures"),
             (Needs(), "", "nothing to train on"),
+            (Needs(), "noisy clean", "'supervised' looks at no clean pictures"),
+            (Needs(views=2), "data clean", "'supervised' looks at no clean pictures"),
         ],
     )
     def test_what_is_missing_is_named(
         self, pairs: tuple[Path, Path], tmp_path: Path, needs: Needs, given: str, message: str
     ) -> None:
         with pytest.raises(RecipeError, match=message):
-            sources(tmp_path, needs, **({given: [pairs[0]]} if given else {}))
+            sources(tmp_path, needs, **{name: [pairs[0]] for name in given.split()})
 
     def test_pairs_of_two_sizes(self, pairs: tuple[Path, Path], tmp_path: Path) -> None:
         noisy, clean = pairs
@@ -273,8 +304,8 @@ def mates(picture_folder: Path, tmp_path: Path) -> Path:
     return synthesised(picture_folder, tmp_path / "mates", count=2)
 
 
-def synthesised(clean: Path, noisy: Path, **options: object) -> Path:
-    order = Order(clean, noisy, NoiseDrawer(parse("gaussian:5")), **options)
+def synthesised(clean: Path, noisy: Path, noise: Noise = Gaussian(5, 5), **options: object) -> Path:  # noqa: B008
+    order = Order(clean, noisy, NoiseDrawer(noise), **options)
     assert {made.status for made in synthesise(order, plan(clean, noisy, count=order.count))} == {"done"}
     return noisy
 
@@ -295,6 +326,30 @@ class TestRecordedPairs:
             (view,), mate, _ = found.train.sample(0, index)
             assert mate is not None
             assert 255 * float((view - mate).std()) == pytest.approx(5, rel=0.3)
+
+    @pytest.mark.parametrize(
+        ("noise", "noises"),
+        [
+            ("gaussian:5+clip", ["gaussian:5+clip"]),
+            ("mine.yaml", ["gaussian:1-5", "drop:0.5"]),
+            ("nested.yaml", []),
+            ("mine.yaml+gaussian:5", []),
+        ],
+    )
+    def test_noises_are_told_as_far_as_they_were_drawn(
+        self, noise: str, noises: list[str], picture_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.chdir(tmp_path)
+        Path("mine.yaml").write_text("{gaussian:1-5: 1, drop:0.5: 1, 'rescale:2': 0}")
+        Path("nested.yaml").write_text("{noise: 1, gaussian+noise: 1}")
+        mates = synthesised(picture_folder, tmp_path / "mates", chained(*map(parse, noise.split("+"))))
+        assert sources(tmp_path, self.NEEDS, pairs=[mates, mates]).noises == noises
+
+    def test_a_learned_noise_has_no_notation(self, mates: Path, tmp_path: Path) -> None:
+        manifest = mates / MANIFEST
+        learned = "gaussian:clean-to-noisy,sigma=16-32,temperature=1 sha256:" + 64 * "0"
+        manifest.write_text(manifest.read_text().replace('"spelled": "gaussian:5"', f'"spelled": "{learned}"'))
+        assert sources(tmp_path, self.NEEDS, pairs=[mates]).noises == []
 
     def test_draws_of_one_clean_picture_are_on_one_side(
         self, mates: Path, picture_folder: Path, tmp_path: Path

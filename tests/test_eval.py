@@ -259,6 +259,13 @@ def test_a_failure_names_picture_and_method(picture_folder: Path) -> None:
         run("--clean", picture_folder, "--noise", "gaussian:5", "--metrics", "ms-ssim")
 
 
+def test_a_noise_that_does_not_fit_is_a_letter(tmp_path: Path) -> None:
+    cv2.imwrite(str(tmp_path / "gray.png"), np.full((16, 20), 90, np.uint8))
+    pairs = NoisedPictures(tmp_path, [Path("gray.png")], parse("camera"))
+    with pytest.raises(InputError, match=r"gray\.png: 'camera' cannot be added to 20x16 pixels in gray"):
+        list(pairs)
+
+
 def test_worst_and_losing_pictures_are_counted() -> None:
     changes = {"a": 1.2, "b": 0.05, "c": -0.05, "d": -0.5, "e": -0.2}
     scores = [Score(name, "m", {"psnr": 30 + change}, change, 0.5, 250_000) for name, change in changes.items()]

@@ -190,9 +190,13 @@ def test_the_first_mate_of_a_process_does_not_tell_its_pace(capsys: pytest.Captu
 
 def test_a_start_model_brings_its_weights_and_not_its_levels(call: Call) -> None:
     start = weights.build(weights.Card("start", "ludvae", {"width": 6, "sigma_x": 90.0, "sigma_y": 45.0}))
-    weights.save(Path("start.safetensors"), start, weights.Card("start", "ludvae", start.config))
+    weights.save(
+        Path("start.safetensors"), start, weights.Card("start", "ludvae", start.config, training_data=["others"])
+    )
     call(SYNTH, "--model start.safetensors")
-    config = weights.read_card(MODEL / "noise-of-mine.safetensors").config
+    card = weights.read_card(MODEL / "noise-of-mine.safetensors")
+    config = card.config
+    assert card.training_data == ["others", "mine", "clean"]
     assert config["width"] == 6
     assert config["sigma_y"] == pytest.approx(1.2 * 8, rel=0.2)
     assert load(str(MODEL / "recipe.yaml")).init == "start.safetensors"
@@ -236,6 +240,9 @@ class TestLetters:
             ("--like mine --option views=3", RecipeError, "does not take these options"),
             ("--like mine --config widht=3", RecipeError, "Did you mean 'width'"),
             ("--like small", MedcliError, "smaller than the 32 pixel patch"),
+            ("--like mine --sigma 50-5", RecipeError, "upside down"),
+            ("--like mine --sigma 300", RecipeError, "300 is no level for 'sigma'"),
+            ("--like mine --temperature 11", RecipeError, "11 is no level for 'temperature'"),
         ],
     )
     def test_nothing_is_left(self, options: str, error: type[Exception], words: str, call: Call) -> None:
@@ -244,6 +251,13 @@ class TestLetters:
         with pytest.raises(error, match=words):
             call("synth-pairs --from clean --to noisy --processes 1", options)
         assert not Path("noisy").exists()
+
+    def test_a_manifest_of_others_is_refused_before_the_learning(self, call: Call) -> None:
+        Path("noisy").mkdir()
+        Path("noisy", MANIFEST).write_text("a page of mine\n")
+        with pytest.raises(OutputError, match="is no manifest"):
+            call(SYNTH)
+        assert not MODEL.exists()
 
     def test_gray_pictures_get_no_colour_noise(self, call: Call) -> None:
         Path("gray").mkdir()

@@ -365,7 +365,7 @@ class TestPool:
         share = sum(noise(torch.ones(1, 1, 1), seeded(seed)).item() for seed in range(2000)) / 2000
         assert share == pytest.approx(0.75, abs=0.04)
 
-    @pytest.mark.parametrize("weights", [(), (0.0, 0.0), (1.0, -0.5)])
+    @pytest.mark.parametrize("weights", [(), (0.0, 0.0), (1.0, -0.5), (1.0, float("inf"))])
     def test_weights_must_be_shares(self, weights: tuple[float, ...]) -> None:
         with pytest.raises(RecipeError, match="cannot be drawn from"):
             Pool([(weight, Clip()) for weight in weights])

@@ -149,6 +149,8 @@ class TestPools:
             ("gausian:25: 1", "Did you mean 'gaussian'"),
             ("gaussian:25: -1", "cannot be drawn from"),
             ("{", "is not YAML"),
+            ("gaussian:25: 2020-13-45", "is not YAML"),
+            ("gaussian:25: .inf", "cannot be drawn from"),
         ],
     )
     def test_letters_about_files(self, tmp_path: Path, text: str, problem: str) -> None:

@@ -180,6 +180,14 @@ class TestPanel:
         assert re.search(r"noisy input\s+24\.60", seen)
         assert "left" not in seen  # the run is over
 
+    def test_the_best_score_is_the_highest(self, terminal: Terminal) -> None:
+        with Display(20000, stream=terminal) as display:
+            for score in (-0.75, -0.25, -0.5):
+                display.report({"step": 100, "val_l1": -score, "val_score": score})
+        seen = re.sub(r"\x1b\[[\d;]*m|[^\w\s.-]", "", terminal.getvalue().rpartition("training")[2])
+        assert re.search(r"l1\s+0\.5000\s+0\.2500", seen)
+        assert re.search(r"score\s+-0\.5000\s+-0\.2500", seen)
+
     @pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit, ValueError])
     def test_the_cursor_comes_back(self, terminal: Terminal, error: type[BaseException]) -> None:
         with pytest.raises(error):

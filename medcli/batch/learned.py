@@ -104,6 +104,12 @@ def _shares(span: Span) -> Iterator[tuple[int, slice, slice]]:
         yield block, slice(start - span.start, stop - span.start), slice(start - zero, stop - zero)
 
 
+def check_levels(sigma: Range, temperature: Range) -> None:
+    """Raises RecipeError for a range that makes no sense."""
+    check_range("sigma", *sigma, (0.0, 255.0))
+    check_range("temperature", *temperature, (0.0, 10.0))
+
+
 @dataclass(frozen=True)
 class LearnedNoise:
     """A weight file as what makes pictures noisy, or clean. Pickled, it is the path and the numbers.
@@ -122,9 +128,7 @@ class LearnedNoise:
     tile: int = TILE
 
     def __post_init__(self) -> None:
-        """Raises RecipeError for a range that makes no sense."""
-        check_range("sigma", *self.sigma, (0.0, 255.0))
-        check_range("temperature", *self.temperature, (0.0, 10.0))
+        check_levels(self.sigma, self.temperature)
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Another process loads the network itself."""

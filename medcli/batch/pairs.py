@@ -58,11 +58,15 @@ class NoisedPictures:
         return len(self.names)
 
     def __iter__(self) -> Iterator[Pair]:
-        """Raises InputError for a file that cannot be read, or has several pages."""
+        """Raises InputError for a file that cannot be read, has several pages, or is none that the noise fits."""
         for name in self.names:
             clean = as_floats(_pixels(self.folder / name))
             generator = keyed_generator(self.seed, str(self.noise), name.as_posix())
-            noisy, words = with_noise(clean, partial(one_draw, self.noise, clip=self.clip), generator)
+            draw = partial(one_draw, self.noise, clip=self.clip)
+            try:
+                noisy, words = with_noise(clean, str(self.noise), draw, generator)
+            except InputError as error:
+                raise InputError(f"{self.folder / name}: {error.problem}", error.hint) from error
             yield Pair(name.as_posix(), as_stored(noisy, np.uint8) if self.round else noisy, clean, words)
 
 
@@ -102,11 +106,18 @@ def one_draw(noise: Noise, clean: Tensor, generator: torch.Generator, /, *, clip
     return (clipped(settled) if clip else settled)(clean, generator), str(settled)
 
 
-def with_noise(clean: Floats, draw: Draw, generator: torch.Generator) -> tuple[Floats, str]:
-    """(H, W) or (H, W, 3) -> the same with noise, and what was drawn. draw: takes (C, H, W)."""
+def with_noise(clean: Floats, name: str, draw: Draw, generator: torch.Generator) -> tuple[Floats, str]:
+    """(H, W) or (H, W, 3) -> the same with noise, and what was drawn. draw: takes (C, H, W). name: of the noise.
+
+    Raises InputError where the noise does not fit the picture.
+    """
     planes = torch.from_numpy(clean.reshape(*clean.shape[:2], -1)).permute(2, 0, 1)
-    noisy, words = draw(planes, generator)
-    return noisy.permute(1, 2, 0).reshape(clean.shape).numpy(), words
+    try:
+        noisy, words = draw(planes, generator)
+        return noisy.permute(1, 2, 0).reshape(clean.shape).numpy(), words
+    except RuntimeError as error:  # torch's word for shapes that do not fit
+        hint = f"Some noises need colour, or a few more pixels.\n{str(error).splitlines()[0]}"
+        raise InputError(f"'{name}' cannot be added to {_size(clean)}.", hint) from error
 
 
 def thinned(names: Sequence[Any], limit: int | None) -> list[Any]:

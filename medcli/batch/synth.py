@@ -27,7 +27,7 @@ from medcli.batch.plan import folds_case
 from medcli.batch.report import Status
 from medcli.data.crops import keyed_generator
 from medcli.data.folders import nested, pictures_in
-from medcli.data.mates import MANIFEST, Row, Side, digest, parsed, present, way
+from medcli.data.mates import MANIFEST, PAGES, Row, Side, digest, parsed, present, way
 from medcli.errors import InputError, MedcliError, OutputError
 from medcli.images import Page, Picture, format_of, read, write
 from medcli.images.formats import FORMATS
@@ -235,7 +235,7 @@ def add_noise(picture: Picture, task: Task, order: Order) -> tuple[str, str]:
         picture.pages[number] = Page(as_stored(noisy, depth), alpha)
         drawn.append(words)
     depths = dict.fromkeys(str(page.pixels.dtype) for page in picture.pages)
-    return " | ".join(drawn if len(set(drawn)) > 1 else drawn[:1]), "; ".join(map(_protocol, depths))
+    return PAGES.join(drawn if len(set(drawn)) > 1 else drawn[:1]), "; ".join(map(_protocol, depths))
 
 
 def _spelled(noise: Noise) -> str:
@@ -328,12 +328,7 @@ def _noisy(clean: Floats, drawer: Drawer, generator: torch.Generator, *, keep: b
     """(H, W) or (H, W, 3) -> the same with noise, and what was drawn. keep: give back values that are not finite."""
     finite = np.isfinite(clean)
     sound = clean if finite.all() else np.nan_to_num(clean, nan=0.0, posinf=1.0, neginf=0.0)
-    try:
-        pixels, words = with_noise(sound, drawer.draw, generator)
-    except RuntimeError as error:  # torch's word for shapes that do not fit
-        kind = f"{clean.shape[1]}x{clean.shape[0]} pixels {'in gray' if clean.ndim == 2 else 'in colour'}"
-        hint = f"Some noises need colour, or a few more pixels.\n{str(error).splitlines()[0]}"
-        raise InputError(f"'{drawer.name}' cannot be added to {kind}.", hint) from error
+    pixels, words = with_noise(sound, drawer.name, drawer.draw, generator)
     return (np.where(finite, pixels, clean) if keep else pixels), words
 
 

@@ -162,6 +162,7 @@ def _learned(request: Request, found: Lesson, folder: Path, path: Path) -> str:
     from medcli.train.machine import choose_machine
 
     machine = choose_machine(request.device, request.precision, workers=0)
+    _make_room(path.parent)
     keep_heap()
     with Display(STEPS, quiet=request.quiet) as display:
         adapted = adapt(
@@ -171,10 +172,18 @@ def _learned(request: Request, found: Lesson, folder: Path, path: Path) -> str:
         tell(adapted, request.model, display)
     if adapted.verdict is None or not adapted.verdict.better:
         return request.model
-    path.parent.mkdir(parents=True, exist_ok=True)
     save(path, adapted, found.card, sorted({Path(name).name for name in found.pictures.names}))
     request.say(f"{path} holds the adapted model: med denoise PICTURE --model {path}")
     return str(path)
+
+
+def _make_room(folder: Path) -> None:
+    """Before the learning, not after it. Raises OutputError."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        hint = "Name another place with --save."
+        raise OutputError(f"{folder} cannot be written: {error.strerror}.", hint) from error
 
 
 def tell(adapted: Adapted, model: str, display: Display) -> None:

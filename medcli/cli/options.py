@@ -48,7 +48,7 @@ def assigned(pairs: Sequence[str], option: str) -> dict[str, Any]:
             raise click.BadParameter(f"'{pair}' is not NAME=VALUE.", param_hint=option)
         try:
             found[name] = yaml.safe_load(value)
-        except yaml.YAMLError:
+        except (yaml.YAMLError, ValueError):  # the latter for a date such as 2020-13-45
             raise click.BadParameter(f"the value of '{pair}' cannot be understood.", param_hint=option) from None
     return found
 

@@ -230,7 +230,13 @@ def _drawer(noise: str | None, pool: str | None, learned: Learned) -> Drawer:
 
 
 def _lesson(clean: Path, noisy: Path, like: Path, taught: Taught, learned: Learned) -> Lesson:
-    """Raises InputError for pictures that would be noisy and clean at once, ModelError for a start without noise."""
+    """What is wrong is told before hours of learning, not after them.
+
+    Raises InputError for pictures that would be noisy and clean at once, ModelError for a start without noise,
+    RecipeError for a range that makes no sense, OutputError for a manifest that is none.
+    """
+    from medcli.batch.learned import check_levels
+    from medcli.batch.synth import Ledger
     from medcli.data.folders import nested
     from medcli.train.like import PLACE, Lesson
 
@@ -238,6 +244,8 @@ def _lesson(clean: Path, noisy: Path, like: Path, taught: Taught, learned: Learn
         if nested(like, folder):
             problem = f"The folders of --like and {flag} must be apart: {like} and {folder}."
             raise InputError(problem, "Neither may lie in the other.")
+    Ledger(noisy)
+    check_levels(learned.sigma or (0.0, 0.0), learned.temperature or (1.0, 1.0))
     if learned.model:
         _refuse_start(learned, learned.model, noisy / PLACE)
     return Lesson(

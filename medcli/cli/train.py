@@ -130,10 +130,12 @@ def _command() -> str:
 def _noises(pool: str | None, noise: str | None) -> dict[str, float] | None:
     """Notation to weight: a pool is opened up, so that the frozen recipe says all there is to say."""
     from medcli.noise.notation import parse, parse_pool
+    from medcli.noise.pool import Pool
 
-    if pool:
-        return {str(entry): weight for weight, entry in parse_pool(pool).noises}
-    return {str(parse(noise)): 1.0} if noise else None
+    if not (pool or noise):
+        return None
+    made = parse_pool(pool) if pool else parse(noise or "")
+    return {str(entry): weight for weight, entry in made.noises} if isinstance(made, Pool) else {str(made): 1.0}
 
 
 def _recipe(name: str | None, overrides: dict[str, Any], run: Options, *, pooled: bool) -> Recipe:
@@ -144,11 +146,19 @@ def _recipe(name: str | None, overrides: dict[str, Any], run: Options, *, pooled
     if frozen := _frozen(run):
         return _joined(_kept(frozen, name, run), given)
     recipe = load(name) if name else _own(given, run, pooled=pooled)
-    if name in bundled():
-        recipe = replace(recipe, licence="")  # that of the weights we made with it; these are the user's
+    if name in bundled():  # licence and noise are of the weights and pictures that we had; these are the user's
+        recipe = replace(recipe, licence="", noise=recipe.noise if recipe.noises else "")
     if recipe.noises and (run.noisy or run.pairs):
         recipe = replace(recipe, noises={}, noise="")  # the pictures have their own, and the card tells no other
-    return _joined(replace(recipe, training_data=_names(*_folders(run))), given)
+    return _joined(replace(recipe, training_data=_seen(given.get("init", recipe.init), run)), given)
+
+
+def _seen(init: str, run: Options) -> list[str]:
+    """The pictures that the start model has seen, if there is one, and those of the run."""
+    from medcli.zoo import catalog, weights
+
+    before = weights.read_card(catalog.locate(init)).training_data if init else []
+    return list(dict.fromkeys([*before, *_names(*_folders(run))]))
 
 
 def _frozen(run: Options) -> Path | None:
@@ -170,13 +180,17 @@ def _kept(frozen: Path, name: str | None, run: Options) -> Recipe:
 
 
 def _joined(recipe: Recipe, given: dict[str, Any]) -> Recipe:
-    """With what was given; single options and numbers join those that it has for the same method and network."""
+    """With what was given; single options and numbers join those that it has for the same method and network.
+
+    Those of another method or network are dropped, and so are the words on a noise that is another now.
+    """
     same = {
         "options": given.get("method", recipe.method) == recipe.method,
         "config": given.get("architecture", recipe.architecture) == recipe.architecture,
     }
-    joined = {key: getattr(recipe, key) | given[key] for key in same if key in given and same[key]}
-    return replace(recipe, **given | joined)
+    joined = {key: (getattr(recipe, key) if same[key] else {}) | given.get(key, {}) for key in same}
+    words = recipe.noise if given.get("noises", recipe.noises) == recipe.noises else ""
+    return replace(recipe, **{"noise": words} | given | joined)
 
 
 def _folders(run: Options) -> list[Sequence[Path]]:
@@ -210,8 +224,16 @@ def _own(given: dict[str, Any], run: Options, *, pooled: bool) -> Recipe:
         noises=_noises("noise", None) or {} if made else {},
         options=_masks_of(start) if start and method == "amsnet" else {},
         architecture=network or str(getattr(kind, "usual_network", Recipe.architecture)),
-        config={**start.config, "channels": start.channels} if start else {},
+        config=_config_of(start, method) if start else {},
     )
+
+
+def _config_of(start: Card, method: str) -> dict[str, Any]:
+    """That of the start model; levels and statistics of noise are of its own pictures, and are measured anew."""
+    from medcli.train.like import OF_PICTURES
+
+    own = OF_PICTURES if method == "ludvae" else ()
+    return {key: value for key, value in start.config.items() if key not in own} | {"channels": start.channels}
 
 
 def _usual_method(network: str | None, *, pooled: bool) -> str:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, NamedTuple, TextIO
 import click
 
 from medcli.cli.progress import duration
-from medcli.train.curves import INPUT, is_figure, is_term
+from medcli.train.curves import INPUT, SCORE, is_figure, is_term
 
 if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions, RenderResult
@@ -113,8 +113,8 @@ class Course:
 
     @property
     def rises(self) -> bool:
-        """Whether a larger value is a better one: so it is for PSNR and SSIM, not for errors and distances."""
-        return "psnr" in self.name or "ssim" in self.name
+        """Whether a larger value is a better one: so it is for PSNR, SSIM and scores, not for errors and distances."""
+        return self.name == SCORE or "psnr" in self.name or "ssim" in self.name
 
     def row(self) -> Row:
         """Last value; beside it the best of a figure, and of anything else the mean of what came lately."""

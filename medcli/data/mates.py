@@ -14,6 +14,7 @@ from medcli.data.folders import listed
 from medcli.errors import InputError
 
 MANIFEST = "pairs.jsonl"
+PAGES = " | "  # between what was drawn for one page and for the next
 Side = Literal["noisy", "clean"]
 
 
@@ -96,6 +97,17 @@ def recorded_pairs(folder: Path, sources: Path | None = None) -> list[tuple[Path
     places = [((sources or (folder / row.folder).resolve()) / row.source, folder / row.output) for row in rows]
     _refuse_strangers(folder, rows, places)
     return [pair[::-1] if row.makes == "noisy" else pair for row, pair in zip(rows, places, strict=True)]
+
+
+def recorded_noises(folder: Path) -> dict[str, set[str]]:
+    """Of each noise in the folder's manifest, to the last number, all that was drawn of it.
+
+    Raises InputError where there is no manifest.
+    """
+    found: dict[str, set[str]] = {}
+    for row in _rows(folder):
+        found.setdefault(row.spelled, set()).update(row.drawn.split(PAGES))
+    return found
 
 
 def _rows(folder: Path) -> list[Row]:

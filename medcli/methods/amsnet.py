@@ -31,7 +31,7 @@ class AMSNet:
     lambda. fill: what stands in a hidden pixel's place, "zero" as in the paper or the "mean" of what is visible around.
 
     Patches are cut to sub-images whose sides the network can halve as often as it does.
-    Raises RecipeError where an option makes no sense, or, at the first step, a patch is too small.
+    Raises RecipeError where an option makes no sense.
 
     Departs: masks are shared by the channels of a pixel, as in the published code; the paper draws them for each, but
     demosaicing gives channels common noise. The loss is a mean over hidden elements, of each picture, not a sum.
@@ -88,11 +88,12 @@ class AMSNet:
 
     def prepared(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """The first view, cut to fit, and its masks: (B, C, H, W) float32 and (B, 1, H, W) uint8."""
-        height, width = (self._fitting(side) for side in batch.noisy.shape[2:])
+        height, width = (self.fitting(side) for side in batch.noisy.shape[2:])
         index = drawn(height, width, self.branches, batch.generators())
         return batch.noisy[..., :height, :width], index.to(batch.noisy.device, non_blocking=True)
 
-    def _fitting(self, side: int) -> int:
+    def fitting(self, side: int) -> int:
+        """A whole number of sub-images, each with sides that the network takes."""
         network: Any = self.product
         step = self.pd * int(network.multiple)
         if side < step:

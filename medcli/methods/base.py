@@ -91,6 +91,15 @@ class AsksItsOwnWay(Protocol):
 
 
 @runtime_checkable
+class CutsPatches(Protocol):
+    """A method that cuts patches to what its network takes."""
+
+    def fitting(self, side: int) -> int:
+        """How much of a side is left; raises RecipeError for one that is too small."""
+        ...
+
+
+@runtime_checkable
 class ShowsNoise(Protocol):
     """A method that estimates the noise by a way of its own, not as what its product takes away."""
 

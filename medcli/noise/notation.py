@@ -56,8 +56,19 @@ def read_pool(path: Path) -> Pool:
         return _pool(yaml.safe_load(path.read_text(encoding="utf-8")), str(path))
     except OSError as error:
         raise RecipeError(f"The pool {path} cannot be read: {error.strerror}.") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError) as error:
         raise RecipeError(f"{path} is not YAML: {error}") from error
+
+
+def entries(spelled: str) -> list[str]:
+    """The notations in `(weight*notation|...)`, as manifests spell a pool; a single noise is its own and only one.
+
+    Of a pool within a pool or a chain nothing is told: what it stands in may change what it does.
+    """
+    if "(" not in spelled:
+        return [spelled]
+    whole = spelled.startswith("(") and spelled.endswith(")") and spelled.count("(") == 1
+    return [each.partition("*")[2] for each in spelled[1:-1].split("|")] if whole else []
 
 
 @cache

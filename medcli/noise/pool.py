@@ -17,7 +17,7 @@ class Pool(Noise):
     """Draws a noise with probability proportional to its weight, then applies it.
 
     noises: pairs of (weight, noise). name: what to call the pool; without one it spells out its noises.
-    Raises RecipeError where a weight is negative or none is positive.
+    Raises RecipeError where a weight is negative or infinite, or none is positive.
     """
 
     noises: Sequence[tuple[float, Noise]]
@@ -25,7 +25,7 @@ class Pool(Noise):
 
     def __post_init__(self) -> None:
         weights = [weight for weight, _ in self.noises]
-        if not sum(weights) > 0 or min(weights) < 0:
+        if not 0 < sum(weights) < float("inf") or min(weights) < 0:
             raise RecipeError(f"A pool cannot be drawn from with the weights {weights}.", "Weights are shares above 0.")
 
     def __call__(self, clean: Tensor, generator: Generator) -> Tensor:

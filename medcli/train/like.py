@@ -78,15 +78,16 @@ class Lesson:
         """As the package has it, with what was asked for."""
         usual, name = load(USUAL), self.noisy.resolve().name
         plain = re.sub(r"[^\w.-]+", "-", name)
-        start = read_card(locate(self.init)).config if self.init else usual.config
+        start = read_card(locate(self.init)) if self.init else None
+        config, seen = (start.config, start.training_data) if start else (usual.config, [])
         return replace(
             usual,
             id=f"noise-of-{plain}",
             title=f"The noise of {name}",
             init=self.init,
             options={**usual.options, **self.options},
-            config={**{key: value for key, value in start.items() if key not in OF_PICTURES}, **self.config},
-            training_data=[name, self.clean.resolve().name],
+            config={**{key: value for key, value in config.items() if key not in OF_PICTURES}, **self.config},
+            training_data=list(dict.fromkeys([*seen, name, self.clean.resolve().name])),
         )
 
     def run(self, command: str = "", limits: Limits | None = None) -> Options:

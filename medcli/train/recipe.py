@@ -121,7 +121,7 @@ def load(name_or_path: str) -> Recipe:
         raise RecipeError(f"There is no recipe '{name_or_path}'.", nearest(name_or_path, known))
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError) as error:
         raise RecipeError(f"{path} is not YAML: {error}") from error
     return parse(values, str(path))
 

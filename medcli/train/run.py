@@ -16,7 +16,7 @@ from medcli import __version__
 from medcli.archs.ludvae import LUDVAE
 from medcli.engine.memory import ran_out
 from medcli.errors import ModelError, OutputError, RecipeError, TrainingError
-from medcli.methods.base import AsksItsOwnWay, Method
+from medcli.methods.base import AsksItsOwnWay, CutsPatches, Method
 from medcli.methods.losses import LOSSES
 from medcli.registry import ARCHITECTURES, METHODS, nearest, resolve
 from medcli.train import checkpoint
@@ -118,10 +118,19 @@ def opened(
 
     Raises RecipeError, InputError and TrainingError where they do not fit each other.
     """
-    method = build_method(recipe, machine)  # first: what makes no sense is told before pictures are decoded
+    goes_on = options.resume and bool(checkpoint.saved(options.output / "checkpoints"))
+
+    def built(recipe: Recipe) -> Method:
+        """The weights of a run that goes on are in its checkpoint, wherever the model is now that it started from."""
+        return build_method(replace(recipe, init="") if goes_on else recipe, machine)
+
+    method = built(recipe)  # first: what makes no sense is told before pictures are decoded
     sources = _in_turn(team, machine.device, lambda: open_sources(recipe, method.needs, options.folders()))
     adjusted = with_proposals(_in_gray(recipe, sources), sources.train, say)
-    return adjusted, method if adjusted == recipe else build_method(adjusted, machine), sources
+    method = method if adjusted == recipe else built(adjusted)
+    if isinstance(method, CutsPatches):
+        method.fitting(adjusted.patch)  # before there is a folder that holds a run
+    return adjusted, method, sources
 
 
 def _translated(error: RuntimeError, machine: Machine) -> Exception:
@@ -146,7 +155,7 @@ def _in_gray(recipe: Recipe, sources: Sources) -> Recipe:
 def _keep(trainer: Trainer, witness: Witness, options: Options, sources: Sources) -> None:
     """The product with its page, and the pictures of the run."""
     recipe, folder, product = trainer.recipe, witness.folder, trainer.best()
-    card = replace(_card(recipe, trainer.step), strategy=strategy_of(trainer.method))
+    card = replace(_card(recipe, trainer.step, sources.noises), strategy=strategy_of(trainer.method))
     path = folder / f"{recipe.id}.safetensors"
     weights.save(path, product, card)
     facts = replace(
@@ -228,7 +237,7 @@ def build_method(recipe: Recipe, machine: Machine) -> Method:
     Raises RecipeError where an option of the method makes no sense, or patches do not fit the network.
     """
     name = recipe.options.get("loss", recipe.loss)
-    if name and name not in LOSSES:
+    if name and str(name) not in LOSSES:  # a list is no key
         raise RecipeError(f"There is no loss '{name}'.", nearest(str(name), LOSSES))
     _check_config(recipe)
     torch.manual_seed(recipe.seed)
@@ -281,15 +290,17 @@ def _check_patch(recipe: Recipe, method: Method) -> None:
         )
 
 
-def _card(recipe: Recipe, steps: int = 0) -> weights.Card:
+def _card(recipe: Recipe, steps: int = 0, recorded: Sequence[str] = ()) -> weights.Card:
+    """recorded: noises that the pictures had already."""
+    noises = list(recorded or recipe.noises)
     return weights.Card(
         id=recipe.id,
         architecture=recipe.architecture,
         config=recipe.config,
         title=recipe.title,
         channels=recipe.config.get("channels", 3),
-        noise=recipe.noise or ", ".join(recipe.noises),
-        noises=list(recipe.noises),
+        noise=recipe.noise or ", ".join(noises),
+        noises=noises,
         licence=recipe.licence,
         training_data=recipe.training_data,
         method=recipe.method,

@@ -12,10 +12,11 @@ import torch
 from medcli.data.cache import PixelCache, open_cache
 from medcli.data.crops import Framing, MadeNoisy, Recorded, Source, keyed, keyed_generator
 from medcli.data.folders import matched, pictures_in
-from medcli.data.mates import MANIFEST, recorded_pairs
+from medcli.data.mates import MANIFEST, recorded_noises, recorded_pairs
 from medcli.errors import RecipeError
 from medcli.methods.base import Needs
 from medcli.noise.base import Noise
+from medcli.noise.notation import entries, parse
 from medcli.noise.pool import Pool
 from medcli.train.recipe import Recipe
 from medcli.train.validation import Validation, validation_of
@@ -43,7 +44,10 @@ class Folders:
 
 @dataclass(frozen=True)
 class Sources:
-    """train: the samples. validation: None where no picture was given or held out for it."""
+    """train: the samples. validation: None where no picture was given or held out for it.
+
+    noises: of pairs with a manifest, in notation; none of a noise that has no notation, as one that was learned.
+    """
 
     train: Source
     validation: Validation | None
@@ -51,6 +55,7 @@ class Sources:
     held_out: int
     gray: bool
     skipped: Sequence[str] = field(default_factory=list)
+    noises: Sequence[str] = ()
 
 
 def open_sources(recipe: Recipe, needs: Needs, folders: Folders) -> Sources:
@@ -71,7 +76,8 @@ def open_sources(recipe: Recipe, needs: Needs, folders: Folders) -> Sources:
     validation = validation_of(make(held), needs) if held else None
     judges = len(held.first) if held else 0
     skipped = [*check.skipped, *(held.skipped if held and folders.val is not None else [])]
-    return Sources(make(trained), validation, len(trained.first), judges, gray, skipped)
+    noises = list(dict.fromkeys(each for folder in folders.pairs for each in _noises(folder)))
+    return Sources(make(trained), validation, len(trained.first), judges, gray, skipped, noises)
 
 
 @dataclass(frozen=True)
@@ -104,14 +110,17 @@ class _Pictures:
     def split(self, share: float, seed: int) -> tuple[_Pictures, _Pictures | None]:
         """(to train on, to judge by): chosen by name, so that new pictures do not shift the old ones.
 
-        Pages of one file stay together, for they look alike, unless there are few files; so do all pictures that have
-        the same clean mate.
+        Where few names stand for many pictures, that of the folder counts too. Pages of one file stay together, for
+        they look alike, unless there are few files; so do all pictures that have the same clean mate.
         """
-        shown = [Path(name).name for name in (self.clean if self.clean and self.aligned else self.first).names]
+        names = (self.clean if self.clean and self.aligned else self.first).names
+        shown = [Path(name).name for name in names]
+        if len(set(shown)) < min(FEW, len(set(names))):
+            shown = ["/".join(Path(name).parts[-2:]) for name in names]
         files = [name.rpartition("#")[0] or name for name in shown]
         units = files if len(set(files)) >= FEW else shown
         order = sorted(set(units), key=lambda unit: keyed(seed, unit))
-        wanted = min(MOST_HELD_OUT, round(share * len(order)) or (share > 0 and len(order) >= FEW))
+        wanted = min(MOST_HELD_OUT, len(order) - 1, round(share * len(order)) or (share > 0 and len(order) >= FEW))
         if not wanted:
             return self, None
         held = set(order[:wanted])
@@ -132,12 +141,14 @@ def _clean(folders: Folders) -> _Paths:
 def _recorded(recipe: Recipe, needs: Needs, folders: Folders) -> _Paths:
     if folders.pairs:
         return _of_manifests(recipe, needs, folders)
+    if folders.clean and needs.clean == "none":
+        raise RecipeError(f"'{recipe.method}' looks at no clean pictures.", "Leave --clean out.")
     noisy = folders.noisy or folders.data
     clean = folders.clean if folders.noisy else ()
     if needs.clean != "none" and not clean:
         raise RecipeError(
             f"'{recipe.method}' needs clean pictures besides the noisy ones.",
-            "Give them with --clean, or choose a method that needs none, such as n2s.",
+            "Give both, with --noisy and --clean, or choose a method that needs none, such as n2s.",
         )
     if needs.views == 1 and needs.clean != "mates":
         return _Paths([_files(noisy)], _files(clean) if needs.clean == "others" else ())
@@ -164,6 +175,18 @@ def _of_manifests(recipe: Recipe, needs: Needs, folders: Folders) -> _Paths:
     return _paired([pair for each in folders.pairs for pair in recorded_pairs(each, *folders.clean)])
 
 
+def _noises(folder: Path) -> Iterator[str]:
+    """The noises of its mates. What is the same at each draw, such as a factor, counts only where it was drawn."""
+    for spelled, drawn in recorded_noises(folder).items():
+        for notation in entries(spelled):
+            try:
+                settled = str(parse(notation).settle(keyed_generator(0)))
+            except RecipeError:  # the name of a model
+                continue
+            if settled != notation or settled in drawn:
+                yield notation
+
+
 def _paired(pairs: Sequence[tuple[Path, Path]]) -> _Paths:
     """Of (noisy, clean)."""
     return _Paths([[noisy for noisy, _ in pairs]], [clean for _, clean in pairs], aligned=True)
@@ -178,8 +201,10 @@ def _validation_paths(folder: Path, needs: Needs, *, recorded: bool) -> _Paths:
         views = "Leave --val out: some of the scenes are held out then."
         hint = views if needs.clean == "none" else f"It must hold {MANIFEST}, or two folders, 'noisy' and 'clean'."
         raise RecipeError(f"{folder} cannot judge this run.", hint)
-    names = matched(folder / "noisy", folder / "clean")
-    return _paired([(folder / "noisy" / a, folder / "clean" / b) for a, b in names])
+    noisy, clean = folder / "noisy", folder / "clean"
+    if needs.clean == "others":
+        return _Paths([_files([noisy])], _files([clean]))
+    return _paired([(noisy / a, clean / b) for a, b in matched(noisy, clean)])
 
 
 def _files(folders: Sequence[Path]) -> list[Path]:
