@@ -110,7 +110,7 @@ class MeD:
 
     Departs: one joint step instead of five for each group of terms. To first order it is the same, at a fraction of
     the passes.
-    Departs: terms are means over the pairs of views, with the published weights. There the term of the scene is a sum of
+    Departs: terms are means over the pairs of views, with the published weights. There the scene's term is a sum of
     both directions, so that mixing counts half as much beside it.
     Departs: both directions of every term, the noise decoder's answer as noise, and concatenation, as the paper has
     it; the published code computes some of the directions, compares that answer with a picture, and adds.
