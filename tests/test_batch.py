@@ -492,6 +492,22 @@ class TestFiles:
         assert set(self.states(folder, Settings("w", strength=0.5)).values()) == {"done"}
         assert set(self.states(folder, Settings("w2")).values()) == {"done"}
 
+    def test_what_the_format_cannot_hold_is_refused_before_the_work(self, folder: Path) -> None:
+        asked: list[Path] = []
+
+        def note(job: Job, picture: Picture) -> Facts:
+            asked.append(job.source)
+            return FACTS
+
+        (folder / "in/1.png").write_bytes(cv2.imencode(".png", np.full((8, 8, 4), 9, np.uint8))[1].tobytes())
+        jobs = make_plan([folder / "in"], Naming(folder / "out", format="jpeg"))
+        files = Files(jobs, Settings("w", format="jpeg"), Streams(sys.stdin.buffer, sys.stdout.buffer))
+        states = {
+            outcome.job.source.stem: outcome.status for outcome in run(jobs, stages(files.read, note, files.write))
+        }
+        assert states == {"0": "done", "1": "failed", "2": "done", "3": "done"}
+        assert folder / "in/1.png" not in asked
+
     def test_the_files_of_others_are_not_touched(self, folder: Path) -> None:
         write_png(folder / "out/3.png", 200)
         before = (folder / "out/3.png").read_bytes()

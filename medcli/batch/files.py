@@ -20,6 +20,7 @@ from medcli.batch.plan import STREAM, Job
 from medcli.batch.report import Outcome
 from medcli.errors import InputError, OutputError
 from medcli.images import MAX_PIXELS, Picture, format_of, read, write
+from medcli.images.fitting import check
 from medcli.images.landing import landing
 
 
@@ -97,14 +98,17 @@ class Files:
         return Outcome(job, "failed", error=_absent(job)) if missing else Outcome(job, "planned")
 
     def read(self, job: Job) -> Picture:
-        """Raises InputError, OSError."""
+        """Raises InputError, OSError; OutputError where the result's format cannot hold what the picture has."""
         if job.source == STREAM:
-            return read(self._streams.stdin.read(), name="Standard input", max_pixels=self._max_pixels)
-        if not job.source.exists():
+            picture = read(self._streams.stdin.read(), name="Standard input", max_pixels=self._max_pixels)
+        elif not job.source.exists():
             raise _absent(job)
-        if job.root is not None:
-            self._sources[job] = Identity.of(job.source)
-        return read(job.source, max_pixels=self._max_pixels)
+        else:
+            if job.root is not None:
+                self._sources[job] = Identity.of(job.source)
+            picture = read(job.source, max_pixels=self._max_pixels)
+        check(picture, self._format(job, picture))
+        return picture
 
     def write(self, job: Job, picture: Picture) -> None:
         """Raises OutputError, OSError. A file appears whole or not at all."""
@@ -118,8 +122,10 @@ class Files:
             self._encode(picture, file, job)
 
     def _encode(self, picture: Picture, file: BinaryIO, job: Job) -> None:
-        format = self._settings.format or format_of(job.target) or picture.format
-        write(picture, file, format=format, quality=self._settings.quality)
+        write(picture, file, format=self._format(job, picture), quality=self._settings.quality)
+
+    def _format(self, job: Job, picture: Picture) -> str:
+        return self._settings.format or format_of(job.target) or picture.format
 
     def _remember(self, job: Job, finished: Path) -> None:
         assert job.root is not None

@@ -19,15 +19,10 @@ LOSSES = {"icc": "colour profile", "exif": "EXIF", "xmp": "XMP", "dpi": "resolut
 def fit(picture: Picture, name: str) -> Picture:
     """`picture` as the format `name` can hold it, with its own notes. Pages that fit already are shared, not copied.
 
-    Raises OutputError where something that can be seen would be lost: alpha, further pages, a side beyond the limit.
+    Raises OutputError as `check` does.
     """
+    check(picture, name)
     form = FORMATS[name]
-    for page in picture.pages:
-        if page.alpha is not None and not form.alpha:
-            raise OutputError(f"{name.upper()} cannot hold transparency.", "Write PNG, TIFF or WebP.")
-        check_sides(name, *page.pixels.shape[:2])
-    if len(picture.pages) > 1 and not form.pages:
-        raise OutputError(f"{name.upper()} cannot hold {len(picture.pages)} pages.", "Write TIFF.")
     turn = 1 if "exif" in form.carries else orientation(picture.metadata.exif)
     pages = [turned(deepened(page, form.depths), turn) for page in picture.pages]
     fitted = Picture(pages, name, picture.metadata)
@@ -43,6 +38,17 @@ def fit(picture: Picture, name: str) -> Picture:
         fitted.remark(f"{name.upper()} cannot hold a resolution of {max(picture.metadata.dpi):,.0f} dpi: dropped.")
     fitted.remark(*_losses(picture, fitted, name))
     return fitted
+
+
+def check(picture: Picture, name: str) -> None:
+    """Raises OutputError where something to be seen would be lost: alpha, further pages, a side beyond the limit."""
+    form = FORMATS[name]
+    for page in picture.pages:
+        if page.alpha is not None and not form.alpha:
+            raise OutputError(f"{name.upper()} cannot hold transparency.", "Write PNG, TIFF or WebP.")
+        check_sides(name, *page.pixels.shape[:2])
+    if len(picture.pages) > 1 and not form.pages:
+        raise OutputError(f"{name.upper()} cannot hold {len(picture.pages)} pages.", "Write TIFF.")
 
 
 def check_sides(name: str, height: int, width: int) -> None:
