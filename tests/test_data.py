@@ -207,6 +207,16 @@ class TestSources:
         one, two = found.train.sample(0, 0).views
         assert ((one - (two / 2 + 40 / 255)).abs() <= 0.51 / 255).all()
 
+    def test_a_spare_view_can_be_missing(self, pairs: tuple[Path, Path], tmp_path: Path) -> None:
+        first, second = pairs
+        needs = Needs(views=2, spare=1)
+        for folders in ([first, second], [first, second, second]):
+            assert len(sources(tmp_path, needs, noisy=folders).train.sample(0, 0).views) == len(folders)
+        with pytest.raises(RecipeError, match="2 or 3 noisy pictures"):
+            sources(tmp_path, needs, noisy=[first])
+        made = sources(tmp_path, needs, replace(RECIPE, noises={"gaussian:5": 1}), data=[first])
+        assert len(made.train.sample(0, 0).views) == 3
+
     def test_noisy_only_is_judged_without_clean(self, picture_folder: Path, tmp_path: Path) -> None:
         recipe = replace(RECIPE, held_out=0.4)
         found = sources(tmp_path, Needs(), recipe, data=[picture_folder])

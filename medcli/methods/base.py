@@ -19,11 +19,13 @@ Terms = dict[str, Tensor]
 class Needs:
     """The pictures of one sample.
 
-    views: noisy pictures of one scene. alike: whether the views share kind and level of the noise, drawn anew for each
-    (Noise2Noise), or draw those too. clean: "mates" are of the same scene, "others" of any other scene.
+    views: noisy pictures of one scene. spare: further ones that are of use but can be missing: made noise brings them,
+    recorded pictures where as many folders are given. alike: whether the views share kind and level of the noise, drawn
+    anew for each (Noise2Noise), or draw those too. clean: "mates" are of the same scene, "others" of any other scene.
     """
 
     views: int = 1
+    spare: int = 0
     alike: bool = False
     clean: Literal["none", "mates", "others"] = "none"
 

@@ -104,7 +104,8 @@ class MeD:
 
     network: one that splits (`SplitNetwork`): `swin`, `split`. views: noisy views of each scene, 2 or more; their
     encoders cost n passes and the cross decoder n (n - 1). fuse: how the cross decoder joins two latents, "concat" or
-    "add". noise, mix, cross: weights beside the scene's 1; a term of weight 0 is not computed. missing: whether views
+    "add". noise, mix, cross: weights beside the scene's 1; a term of weight 0 is not computed. spare: whether a further
+    view, where there is one, is what mixed latents must give. missing: whether views
     lack pixels, which are 0 in all channels (`medcli.noise.drop`): targets of scene, noise and mix leave those out.
     Raises RecipeError where one of them makes no sense, or the network does not split.
 
@@ -115,6 +116,8 @@ class MeD:
     Departs: both directions of every term, the noise decoder's answer as noise, and concatenation, as the paper has
     it; the published code computes some of the directions, compares that answer with a picture, and adds.
     Departs: more than two views are mixed by an even choice for each element; the paper does not say.
+    Departs: mixed latents must give a view that is not in them. Equation 16 mixes the target from the same views: an
+    answer with the mean of their noise is nearer to it than the clean scene, and a long training learns that answer.
     Departs: missing pixels are no targets; of them the paper does not say anything. Compared with black too, an answer
     would be the darker the less certain it is.
     """
@@ -131,13 +134,14 @@ class MeD:
         noise: float = 1.0,
         mix: float = 0.05,
         cross: float = 0.1,
+        spare: bool = True,
         missing: bool = False,
     ) -> None:
         self.scene = _split(network)
         self.weights = {"scene": 1.0, "noise": noise, "mix": mix, "cross": cross}
         _check(views, fuse, self.weights)
         self.loss, self.missing = LOSSES[loss], missing
-        self.needs = Needs(views=views)
+        self.needs = Needs(views=views, spare=int(spare and mix > 0))
         self.product = network
         self.twin = self.scene.noise_twin()
         self.cross = CrossDecoder(self.scene, FUSIONS[fuse](self.scene.latent_widths))
@@ -151,38 +155,40 @@ class MeD:
         return found
 
     def terms(self, batch: Batch) -> Terms:
-        scenes = [self.scene.encode(view) for view in batch.views]
-        terms = {"scene": self._scene(batch, scenes)}
+        views = batch.views[: self.needs.views]
+        scenes = [self.scene.encode(view) for view in views]
+        terms = {"scene": self._scene(views, scenes)}
         if self.weights["mix"]:
             terms["mix"] = self._mix(batch, scenes)
         if self.weights["noise"] or self.weights["cross"]:
-            noises = [self.twin.encode(view) for view in batch.views]
+            noises = [self.twin.encode(view) for view in views]
         if self.weights["noise"]:
-            terms["noise"] = self._noise(batch, noises)
+            terms["noise"] = self._noise(views, noises)
         if self.weights["cross"]:
-            terms["cross"] = self._cross(batch, scenes, noises)
+            terms["cross"] = self._cross(views, scenes, noises)
         return {name: self.weights[name] * term for name, term in terms.items()}
 
-    def _scene(self, batch: Batch, scenes: Sequence[Latent]) -> Tensor:
+    def _scene(self, views: Sequence[Tensor], scenes: Sequence[Latent]) -> Tensor:
         """L_X (equation 8, first half): D(z_i) against every other view."""
-        return self._against_others([self.scene.decode(latent).float() for latent in scenes], batch.views)
+        return self._against_others([self.scene.decode(latent).float() for latent in scenes], views)
 
-    def _noise(self, batch: Batch, noises: Sequence[Latent]) -> Tensor:
+    def _noise(self, views: Sequence[Tensor], noises: Sequence[Latent]) -> Tensor:
         """L_N (equation 8, second half): y_i - F(u_i) against every other view."""
         found = [self.twin.decode(latent).float() for latent in noises]
-        return self._against_others([view - noise for view, noise in zip(batch.views, found, strict=True)], batch.views)
+        return self._against_others([view - noise for view, noise in zip(views, found, strict=True)], views)
 
-    def _cross(self, batch: Batch, scenes: Sequence[Latent], noises: Sequence[Latent]) -> Tensor:
+    def _cross(self, views: Sequence[Tensor], scenes: Sequence[Latent], noises: Sequence[Latent]) -> Tensor:
         """L_C (equation 10): R(z_i, u_j) against view j."""
         pairs = permutations(range(len(scenes)), 2)
-        return _mean([self.loss(self.cross(scenes[i], noises[j]).float(), batch.views[j]) for i, j in pairs])
+        return _mean([self.loss(self.cross(scenes[i], noises[j]).float(), views[j]) for i, j in pairs])
 
     def _mix(self, batch: Batch, scenes: Sequence[Latent]) -> Tensor:
-        """L_M (equation 16): D of mixed latents against mixed views, with coins of their own."""
+        """L_M (equation 16): D of mixed latents against the spare view, or mixed views, with coins of their own."""
         generators, count = batch.generators(), len(scenes)
         levels = zip(*scenes, strict=True)
         latent = tuple(mix(level, choices(level[0], count, generators)) for level in levels)
-        target = mix(self._targets(batch.views), choices(batch.noisy, count, generators))
+        targets = self._targets(batch.views)
+        target = targets[count] if targets[count:] else mix(targets, choices(batch.noisy, count, generators))
         return self._distance(self.scene.decode(latent).float(), target)
 
     def _against_others(self, pictures: Sequence[Tensor], views: Sequence[Tensor]) -> Tensor:

@@ -152,17 +152,18 @@ def _recorded(recipe: Recipe, needs: Needs, folders: Folders) -> _Paths:
         )
     if needs.views == 1 and needs.clean != "mates":
         return _Paths([_files(noisy)], _files(clean) if needs.clean == "others" else ())
-    if needs.views > 1 and len(noisy) != needs.views:
+    if needs.views > 1 and not needs.views <= len(noisy) <= needs.views + needs.spare:
+        times = f"{needs.views} or {needs.views + needs.spare}" if needs.spare else f"{needs.views}"
         raise RecipeError(
-            f"'{recipe.method}' needs {needs.views} noisy pictures of each scene, but {len(noisy)} folders were given.",
-            f"Give --noisy {needs.views} times, each with the same names; or clean pictures and --noise.",
+            f"'{recipe.method}' needs {times} noisy pictures of each scene, but {len(noisy)} folders were given.",
+            f"Give --noisy {times} times, each with the same names; or clean pictures and --noise.",
         )
     if needs.clean == "mates" and (len(noisy), len(clean)) != (1, 1):
         raise RecipeError("Pairs come from one folder of noisy and one of clean pictures.", "Give each one once.")
     together = [*noisy, *clean] if needs.clean == "mates" else list(noisy)
     names = list(zip(*matched(*together), strict=True))
     files = [[folder / name for name in column] for folder, column in zip(together, names, strict=True)]
-    return _Paths(files[: needs.views], files[needs.views] if needs.clean == "mates" else (), aligned=True)
+    return _Paths(files[: len(noisy)], files[-1] if needs.clean == "mates" else (), aligned=True)
 
 
 def _of_manifests(recipe: Recipe, needs: Needs, folders: Folders) -> _Paths:
@@ -258,7 +259,9 @@ def _maker(framing: Framing, recipe: Recipe, needs: Needs) -> Callable[[_Picture
     _refuse_misfits(noise, framing)
 
     def make(pictures: _Pictures) -> Source:
-        return MadeNoisy(pictures.first, noise, framing, recipe.seed, needs.views, needs.alike, needs.clean)
+        return MadeNoisy(
+            pictures.first, noise, framing, recipe.seed, needs.views + needs.spare, needs.alike, needs.clean
+        )
 
     return make
 

@@ -439,6 +439,30 @@ class TestMeD:
         assert set(method.terms(batch_of(scenes(1, 16, 0), 0, 4))) == {"scene", "noise", "mix", "cross"}
         assert len(seen) == 8
 
+    @pytest.mark.parametrize(("given", "least", "most"), [(2, 0.52, 0.6), (3, 0.76, 0.84)])
+    def test_a_mean_of_noisy_views_pays_only_where_the_target_is_mixed_of_them(
+        self, given: int, least: float, most: float
+    ) -> None:
+        """In deviations of the noise: the clean answer is sqrt(2 / pi) = 0.80 away from any view."""
+        network = _Transparent()
+        method, batch = MeD(network, noise=0, cross=0, mix=1), batch_of(scenes(4, 64, 0), 0, 3)
+        costs = []
+        for answer in (batch.clean, (batch.views[0] + batch.views[1]) / 2):
+            network.decode = lambda latent, value=answer: value  # type: ignore[method-assign]
+            costs.append(method.terms(Batch(batch.views[:given], None, batch.keys))["mix"].item() / SIGMA)
+        assert costs[0] == pytest.approx(0.80, abs=0.01)
+        assert (costs[1] < costs[0]) == (given == 2)
+        assert least < min(costs) < most
+
+    def test_a_spare_view_is_only_a_target(self) -> None:
+        method = MeD(shaken(tiny_split()))
+        assert (method.needs.views, method.needs.spare) == (2, 1)
+        batch = batch_of(scenes(2, 16, 0), 0, 3)
+        others = Batch([*batch.views[:2], torch.rand_like(batch.noisy)], None, batch.keys)
+        changed = {name for name, term in method.terms(batch).items() if term != method.terms(others)[name]}
+        assert changed == {"mix"}
+        assert MeD(tiny_split(), spare=False).needs.spare == MeD(tiny_split(), mix=0).needs.spare == 0
+
     def test_the_published_size_of_concatenation(self) -> None:
         extra = MeD(SwinTx(width=180, depths=(1, 1))).cross.fusion.parameters()
         assert sum(p.numel() for p in extra) == 64_980
