@@ -105,8 +105,8 @@ class MeD:
     network: one that splits (`SplitNetwork`): `swin`, `split`. views: noisy views of each scene, 2 or more; their
     encoders cost n passes and the cross decoder n (n - 1). fuse: how the cross decoder joins two latents, "concat" or
     "add". noise, mix, cross: weights beside the scene's 1; a term of weight 0 is not computed. spare: whether a further
-    view, where there is one, is what mixed latents must give. missing: whether views
-    lack pixels, which are 0 in all channels (`medcli.noise.drop`): targets of scene, noise and mix leave those out.
+    view, where there is one, is what mixed latents must give. missing: whether views lack pixels, which are 0 in all
+    channels (`medcli.noise.drop`): targets of scene, noise and mix leave those out.
     Raises RecipeError where one of them makes no sense, or the network does not split.
 
     Departs: one joint step instead of five for each group of terms. To first order it is the same, at a fraction of
