@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 
@@ -51,6 +52,16 @@ def test_help_is_there_at_once() -> None:
     subprocess.run([sys.executable, "-m", "medcli", "--help"], capture_output=True, check=True)
     after = os.times()  # processor time, which a busy machine does not stretch
     assert after.children_user + after.children_system - before.children_user - before.children_system < 0.3
+
+
+@pytest.mark.skipif(os.name == "nt", reason="there is no such signal")
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_at_the_very_end_is_no_traceback(number: signal.Signals) -> None:
+    late = f"import atexit, os, time\natexit.register(lambda: (os.kill(os.getpid(), {int(number)}), time.sleep(9)))"
+    code = f"{late}\nimport sys\nsys.argv = ['med', '--help']\nfrom medcli.cli import main\nmain()"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (128 + number, "")
+    assert "Commands:" in done.stdout
 
 
 def test_public_names() -> None:

@@ -28,7 +28,7 @@ from medcli.methods.losses import LOSSES
 from medcli.methods.supervised import Supervised
 from medcli.noise.gaussian import Gaussian
 from medcli.train import recipe as recipes
-from medcli.train.loop import Limits, Trainer, learning_rate
+from medcli.train.loop import Interruption, Limits, Trainer, learning_rate
 from medcli.train.machine import Machine
 from medcli.train.recipe import Recipe
 from medcli.train.run import Options, build_method, train
@@ -176,6 +176,28 @@ class TestLoop:
         assert again.step == 5
         again.run(crops, Limits())
         assert same(whole.average, again.average)
+
+    def test_a_doubled_signal_is_one_and_the_next_is_heard(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        heard: list[int] = []
+        former = signal.signal(signal.SIGINT, lambda number, frame: heard.append(number))
+        try:
+            with Interruption() as asked:
+                signal.raise_signal(signal.SIGINT)
+                signal.raise_signal(signal.SIGINT)
+            signal.raise_signal(signal.SIGINT)
+            assert (asked.to_stop, heard) == (signal.SIGINT, [])
+            monkeypatch.setattr(Interruption, "AT_ONCE", 0.0)
+            signal.raise_signal(signal.SIGINT)
+            assert heard == [signal.SIGINT]
+            signal.raise_signal(signal.SIGINT)
+            assert heard == [signal.SIGINT] * 2
+            with Interruption():
+                signal.raise_signal(signal.SIGINT)
+                time.sleep(0.001)
+                with pytest.raises(KeyboardInterrupt):
+                    signal.raise_signal(signal.SIGINT)
+        finally:
+            signal.signal(signal.SIGINT, former)
 
     def test_keeps_the_last_three_checkpoints(self, picture_folder: Path, tmp_path: Path) -> None:
         trainer = trainer_in(tmp_path / "run", tiny())

@@ -59,23 +59,37 @@ def main() -> NoReturn:
     """Runs `med` with the arguments of this process and ends it with a documented exit code."""
     signal.signal(signal.SIGTERM, _terminate)
     try:
-        code = int(med.main(prog_name="med", standalone_mode=False) or 0)
+        code = _code()
+    finally:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            if signal.getsignal(number) is not signal.SIG_IGN:
+                signal.signal(number, _end)
+    sys.exit(code)
+
+
+def _code() -> int:
+    try:
+        return int(med.main(prog_name="med", standalone_mode=False) or 0)
     except click.Abort:
         click.echo("interrupted", err=True)
-        code = 130
+        return 130
     except click.ClickException as error:
         error.show()
-        code = error.exit_code
+        return error.exit_code
     except MedcliError as error:
         click.echo("\n".join(letter(error)), err=True)
-        code = error.exit_code
+        return error.exit_code
     except OSError as error:  # asked too early or too late to be anybody's: a folder without rights, an odd name
         place = f"{error.filename}: " if error.filename else ""  # a standard stream has no name
         click.echo("\n".join(letter(MedcliError(f"{place}{error.strerror or error}."))), err=True)
-        code = MedcliError.exit_code
-    sys.exit(code)
+        return MedcliError.exit_code
 
 
 def _terminate(number: int, frame: object) -> NoReturn:
     """SIGTERM unwinds like any exit, so that temporary files are removed."""
     raise SystemExit(128 + number)
+
+
+def _end(number: int, frame: object) -> NoReturn:
+    """All is told and tidied: a signal to the interpreter as it takes itself down has nothing to unwind."""
+    os._exit(128 + number)

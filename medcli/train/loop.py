@@ -267,32 +267,46 @@ class Interruption:
     """While entered, Ctrl-C and SIGTERM are noted (`to_stop`) instead of cutting a step in two; a second one cuts.
 
     One that comes at once is the same again: a terminal sends Ctrl-C to `torchrun` and to its processes, and so does
-    `torchrun`.
+    `torchrun`. It is passed over even where the training has ended meanwhile: nothing is cut that tidies up.
     """
 
     SIGNALS = (signal.SIGINT, signal.SIGTERM)
     AT_ONCE = 2.0  # seconds
 
     def __init__(self) -> None:
-        self.to_stop, self._noted = 0, 0.0
+        self.to_stop, self._noted, self._left = 0, 0.0, False
 
     def __enter__(self) -> Interruption:
         self._former = {n: signal.signal(n, self._note) for n in self.SIGNALS if _in_main_thread()}
         return self
 
     def __exit__(self, *_: object) -> None:
-        for number, handler in self._former.items():
-            signal.signal(number, handler)
+        self._left = True
+        if not self._comes_again():
+            self._restore()
 
     def obey(self, number: int) -> NoReturn:
         """What the signal would have done."""
         raise KeyboardInterrupt if number == signal.SIGINT else SystemExit(128 + number)
 
     def _note(self, number: int, frame: object) -> None:
-        if self.to_stop and time.monotonic() - self._noted > self.AT_ONCE:
+        if self._comes_again():
+            return
+        if self._left:
+            self._restore()
+            signal.raise_signal(number)
+        elif self.to_stop:
             self.obey(self.to_stop)
-        if not self.to_stop:
+        else:
             self.to_stop, self._noted = number, time.monotonic()
+
+    def _comes_again(self) -> bool:
+        """Whether a signal of this moment is the noted one once more."""
+        return bool(self.to_stop) and time.monotonic() - self._noted <= self.AT_ONCE
+
+    def _restore(self) -> None:
+        for number, handler in self._former.items():
+            signal.signal(number, handler)
 
 
 def _in_main_thread() -> bool:
