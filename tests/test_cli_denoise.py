@@ -213,6 +213,15 @@ class TestOnePicture:
         assert med("denoise", "in/0.png").code == 0
         assert np.array_equal(pixels_of(home / "in/0.denoised.png"), pixels_of(home / "in/0.png"))
 
+    def test_an_idle_option_of_the_environment_is_passed_over(
+        self, med: Med, home: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("MED_DENOISE_SUFFIX", "-x")
+        assert med("denoise", "in/0.png", "-o", "a.png").code == 0
+        assert med("denoise", "in/0.png").code == 0
+        assert (home / "a.png").exists()
+        assert (home / "in/0-x.png").exists()
+
     def test_quiet_is_quiet(self, med: Med) -> None:
         ran = med("denoise", "in/0.png", "--quiet")
         assert (ran.code, ran.out, ran.err) == (0, b"", "")
@@ -575,6 +584,8 @@ class TestLetters:
             (["denoise", "in/0.png", "--strength", "2"], "--strength"),
             (["denoise", "in/0.png", "--strength", "nan"], "--strength"),
             (["denoise", "in/0.png", "--suffix", "a/b"], "--suffix"),
+            (["denoise", "in/0.png", "--suffix", "-x", "-o", "a.png"], "-o a.png is the whole name"),
+            (["denoise", "in/0.png", "--tile", "0", "--overlap", "16"], "--overlap has no meaning"),
         ],
     )
     def test_usage(self, med: Med, arguments: list[str], words: str) -> None:

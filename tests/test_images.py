@@ -451,6 +451,26 @@ def test_metadata_crosses_formats(source: str, format: str) -> None:
         assert second.dpi == pytest.approx((300, 150), rel=1e-3)
 
 
+def test_what_stays_behind_with_its_format_is_named() -> None:
+    stream = io.BytesIO()
+    caption, iptc = "Vega", (33723, "B", 8, b"\x1c\x02\x78\0\x03abc", True)
+    tifffile.imwrite(stream, np.asarray(RGB), photometric="rgb", description=caption, extratags=[iptc], metadata=None)
+    for data, format, words in (
+        (stream.getvalue(), "jpeg", "JPEG cannot hold what TIFF alone has: description, IPTC: dropped."),
+        (by_pillow(RGB, "jpeg", comment=b"Vega"), "png", "PNG cannot hold what JPEG alone has: comment: dropped."),
+    ):
+        picture = read(data)
+        coded(picture, format=picture.format)
+        assert picture.notes == []
+        coded(picture, format=format)
+        assert picture.notes == [words]
+    stream = io.BytesIO()
+    tifffile.imwrite(stream, np.asarray(RGB), photometric="rgb")  # describes its shape
+    picture = read(stream.getvalue())
+    coded(picture, format="png")
+    assert picture.notes == []
+
+
 def test_a_profile_of_gray_is_not_given_to_colour() -> None:
     picture = Picture([page(kind="L")], "png", Metadata(icc=ICC[:16] + b"GRAY" + ICC[20:]))
     assert read(coded(picture, format="tiff")).metadata.icc == picture.metadata.icc

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, TextIO
 
 import click
+from click.core import ParameterSource
 
 from medcli.cli import options
 from medcli.cli.lazy import EXIT_CODES
@@ -193,6 +194,8 @@ def command(
     _check_streams(inputs, output, as_objects)
     _check_task(mask, upscale, strength)
     jobs = make_plan(inputs, Naming(output, suffix, format_), recursive=recursive, force=force)
+    _check_idle("--suffix", jobs[0].target == output, f"-o {output} is the whole name of the result.")
+    _check_idle("--overlap", tile == 0, "--tile 0 takes the whole picture at once.")
     weights = locate(model, tell)
     _check_masked(weights, {"--refine": refine, "--samples": samples, "--seed": seed})
     masks = _masks(mask, weights, jobs, inputs)
@@ -250,6 +253,13 @@ def _check_task(mask: str | None, upscale: int | None, strength: float) -> None:
         raise click.UsageError("--mask and --upscale are two runs: fill the picture, then enlarge the result.")
     if mask and strength < 1:
         raise click.UsageError("--strength does not go with --mask: of what is missing there is nothing to keep.")
+
+
+def _check_idle(option: str, idle: bool, why: str) -> None:
+    """Refuses an option that was typed, not set in the environment, where it would change nothing."""
+    source = click.get_current_context().get_parameter_source(option.lstrip("-"))
+    if idle and source is ParameterSource.COMMANDLINE:
+        raise click.UsageError(f"{option} has no meaning here: {why}")
 
 
 def _check_masked(weights: Path, options: Mapping[str, int | None]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
 import numpy as np
@@ -10,10 +11,18 @@ from numpy.typing import NDArray
 from medcli.errors import OutputError
 from medcli.images.exif import orientation
 from medcli.images.formats import FORMATS
-from medcli.images.picture import Page, Picture
+from medcli.images.picture import Metadata, Page, Picture
 from medcli.images.raster import bands, turned
 
 LOSSES = {"icc": "colour profile", "exif": "EXIF", "xmp": "XMP", "dpi": "resolution"}
+NATIVE: Mapping[int | bytes, str] = {  # what stays behind with its format: tags of TIFF, chunks of PNG, marks of JPEG
+    270: "description", 33723: "IPTC", 34377: "Photoshop's blocks",
+    50839: "ImageJ's notes", 51123: "Micro-Manager's notes",
+    **dict.fromkeys((33550, 33922, 34264, 34735), "georeference"),
+    **dict.fromkeys((b"tEXt", b"zTXt", b"iTXt"), "text"),
+    b"\xfe": "comment", b"\xed": "Photoshop's blocks with IPTC",
+}  # fmt: skip
+SHAPE = b'{"shape": '  # how tifffile describes what needs no description
 
 
 def fit(picture: Picture, name: str) -> Picture:
@@ -61,8 +70,12 @@ def check_sides(name: str, height: int, width: int) -> None:
 
 def _losses(picture: Picture, fitted: Picture, name: str) -> list[str]:
     form, label = FORMATS[name], name.upper()
+    lines = []
+    if behind := _native(picture.metadata) if picture.format != name else ():
+        lines.append(f"{label} cannot hold what {picture.format.upper()} alone has: {', '.join(behind)}: dropped.")
     dropped = [word for field, word in LOSSES.items() if field not in form.carries and getattr(picture.metadata, field)]
-    lines = [f"{label} cannot hold {', '.join(dropped)}: dropped."] if dropped else []
+    if dropped:
+        lines.append(f"{label} cannot hold {', '.join(dropped)}: dropped.")
     if not form.gray and any(page.pixels.ndim == 2 for page in picture.pages):
         lines.append(f"{label} knows no gray: written as three equal channels.")
     if name == "bmp" and any(page.pixels.ndim == 2 and page.alpha is not None for page in picture.pages):
@@ -73,6 +86,12 @@ def _losses(picture: Picture, fitted: Picture, name: str) -> list[str]:
             what = "[0, 1] float was clipped and scaled" if before.pixels.dtype.kind == "f" else "16 bit was rounded"
             lines.append(f"{label} cannot hold {before.pixels.dtype}: {what} to {bits} bit.")
     return lines
+
+
+def _native(meta: Metadata) -> Iterable[str]:
+    blocks: list[tuple[int | bytes, bytes]] = [(tag[0], tag[3]) for layout in meta.tiff for tag in layout.tags]
+    blocks += meta.native
+    return dict.fromkeys(NATIVE[key] for key, content in blocks if key in NATIVE and not content.startswith(SHAPE))
 
 
 def deepened(page: Page, depths: tuple[str, ...]) -> Page:
