@@ -222,6 +222,11 @@ class TestOnePicture:
         assert (home / "a.png").exists()
         assert (home / "in/0-x.png").exists()
 
+    def test_a_model_that_makes_noise_says_so(self, med: Med) -> None:
+        ran = med("denoise", "in/0.png", "--model", "ludvae-camera")
+        assert ran.code == 0
+        assert ran.err.startswith("ludvae-camera has learned to make noise")
+
     def test_quiet_is_quiet(self, med: Med) -> None:
         ran = med("denoise", "in/0.png", "--quiet")
         assert (ran.code, ran.out, ran.err) == (0, b"", "")

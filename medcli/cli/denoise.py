@@ -185,7 +185,7 @@ def command(
     from medcli.batch.plan import Naming, make_plan
     from medcli.batch.restore import Denoise
     from medcli.cli.session import Request, Session
-    from medcli.zoo.catalog import locate
+    from medcli.zoo.catalog import entries, locate
 
     def tell(text: str) -> None:  # of a model that is fetched on its first use
         if not quiet:
@@ -197,6 +197,8 @@ def command(
     _check_idle("--suffix", jobs[0].target == output, f"-o {output} is the whole name of the result.")
     _check_idle("--overlap", tile == 0, "--tile 0 takes the whole picture at once.")
     weights = locate(model, tell)
+    if model in entries() and entries()[model].domain == "noise":
+        tell(f"{model} has learned to make noise (med synth-pairs --model); the denoisers are in 'med models list'.")
     _check_masked(weights, {"--refine": refine, "--samples": samples, "--seed": seed})
     masks = _masks(mask, weights, jobs, inputs)
     task: Task = Denoise(strength)
