@@ -17,6 +17,7 @@ from medcli.noise.chain import Chain, chained, clipped
 from medcli.noise.drop import Drop
 from medcli.noise.gaussian import Gaussian
 from medcli.noise.local_variance import LocalVariance
+from medcli.noise.notation import parse
 from medcli.noise.poisson import Poisson, Poisson255Fold
 from medcli.noise.pool import Pool
 from medcli.noise.rescale import FILTERS, Rescale
@@ -95,6 +96,7 @@ MOMENTS = [
     (Speckle(25, 25), 0.4, 0, 10),
     (SaltPepper(0.1, 0.1, salt=0.3), 0.5, 0.1 * (0.3 - 0.5) * 255, 255 * math.sqrt(0.1 * 0.25 - (0.1 * 0.2) ** 2)),
     (SaltPepper(0.3, 0.3), 0.5, 0, 255 * math.sqrt(0.3 * 0.25)),
+    (Drop(0.3, 0.3, size=(5, 5)), 0.5, -0.3 * 127.5, 127.5 * math.sqrt(0.3 * 0.7)),
     (Drop(0.7, 0.7), 0.5, -0.7 * 127.5, 127.5 * math.sqrt(0.7 * 0.3)),
     (Read(10, 10, tail=(5, 5)), 0.5, 0, 10),
     (Row(20, 20), 0.5, 0, 20),
@@ -135,6 +137,19 @@ def test_shares_are_drawn_from_their_range() -> None:
         shares = [(noise(torch.full((1, 50, 50), 0.5), seeded(seed)) != 0.5).float().mean() for seed in range(200)]
         assert 0.07 < min(shares) < 0.15
         assert 0.45 < max(shares) < 0.55
+
+
+def test_holes_are_squares_on_a_grid() -> None:
+    for seed in range(8):
+        missing = Drop(0.3, 0.3, size=(4, 4))(torch.ones(3, 61, 45), seeded(seed)) == 0
+        assert (missing[0] == missing[1]).all()
+        assert missing.float().mean() == pytest.approx(0.3, abs=0.15)
+        edges = (missing[0, 1:] != missing[0, :-1]).any(1).nonzero().flatten() + 1
+        assert len(set((edges % 4).tolist())) == 1
+    sides = {parse("drop:0.2,size=1-3").settle(seeded(seed)).size for seed in range(40)}
+    assert sides == {(1.0, 1.0), (2.0, 2.0), (3.0, 3.0)}
+    with pytest.raises(RecipeError, match="drop: size"):
+        Drop(size=(0, 3))
 
 
 def test_peaks_are_drawn_log_uniformly() -> None:

@@ -123,7 +123,8 @@ class TestPools:
     def test_the_corruption_pool_has_every_scale_filter_and_share_beside_noise(self) -> None:
         noises = {str(noise) for _, noise in parse_pool("corruption").noises}
         scales = {str(Rescale(factor, name)) for factor in (2, 3, 4) for name in FILTERS}
-        assert noises == scales | {"drop:0.5", "drop:0.7", "drop:0.9", "gaussian:0-25"}
+        drops = {"drop:0.5", "drop:0.7", "drop:0.9", "drop:0.005-0.5", "drop:0.01-0.3,size=1-10"}
+        assert noises == scales | drops | {"gaussian:0-25"}
 
     def test_pools_can_be_clipped(self) -> None:
         assert str(clipped(parse("noise"))) == "noise+clip"

@@ -37,7 +37,8 @@ from medcli.zoo.weights import read_card
 Pixels = NDArray[Any]
 Mask = NDArray[np.bool_]
 Ways = dict[str, Callable[..., Pixels]]
-SHARES, FACTORS = (0.5, 0.7, 0.9), (2, 3, 4)
+HOLES = ((0.01, 1), (0.2, 1), (0.5, 1), (0.7, 1), (0.9, 1), (0.1, 8))  # share, and side of the squares in pixels
+FACTORS = (2, 3, 4)
 RADIUS = 3  # pixels around a missing one that OpenCV looks at
 
 
@@ -48,10 +49,12 @@ def pictures(folder: Path, limit: int | None, *, gray: bool) -> Iterator[tuple[s
         yield name.as_posix(), np.array(image.convert("L" if gray or image.mode == "L" else "RGB"))
 
 
-def missing(name: str, share: float, shape: tuple[int, ...]) -> Mask:
+def missing(name: str, share: float, side: int, shape: tuple[int, ...]) -> Mask:
     """(H, W), true where a pixel is missing."""
-    drawn = torch.rand(shape[:2], generator=keyed_generator(name, str(share)))
-    return np.asarray(drawn.numpy() < share)
+    squares = [-(-length // side) for length in shape[:2]]
+    drawn = torch.rand(squares, generator=keyed_generator(name, str(share))) < share
+    large = drawn.repeat_interleave(side, 0).repeat_interleave(side, 1)
+    return np.asarray(large[: shape[0], : shape[1]].numpy())
 
 
 def inpainted(pixels: Pixels, mask: Mask, way: int) -> Pixels:
@@ -111,11 +114,11 @@ def main(model: str, folder: Path, gray: bool, limit: int | None, device: str) -
     filters = {factor: filter_for(card, factor) for factor in FACTORS}
     denoiser = medcli.load(model, device=device, precision="fp32")
     fillers, enlargers = filling(denoiser), enlarging(denoiser, filters)
-    fill: dict[str, list[list[float]]] = {way: [[] for _ in SHARES] for way in fillers}
+    fill: dict[str, list[list[float]]] = {way: [[] for _ in HOLES] for way in fillers}
     enlarge: dict[str, list[list[float]]] = {way: [[] for _ in FACTORS] for way in enlargers}
     for name, clean in pictures(folder, limit, gray=gray):
-        for column, share in enumerate(SHARES):
-            mask = missing(name, share, clean.shape)
+        for column, (share, side) in enumerate(HOLES):
+            mask = missing(name, share, side, clean.shape)
             holed = np.where(mask if clean.ndim == 2 else mask[..., None], np.uint8(0), clean)
             for way, restore in fillers.items():
                 fill[way][column].append(distance(restore(holed, mask), clean))
@@ -123,7 +126,8 @@ def main(model: str, folder: Path, gray: bool, limit: int | None, device: str) -
             small, whole = smaller(clean, factor)
             for way, restore in enlargers.items():
                 enlarge[way][column].append(distance(restore(small, factor), whole))
-    print(table("missing", [f"{share:.0%}" for share in SHARES], fill), end="\n\n")
+    columns = [f"{share:.0%}" + f" in squares of {side}" * (side > 1) for share, side in HOLES]
+    print(table("missing", columns, fill), end="\n\n")
     print(table("enlarged", [f"x{factor}" for factor in FACTORS], enlarge))
 
 

@@ -12,19 +12,41 @@ from typing import ClassVar
 import torch
 from torch import Generator, Tensor
 
-from medcli.noise.base import Ranged
+from medcli.noise.base import Noise, Ranged, check_range, uniform
 
 
 @dataclass(frozen=True)
 class Drop(Ranged):
-    """Each pixel becomes black in all channels with probability a, drawn once per picture from U(low, high)."""
+    """Pixels become black in all channels, each with probability a, drawn once per picture from U(low, high).
+
+    size: range of the side, in pixels, of the squares that go missing as a whole, drawn once per picture; squares that
+    touch are a larger hole. 1: pixel by pixel, as in the paper. Raises RecipeError for sides below 1 or above 64.
+    """
 
     limits: ClassVar[tuple[float, float]] = (0.0, 1.0)
 
     low: float = 0.5
     high: float = 0.9
+    size: tuple[float, float] = (1.0, 1.0)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_range("drop: size", *self.size, (1.0, 64.0))
 
     def __call__(self, clean: Tensor, generator: Generator) -> Tensor:
         """(C, H, W) float in [0, 1] -> same shape; pixels that are kept are unchanged."""
-        kept = torch.rand(clean.shape[1:], generator=generator) >= self.level(generator)
-        return clean * kept
+        height, width = clean.shape[1:]
+        share, side = self.level(generator), self._side(generator)
+        if side == 1:
+            return clean * (torch.rand(height, width, generator=generator) >= share)
+        top, left = torch.randint(side, (2,), generator=generator).tolist()
+        rows, columns = (torch.arange(height) + top) // side, (torch.arange(width) + left) // side
+        kept = torch.rand(height // side + 2, width // side + 2, generator=generator) >= share
+        return clean * kept[rows][:, columns]
+
+    def settle(self, generator: Generator) -> Noise:
+        level, side = self.level(generator), float(self._side(generator))
+        return Drop(level, level, (side, side))
+
+    def _side(self, generator: Generator) -> int:
+        return 1 if self.size == (1.0, 1.0) else round(uniform(*self.size, generator))
