@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from PIL import Image
 
 from medcli.cli import med as door
 from medcli.errors import MedcliError
+from medcli.noise.notation import parse_pool
 from medcli.train import recipe as recipes
 from medcli.zoo import weights
 from medcli.zoo.abilities import abilities
@@ -208,6 +209,10 @@ class TestUsualMethod:
         assert recipes.load("other/recipe.yaml").options == {"missing": False}
 
 
+def scales(notations: Iterable[str]) -> set[str]:
+    return {each for each in notations if each.startswith("rescale")}
+
+
 class TestPairs:
     SMALL = ("--pairs", "mates", "--steps", "1", "--batch", "1", "--patch", "16")
 
@@ -217,7 +222,9 @@ class TestPairs:
         train(*self.SMALL, "-o", "run", recipe="")
         card = weights.read_card(Path("run/run.safetensors"))
         drawn = {json.loads(line)["drawn"] for line in Path("mates/pairs.jsonl").read_text().splitlines()}
-        assert {*card.noises} == {"gaussian:0-25", *(each for each in drawn if not each.startswith("gaussian"))}
+        assert {*card.noises} <= {str(noise) for _, noise in parse_pool("corruption").noises}
+        assert scales(card.noises) == scales(drawn)
+        assert {each.partition(":")[0] for each in card.noises} == {each.partition(":")[0] for each in drawn}
         assert abilities(card.noises).fills
         assert abilities(card.noises).enlarges
         assert "fills in missing pixels" in Path("run/README.md").read_text(encoding="utf-8")
