@@ -56,11 +56,11 @@ def test_help_is_there_at_once() -> None:
 
 @pytest.mark.skipif(os.name == "nt", reason="there is no such signal")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_at_the_very_end_is_no_traceback(number: signal.Signals) -> None:
-    late = f"import atexit, os, time\natexit.register(lambda: (os.kill(os.getpid(), {int(number)}), time.sleep(9)))"
+def test_a_signal_at_the_very_end_changes_nothing(number: signal.Signals) -> None:
+    late = f"import atexit, os\natexit.register(os.kill, os.getpid(), {int(number)})"
     code = f"{late}\nimport sys\nsys.argv = ['med', '--help']\nfrom medcli.cli import main\nmain()"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
-    assert (done.returncode, done.stderr) == (128 + number, "")
+    assert (done.returncode, done.stderr) == (0, "")
     assert "Commands:" in done.stdout
 
 

@@ -61,9 +61,8 @@ def main() -> NoReturn:
     try:
         code = _code()
     finally:
-        for number in (signal.SIGINT, signal.SIGTERM):
-            if signal.getsignal(number) is not signal.SIG_IGN:
-                signal.signal(number, _end)
+        for number in (signal.SIGINT, signal.SIGTERM):  # all is told; the interpreter takes itself down in peace
+            signal.signal(number, signal.SIG_IGN)
     sys.exit(code)
 
 
@@ -88,8 +87,3 @@ def _code() -> int:
 def _terminate(number: int, frame: object) -> NoReturn:
     """SIGTERM unwinds like any exit, so that temporary files are removed."""
     raise SystemExit(128 + number)
-
-
-def _end(number: int, frame: object) -> NoReturn:
-    """All is told and tidied: a signal to the interpreter as it takes itself down has nothing to unwind."""
-    os._exit(128 + number)
