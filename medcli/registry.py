@@ -39,6 +39,7 @@ NOISES: Mapping[str, str] = {
     "column": "medcli.noise.sensor:Column",
     "drop": "medcli.noise.drop:Drop",
     "gaussian": "medcli.noise.gaussian:Gaussian",
+    "grain": "medcli.noise.grain:Grain",
     "local-variance": "medcli.noise.local_variance:LocalVariance",
     "poisson": "medcli.noise.poisson:Poisson",
     "poisson-255fold": "medcli.noise.poisson:Poisson255Fold",

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from torch import Generator, Tensor
 
 from medcli.data.cache import PixelCache
+from medcli.data.variation import Variation
 from medcli.noise.base import Noise, uniform
 from medcli.noise.views import views
 
@@ -98,7 +99,10 @@ class Framing:
 
 @dataclass(frozen=True)
 class MadeNoisy:
-    """Clean pictures that are made noisy. views, alike, clean: as in `medcli.methods.base.Needs`."""
+    """Clean pictures that are made noisy. views, alike, clean: as in `medcli.methods.base.Needs`.
+
+    variation: of the sample, for methods that take one view and its clean mate.
+    """
 
     pictures: PixelCache
     noise: Noise
@@ -107,10 +111,14 @@ class MadeNoisy:
     views: int = 1
     alike: bool = False
     clean: Clean = "mates"
+    variation: Variation | None = None
 
     def sample(self, step: int, index: int) -> Sample:
         generator = keyed_generator(self.seed, step, index)
         clean = _patch(self.pictures, self.framing, generator)
+        if self.variation:
+            clean, varied = self.variation.pair(clean, self.noise, generator)
+            return Sample([varied], clean, keyed(self.seed, step, index, "method"))
         if self.alike:
             noisy = list(views(self.noise, clean, generator, self.views))
         else:

@@ -42,7 +42,7 @@ def to_encoded(linear: Tensor) -> Tensor:
 def blur(noise: Tensor, radius: float) -> Tensor:
     """(C, H, W) smoothed by a Gaussian of standard deviation `radius` pixels."""
     blurred = cv2.GaussianBlur(noise.permute(1, 2, 0).numpy(), (0, 0), radius, borderType=cv2.BORDER_REFLECT)
-    return torch.from_numpy(blurred).permute(2, 0, 1)
+    return torch.from_numpy(blurred.reshape(*noise.shape[1:], -1)).permute(2, 0, 1)
 
 
 def demosaic(noise: Tensor, generator: Generator) -> Tensor:
@@ -73,17 +73,23 @@ class Camera(Noise):
 
     shot: range of the shot-noise gain (variance per unit of raw signal in [0, 1]), drawn log-uniformly.
     jpeg_share: share of pictures that pass through JPEG; the others are rounded to 8 bits half of the time.
-    quality: range of the JPEG quality, 1 to 100. Raises RecipeError for values that make no sense.
+    quality: range of the JPEG quality, 1 to 100. again_share: share of the JPEGs that are stored a second time, as by a
+    messenger or an editor. blur: range of the radius in pixels of the camera's smoothing of luma and chroma.
+    Raises RecipeError for values that make no sense.
     """
 
     shot: tuple[float, float] = (3e-5, 2e-2)
     jpeg_share: float = 0.5
     quality: tuple[int, int] = (70, 98)
+    again_share: float = 0.0
+    blur: tuple[float, float] = (0.4, 1.2)
 
     def __post_init__(self) -> None:
         check_range("camera: shot", *self.shot, (1e-9, 1.0))
         check_range("camera: jpeg_share", self.jpeg_share, self.jpeg_share, (0.0, 1.0))
         check_range("camera: quality", *self.quality, (1, 100))
+        check_range("camera: again_share", self.again_share, self.again_share, (0.0, 1.0))
+        check_range("camera: blur", *self.blur, (0.1, 8.0))
 
     def __call__(self, clean: Tensor, generator: Generator) -> Tensor:
         """(3, H, W) float in [0, 1] -> same shape; H and W at least 8."""
@@ -108,7 +114,7 @@ class Camera(Noise):
         """The camera's own smoothing: sometimes all of it, sometimes chroma only."""
         kind = uniform(0, 1, generator)
         if kind < 0.3:  # blurred as by scaling or a lens profile, strength kept
-            radius = uniform(0.4, 1.2, generator)
+            radius = uniform(*self.blur, generator)
             return blur(noise, radius) * min(2.0, 1 + radius)
         if kind < 0.65:
             luma = (LUMA[:, None, None] * noise).sum(0, keepdim=True)
@@ -118,8 +124,13 @@ class Camera(Noise):
 
     def _store(self, noisy: Tensor, generator: Generator) -> Tensor:
         if uniform(0, 1, generator) < self.jpeg_share:
-            quality = int(uniform(*self.quality, generator))
-            return jpeg(noisy.flip(0), quality, halve_chroma=uniform(0, 1, generator) < 0.5).flip(0)
+            stored = self._jpeg(noisy, generator)
+            again = self.again_share > 0 and uniform(0, 1, generator) < self.again_share
+            return self._jpeg(stored, generator) if again else stored
         if uniform(0, 1, generator) < 0.5:
             return (noisy * 255).round().clamp(0, 255) / 255
         return noisy
+
+    def _jpeg(self, noisy: Tensor, generator: Generator) -> Tensor:
+        quality = int(uniform(*self.quality, generator))
+        return jpeg(noisy.flip(0), quality, halve_chroma=uniform(0, 1, generator) < 0.5).flip(0)

@@ -73,6 +73,7 @@ class Recipe:
     clip: float = 1.0
     ema: float = 0.999
     enlarge_share: float = 0.0
+    variation: dict[str, float] = field(default_factory=dict)
     held_out: float = 0.05
     seed: int = 0
     licence: str = ""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from itertools import count
 from pathlib import Path
 
@@ -13,11 +13,13 @@ from medcli.data.cache import PixelCache, open_cache
 from medcli.data.crops import Framing, MadeNoisy, Recorded, Source, keyed, keyed_generator
 from medcli.data.folders import matched, pictures_in
 from medcli.data.mates import MANIFEST, recorded_noises, recorded_pairs
+from medcli.data.variation import Variation
 from medcli.errors import RecipeError
 from medcli.methods.base import Needs
 from medcli.noise.base import Noise
 from medcli.noise.notation import entries, parse
 from medcli.noise.pool import Pool
+from medcli.registry import nearest
 from medcli.train.recipe import Recipe
 from medcli.train.validation import Validation, validation_of
 
@@ -257,13 +259,33 @@ def _pages(scene: Sequence[Path], places: Sequence[Mapping[str, int]]) -> Iterat
 def _maker(framing: Framing, recipe: Recipe, needs: Needs) -> Callable[[_Pictures], Source]:
     noise = recipe.draw_noise()
     _refuse_misfits(noise, framing)
+    variation = _variation(recipe, needs)
 
     def make(pictures: _Pictures) -> Source:
         return MadeNoisy(
-            pictures.first, noise, framing, recipe.seed, needs.views + needs.spare, needs.alike, needs.clean
+            pictures.first, noise, framing, recipe.seed, needs.views + needs.spare, needs.alike, needs.clean, variation
         )
 
     return make
+
+
+def _variation(recipe: Recipe, needs: Needs) -> Variation | None:
+    """None where the recipe asks for none.
+
+    Raises RecipeError for shares that do not exist or do not fit, and for methods that take no clean mate.
+    """
+    known = {item.name for item in fields(Variation)}
+    for name, share in recipe.variation.items():
+        if name not in known:
+            raise RecipeError(f"There is no variation '{name}'.", nearest(name, known))
+        if isinstance(share, bool) or not isinstance(share, int | float) or not 0 <= share <= 1:
+            raise RecipeError(f"The share of the variation '{name}' cannot be {share!r}.", "It must be 0 to 1.")
+    if not any(recipe.variation.values()):
+        return None
+    if needs.views + needs.spare != 1 or needs.clean != "mates":
+        hint = "They are for methods that learn from clean pictures."
+        raise RecipeError(f"'{recipe.method}' takes no variations.", hint)
+    return Variation(**recipe.variation)
 
 
 def _refuse_misfits(noise: Noise, framing: Framing) -> None:

@@ -1,0 +1,81 @@
+"""Variations of a training sample that its noise alone does not bring: gray, common noise, small ranges, patterns."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Generator, Tensor
+
+from medcli.data.patterns import pattern
+from medcli.noise.base import Noise, log_uniform, uniform
+
+LUMA = torch.tensor([0.299, 0.587, 0.114])[:, None, None]
+NOISY_PATTERNS = 0.6  # of the patterns; the others are clean, and stay as they are
+LEAST_CONTRAST = 1 / 8
+
+
+@dataclass(frozen=True)
+class Variation:
+    """Shares of the samples, 0 to 1 each; with 0 nothing is drawn, so that older runs keep their samples.
+
+    gray: gray picture and equal noise in all channels, as from monochrome sensors and film.
+    common: colour picture with noise of which a share from U(0, 1) is common to all channels.
+    contrast: values scaled by a factor from 1/8 to 1 and raised by a black level, before the noise.
+    patterns: a pattern made by code (`medcli.data.patterns`) in place of the picture.
+    """
+
+    gray: float = 0.0
+    common: float = 0.0
+    contrast: float = 0.0
+    patterns: float = 0.0
+
+    def pair(self, clean: Tensor, noise: Noise, generator: Generator) -> tuple[Tensor, Tensor]:
+        """(clean, noisy), each (C, H, W) float32, from a clean patch (C, H, W) in [0, 1]."""
+        untouched = False
+        if _chance(self.patterns, generator):
+            clean = pattern(clean.shape[0], clean.shape[1], generator)
+            untouched = not _chance(NOISY_PATTERNS, generator)
+        if _chance(self.contrast, generator):
+            factor = log_uniform(LEAST_CONTRAST, 1, generator)
+            clean = uniform(0, 1 - factor, generator) + factor * clean
+        kind = uniform(0, 1, generator) if self.gray + self.common else 1.0
+        if kind < self.gray:
+            return _monochrome(clean, noise, untouched, generator)
+        if untouched:
+            return clean, clean.clone()
+        noisy = noise(clean, generator)
+        if kind < self.gray + self.common:
+            noisy = _with_common_noise(clean, noisy, uniform(0, 1, generator), generator)
+        return clean, noisy
+
+
+def _monochrome(clean: Tensor, noise: Noise, untouched: bool, generator: Generator) -> tuple[Tensor, Tensor]:
+    """Gray, with one channel of the noisy picture, or its luma, in all channels."""
+    gray = _luma(clean).expand_as(clean).contiguous()
+    if untouched:
+        return gray, gray.clone()
+    noisy = noise(gray, generator)
+    if _chance(0.6, generator):
+        plane = noisy[int(torch.randint(len(noisy), (), generator=generator))][None]
+    else:
+        plane = _luma(noisy)
+    return gray, plane.expand_as(clean).contiguous()
+
+
+def _with_common_noise(clean: Tensor, noisy: Tensor, share: float, generator: Generator) -> Tensor:
+    """The variance of the noise stays; `share` of it is that of one channel, common to all."""
+    residual = noisy - clean
+    common: Tensor = residual[int(torch.randint(len(residual), (), generator=generator))]
+    mixed: Tensor = (1 - share) ** 0.5 * residual + share**0.5 * common
+    return clean + mixed
+
+
+def _luma(picture: Tensor) -> Tensor:
+    """(C, H, W) -> (1, H, W)."""
+    luma: Tensor = picture if len(picture) == 1 else (LUMA * picture).sum(0, keepdim=True)
+    return luma
+
+
+def _chance(share: float, generator: Generator) -> bool:
+    return share > 0 and uniform(0, 1, generator) < share

@@ -1,0 +1,146 @@
+"""Claims about training samples beyond their noise: monochrome noise, small contrast, patterns, film grain."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from medcli.data.patterns import PATTERNS, checkerboard, dither, pattern
+from medcli.data.variation import Variation
+from medcli.errors import RecipeError
+from medcli.methods.base import Needs
+from medcli.noise.camera import Camera
+from medcli.noise.gaussian import Gaussian
+from medcli.noise.grain import Grain
+from medcli.train.recipe import Recipe
+from medcli.train.sources import _variation
+
+NOISE = Gaussian(25, 25)
+DRAWS = 200
+
+
+def seeded(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def colours() -> torch.Tensor:
+    return torch.rand(3, 32, 32, generator=seeded())
+
+
+@pytest.mark.parametrize("noise", [NOISE, Camera()], ids=str)
+def test_a_monochrome_sample_has_equal_channels_in_both_pictures(noise: Gaussian | Camera) -> None:
+    clean, noisy = Variation(gray=1).pair(colours(), noise, seeded())
+    for picture in (clean, noisy):
+        assert torch.equal(picture[0], picture[1])
+        assert torch.equal(picture[0], picture[2])
+    assert not torch.equal(clean, noisy)
+
+
+def test_common_noise_is_correlated_between_channels_and_keeps_its_strength() -> None:
+    correlations = []
+    for seed in range(20):
+        clean, noisy = Variation(common=1).pair(torch.full((3, 64, 64), 0.5), NOISE, seeded(seed))
+        noise = (noisy - clean).flatten(1)
+        correlations.append(torch.corrcoef(noise)[0, 1].item())
+        assert noise.std().item() * 255 == pytest.approx(25, rel=0.5)
+    assert max(correlations) > 0.7
+    assert min(correlations) < 0.4
+
+
+def test_a_small_contrast_stays_in_range_and_keeps_the_noise() -> None:
+    spans = []
+    for seed in range(60):
+        clean, noisy = Variation(contrast=1).pair(colours(), NOISE, seeded(seed))
+        assert 0 <= clean.min() <= clean.max() <= 1
+        assert (noisy - clean).std().item() * 255 == pytest.approx(25, rel=0.15)
+        spans.append((clean.max() - clean.min()).item())
+    assert min(spans) < 0.25
+    assert max(spans) > 0.7
+
+
+def test_some_patterns_stay_clean() -> None:
+    pairs = [Variation(patterns=1).pair(colours(), NOISE, seeded(seed)) for seed in range(50)]
+    untouched = sum(torch.equal(clean, noisy) for clean, noisy in pairs)
+    assert 10 <= untouched <= 30
+
+
+def test_shares_are_shares() -> None:
+    variation = Variation(gray=0.3, patterns=0.2)
+    pairs = [variation.pair(colours(), NOISE, seeded(seed)) for seed in range(DRAWS)]
+    gray = sum(torch.equal(noisy[0], noisy[1]) for _, noisy in pairs) / DRAWS
+    assert 0.25 < gray < 0.5  # patterns are often gray by themselves
+
+
+def test_a_seed_means_one_sample() -> None:
+    variation = Variation(0.3, 0.3, 0.5, 0.5)
+    for seed in range(20):
+        first, again = (variation.pair(colours(), NOISE, seeded(seed)) for _ in range(2))
+        assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_patterns_are_in_range_and_differ(channels: int) -> None:
+    drawn = [pattern(channels, 48, seeded(seed)) for seed in range(60)]
+    for each in drawn:
+        assert each.shape == (channels, 48, 48)
+        assert each.dtype == torch.float32
+        assert 0 <= each.min() <= each.max() <= 1
+    assert len({each.numpy().tobytes() for each in drawn}) > 40
+
+
+@pytest.mark.parametrize("kind", PATTERNS, ids=lambda kind: kind.__name__)
+def test_every_pattern_fits_any_side(kind: type) -> None:
+    for side in (16, 33, 128):
+        assert kind(side, seeded(side)).shape == (side, side)
+
+
+def test_a_checkerboard_and_a_dither_have_two_values() -> None:
+    for kind in (checkerboard, dither):
+        assert set(kind(32, seeded()).ravel().tolist()) <= {0.0, 1.0}
+
+
+class TestGrain:
+    @pytest.mark.parametrize("size", [0.0, 0.5, 1.5])
+    def test_strength_does_not_depend_on_size(self, size: float) -> None:
+        gray = torch.full((3, 128, 128), 0.5)
+        noise = Grain(20, 20, size=(size, size), midtones=(0, 0))(gray, seeded()) - gray
+        assert noise.std().item() * 255 == pytest.approx(20, rel=0.05)
+
+    def test_neighbours_share_coarse_grain(self) -> None:
+        gray = torch.full((1, 128, 128), 0.5)
+        noise = Grain(20, 20, size=(1.5, 1.5), midtones=(0, 0))(gray, seeded())[0] - 0.5
+        pair = torch.stack([noise[:, :-1].flatten(), noise[:, 1:].flatten()])
+        assert torch.corrcoef(pair)[0, 1] > 0.7
+
+    def test_black_and_white_may_have_none(self) -> None:
+        grain = Grain(20, 20, midtones=(1, 1))
+        for value in (0.0, 1.0):
+            ends = torch.full((3, 16, 16), value)
+            assert torch.equal(grain(ends, seeded()), ends)
+
+
+def test_more_jpeg_generations_make_another_picture() -> None:
+    once, twice = Camera(jpeg_share=1.0, quality=(50, 60)), Camera(jpeg_share=1.0, quality=(50, 60), again_share=1.0)
+    assert not torch.equal(once(colours(), seeded()), twice(colours(), seeded()))
+
+
+RECIPE = Recipe("x", "x", 1, noises={"gaussian:25": 1})
+
+
+@pytest.mark.parametrize(
+    ("variation", "words"),
+    [({"grey": 0.1}, "no variation 'grey'"), ({"gray": 2}, "cannot be 2"), ({"gray": True}, "cannot be True")],
+)
+def test_what_is_no_share_is_an_error(variation: dict[str, float], words: str) -> None:
+    with pytest.raises(RecipeError, match=words):
+        _variation(replace(RECIPE, variation=variation), Needs(clean="mates"))
+
+
+def test_methods_without_clean_targets_take_no_variation() -> None:
+    recipe = replace(RECIPE, variation={"gray": 0.1})
+    assert _variation(recipe, Needs(clean="mates")) == Variation(gray=0.1)
+    assert _variation(RECIPE, Needs(views=2)) is None
+    with pytest.raises(RecipeError, match="takes no variations"):
+        _variation(recipe, Needs(views=2))
