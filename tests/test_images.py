@@ -257,7 +257,8 @@ def test_tiff_compressions_of_others(mode: str, compression: str | None) -> None
     same(first.pages[0], expected)
     again = read(coded(first))
     same(again.pages[0], expected)
-    assert any("Deflate" in line for line in first.notes) == (compression in ("tiff_lzw", "packbits"))
+    assert not first.notes
+    assert first.metadata.tiff[0].compression == again.metadata.tiff[0].compression
 
 
 def page_of(values: Any) -> Page:
@@ -287,25 +288,6 @@ def test_a_further_sample_that_libtiff_unpacks_stays_as_it_is_stored(mode: str, 
     assert any("no stated meaning" in line for line in first.notes) == (meaning == 0)
     with tifffile.TiffFile(io.BytesIO(coded(first))) as file:
         assert file.pages[0].extrasamples == (meaning,)
-
-
-@pytest.mark.parametrize(("depth", "shape"), [("uint16", (3, 5, 6)), ("float32", (3, 5, 6)), ("uint8", (2, 5, 6))])
-def test_planes_that_libtiff_would_mix_are_refused(depth: str, shape: tuple[int, ...]) -> None:
-    packed = [_literal_lzw(plane.tobytes()) for plane in noise(depth, shape)]
-    kind = {"photometric": "rgb"} if shape[0] == 3 else {"photometric": "minisblack", "extrasamples": ["unassalpha"]}
-    data = bytearray(_tiff(iter(packed), shape=shape, dtype=depth, planarconfig="separate", compression="lzma", **kind))
-    with tifffile.TiffFile(io.BytesIO(data)) as file:
-        place = file.pages[0].tags[259].valueoffset
-    data[place : place + 2] = struct.pack("<H", 5)
-    with pytest.raises(InputError, match="compressed with LZW"):
-        read(bytes(data))
-
-
-def _literal_lzw(data: bytes) -> bytes:
-    """Codes of 9 bits, forgotten before they would need 10."""
-    codes = [code for at in range(0, len(data), 200) for code in (256, *data[at : at + 200])] + [257]
-    bits = "".join(f"{code:09b}" for code in codes)
-    return bytes(int(bits[at : at + 8].ljust(8, "0"), 2) for at in range(0, len(bits), 8))
 
 
 @pytest.mark.parametrize("byteorder", ["<", ">"])
@@ -390,10 +372,9 @@ def test_white_is_zero_is_turned() -> None:
     assert read(_tiff(values, photometric="miniswhite")).pages[0].pixels.tolist() == (255 - values).tolist()
 
 
-@pytest.mark.parametrize("depth", ["int16", "uint32", "complex64"])
-def test_tiff_kinds_that_are_refused(depth: str) -> None:
-    with pytest.raises(InputError, match=depth):
-        read(_tiff(np.zeros((4, 5), depth)))
+def test_complex_numbers_are_refused() -> None:
+    with pytest.raises(InputError, match="complex64"):
+        read(_tiff(np.zeros((4, 5), "complex64")))
 
 
 def test_depth_is_decided_by_the_type_alone() -> None:

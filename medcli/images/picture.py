@@ -32,7 +32,9 @@ class TiffLayout:
     resolution: tuple[tuple[int, int], tuple[int, int], int] | None = None  # X and Y as fractions, and the unit's code
     compression: str | None = "zlib"
     predictor: bool = False
-    extrasample: str = "unassalpha"
+    extrasamples: tuple[str, ...] = ("unassalpha",)
+    bands: int = 1  # gray pages, from this one on, that were samples of one page; 0: this one was of an earlier page
+    mask: bool = False  # alpha was a page of its own, of one bit
 
 
 @dataclass

@@ -5,8 +5,10 @@ from __future__ import annotations
 import io
 import struct
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any, BinaryIO
 
+import numpy as np
 from tifffile import TiffWriter
 
 from medcli.errors import OutputError
@@ -19,7 +21,8 @@ NAMES = {exif.EXIF_IFD: "ExifTag", exif.GPS_IFD: "GPSTag"}  # tifffile refuses t
 SUBFILE, DESCRIPTION, XMP = 254, 270, 700
 BYTE, LONG, RATIONALS = 1, 4, (5, 10)
 UNIT, UNITS, INCH = 296, (1, 2, 3), 2
-COMPRESSIONS = (None, "zlib", "lzma")  # that tifffile packs by itself
+COMPRESSIONS = (None, "zlib", "lzma", "lzw", "packbits", "zstd")  # without loss, and read by libtiff too
+MASK_FILE = 4  # bit of NewSubfileType
 
 Tag = tuple[int | str, int, int, Any, bool]
 
@@ -48,13 +51,53 @@ def _series(
     """What is written in one go, with its options: a page, or the whole stack where ImageJ expects it in one block."""
     first = picture.pages[0]
     if _is_imagej_stack(picture, layouts):
-        options = _options(picture, first, layouts[0], mark)
+        options = _options(picture, first, layouts[0], mark, True)
         options["shape"] = (len(picture.pages), *_samples(first, mark).shape)
         options["dtype"] = first.pixels.dtype.newbyteorder(mark)
         yield (_samples(page, mark) for page in picture.pages), options
         return
-    for page, layout in zip(picture.pages, layouts, strict=True):
-        yield _samples(page, mark), _options(picture, page, layout, mark)
+    for at, group in _groups(picture, layouts):
+        last = replace(group[-1], alpha=None) if layouts[at + len(group) - 1].mask else group[-1]
+        options = _options(picture, group[0] if len(group) > 1 else last, layouts[at], mark, at == 0)
+        if len(group) > 1:
+            options |= _band_options(group, layouts[at])
+        samples = [_samples(page, mark) for page in (*group[:-1], last)]
+        yield samples[0] if len(group) == 1 else np.dstack(samples), options
+        if last is not group[-1] and group[-1].alpha is not None:
+            yield group[-1].alpha != 0, _mask_options(options)
+
+
+def _groups(picture: Picture, layouts: tuple[TiffLayout, ...]) -> Iterator[tuple[int, list[Page]]]:
+    """Where each page of the file begins among the pages of the picture, of which several may be its bands."""
+    at = 0
+    while at < len(picture.pages):
+        group = picture.pages[at : at + layouts[at].bands]
+        kinds = {(page.pixels.shape, page.pixels.dtype) for page in group}
+        loose = len(kinds) != 1 or group[0].pixels.ndim != 2 or any(page.alpha is not None for page in group[:-1])
+        group = picture.pages[at : at + 1] if loose else group
+        yield at, group
+        at += len(group)
+
+
+def _band_options(group: list[Page], layout: TiffLayout) -> dict[str, Any]:
+    """RGB with further samples where it was so, else gray with as many as there are."""
+    samples = len(group) + (group[-1].alpha is not None)
+    if samples - len(layout.extrasamples) == 3:
+        return {"photometric": "rgb", "planarconfig": "contig", "extrasamples": list(layout.extrasamples)}
+    further = [*["unspecified"] * (samples - 1), *layout.extrasamples[-1:]][1 - samples :]
+    return {"photometric": "minisblack", "planarconfig": "contig", "extrasamples": further}
+
+
+def _mask_options(options: dict[str, Any]) -> dict[str, Any]:
+    """The options of the page that holds the mask of the page written with `options`."""
+    plain: dict[str, Any] = {
+        "photometric": "mask",
+        "compression": "zlib",
+        "metadata": None,
+        "software": False,
+        "extratags": [],
+    }
+    return {**plain, "subfiletype": (options["subfiletype"] or 0) | MASK_FILE}
 
 
 def _is_imagej_stack(picture: Picture, layouts: tuple[TiffLayout, ...]) -> bool:
@@ -68,11 +111,11 @@ def _samples(page: Page, mark: ByteOrder) -> Array:
     return block.astype(block.dtype.newbyteorder(mark), copy=False)
 
 
-def _options(picture: Picture, page: Page, layout: TiffLayout, mark: ByteOrder) -> dict[str, Any]:
-    """The arguments of tifffile's write for one page."""
+def _options(picture: Picture, page: Page, layout: TiffLayout, mark: ByteOrder, first: bool) -> dict[str, Any]:
+    """The arguments of tifffile's write for one page, the `first` of its file or another."""
     meta = picture.metadata
     tags: list[Tag] = [_tag(each, mark) for each in layout.tags if each[0] != SUBFILE]
-    if meta.xmp and page is picture.pages[0]:
+    if meta.xmp and first:
         tags.append((XMP, BYTE, len(meta.xmp), meta.xmp, True))
     compression = layout.compression if layout.compression in COMPRESSIONS else "zlib"
     if compression != layout.compression:
@@ -80,11 +123,11 @@ def _options(picture: Picture, page: Page, layout: TiffLayout, mark: ByteOrder) 
     options: dict[str, Any] = {
         "photometric": "rgb" if page.pixels.ndim == 3 else "minisblack",
         "planarconfig": None if page.pixels.ndim == 2 and page.alpha is None else "contig",
-        "extrasamples": [] if page.alpha is None else [layout.extrasample],
+        "extrasamples": [] if page.alpha is None else list(layout.extrasamples[:1]),
         "compression": compression,
         "compressionargs": {"level": 1} if compression == "zlib" else None,
-        "predictor": bool(compression and layout.predictor and page.pixels.dtype.kind == "u"),
-        "iccprofile": meta.icc if page is picture.pages[0] else None,
+        "predictor": bool(layout.predictor) and compression not in (None, "packbits"),
+        "iccprofile": meta.icc if first else None,
         "subfiletype": next((_number(each, mark) for each in layout.tags if each[0] == SUBFILE), None),
         "metadata": None,
         "software": False,
