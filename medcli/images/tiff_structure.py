@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 from dataclasses import dataclass
+from math import ceil
 from typing import BinaryIO
 
 from tifffile import TiffPage
@@ -12,7 +13,7 @@ from medcli.images.exif import SIZES
 from medcli.images.source import Source
 from medcli.images.tiff_tags import PACKING
 
-WIDTH, MOST_TAGS = 256, 4096
+WIDTH, MOST_TAGS, PLANES, OLD_JPEG = 256, 4096, 2, 6
 WIDE_SIZES = {**SIZES, 16: 8, 17: 8, 18: 8}  # with the 64-bit types of BigTIFF
 TILE_BYTES = 1 << 26  # a tile may take so much, however small the picture is
 # Bytes that one byte can unpack to: none (4: shared colour of YCbCr), CCITT, LZW, PackBits, LZMA, Zstandard, Deflate.
@@ -113,6 +114,15 @@ def admit(pages: list[TiffPage], source: Source) -> None:
         _admit_bytes(page, segments, source)
 
 
+def _segments(page: TiffPage) -> int:
+    """Strips or tiles that the size of the page calls for."""
+    planes = page.samplesperpixel if page.planarconfig == PLANES else 1
+    if page.is_tiled:
+        across, down = ceil(page.imagewidth / page.tilewidth), ceil(page.imagelength / page.tilelength)
+        return planes * across * down * ceil(page.imagedepth / page.tiledepth)
+    return planes * int(page.imagedepth) * ceil(page.imagelength / page.rowsperstrip)
+
+
 def _pixels(page: TiffPage) -> int:
     return int(page.imagewidth * page.imagelength * page.imagedepth)
 
@@ -127,5 +137,8 @@ def _admit_bytes(page: TiffPage, segments: list[tuple[int, int]], source: Source
     if not held or (ratio and too_much):
         raise source.damaged(f"{held} bytes cannot hold {page.imagewidth}x{page.imagelength} pixels")
     tile = page.tilewidth * page.tilelength * page.tiledepth * page.samplesperpixel * bits // 8
+    missing = _segments(page) - len(segments)
+    if missing > 0 and page.compression != OLD_JPEG:
+        raise source.damaged(f"it lacks {missing:,} of its {missing + len(segments):,} strips or tiles")
     if page.is_tiled and tile > max(TILE_BYTES, 4 * expected):
         raise source.damaged(f"its tiles of {page.tilewidth}x{page.tilelength} pixels do not fit the picture")
