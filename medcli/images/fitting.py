@@ -20,7 +20,7 @@ NATIVE: Mapping[int | bytes, str] = {  # what stays behind with its format: tags
     50839: "ImageJ's notes", 51123: "Micro-Manager's notes",
     **dict.fromkeys((33550, 33922, 34264, 34735), "georeference"),
     **dict.fromkeys((b"tEXt", b"zTXt", b"iTXt"), "text"),
-    b"\xfe": "comment", b"\xed": "Photoshop's blocks with IPTC",
+    b"trailer": "further pictures or video", b"\xfe": "comment", b"\xed": "Photoshop's blocks with IPTC",
 }  # fmt: skip
 SHAPE = b'{"shape": '  # how tifffile describes what needs no description
 

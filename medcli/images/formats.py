@@ -27,7 +27,7 @@ class Format:
 FORMATS: Mapping[str, Format] = {
     "png": Format(
         "medcli.images.png",
-        (".png",),
+        (".png", ".apng"),
         ((0, b"\x89PNG\r\n\x1a\n"),),
         depths=("uint8", "uint16"),
         densest=(2**32 - 1) * 0.0254,
@@ -41,7 +41,7 @@ FORMATS: Mapping[str, Format] = {
     ),
     "jpeg": Format(
         "medcli.images.jpeg",
-        (".jpg", ".jpeg", ".jpe"),
+        (".jpg", ".jpeg", ".jpe", ".jfif", ".jif"),
         ((0, b"\xff\xd8\xff"),),
         alpha=False,
         longest=65535,

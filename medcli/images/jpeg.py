@@ -1,39 +1,40 @@
-"""JPEG: segments are read and written here; OpenCV codes the pixels (Pillow decodes CMYK)."""
+"""JPEG: segments are read and written here; Pillow codes the pixels, and is shown only what codes them."""
 
 from __future__ import annotations
 
-import functools
+import io
+import re
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import BinaryIO
+from typing import Any, BinaryIO, cast
 
-import cv2
 import numpy as np
+from PIL import Image
+from PIL.JpegImagePlugin import JpegImageFile
 
-from medcli.errors import OutputError
-from medcli.images import exif
+from medcli.images import exif, multi_picture
 from medcli.images.picture import Metadata, Page, Picture
-from medcli.images.pillow import opened_as, page_of
-from medcli.images.raster import as_bgr, from_bgr
+from medcli.images.pillow import load, opened_as, page_of
 from medcli.images.source import Source
 
 DEFAULT_QUALITY = 95
-SOI, EOI, SOS, DQT, COM = 0xD8, 0xD9, 0xDA, 0xDB, 0xFE
+SOI, EOI, SOS, DQT, DRI, COM, TEM = 0xD8, 0xD9, 0xDA, 0xDB, 0xDD, 0xFE, 0x01
 APP0, APP1, APP2, APP11, APP12, APP14 = 0xE0, 0xE1, 0xE2, 0xEB, 0xEC, 0xEE
+START, END = b"\xff\xd8", b"\xff\xd9"
+MARKER = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")  # neither stuffing, padding nor a restart inside a scan
 FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
+ARITHMETIC = frozenset(range(0xC9, 0xD0))
+CODING = frozenset((*range(0xC0, 0xD0), SOS, DQT, DRI, APP14))
+JFIF = b"JFIF\0"
 XMP = b"http://ns.adobe.com/xap/1.0/\0"
 ICC = b"ICC_PROFILE\0"
-MULTI_PICTURE = b"MPF\0"
 ROOM = 65533  # bytes of content in one segment
-SAMPLING = {
-    (1, 1): ("4:4:4", cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444),
-    (2, 1): ("4:2:2", cv2.IMWRITE_JPEG_SAMPLING_FACTOR_422),
-    (2, 2): ("4:2:0", cv2.IMWRITE_JPEG_SAMPLING_FACTOR_420),
-    (1, 2): ("4:4:0", cv2.IMWRITE_JPEG_SAMPLING_FACTOR_440),
-    (4, 1): ("4:1:1", cv2.IMWRITE_JPEG_SAMPLING_FACTOR_411),
-}
-CODES = dict(SAMPLING.values())
+SEGMENTS = 1 << 16  # more are taken for damage
+BLOCKS_PER_BYTE = 8  # Huffman codes have one bit at least, and each block of 8x8 pixels has one
+# (1, 2) and (4, 1) are beyond the encoder: the chroma of what is written is as fine, or finer
+SAMPLING = {(1, 1): "4:4:4", (2, 1): "4:2:2", (2, 2): "4:2:0", (1, 2): "4:4:4", (4, 1): "4:2:2"}
+TRAILER = b"trailer"  # kind of a native block: all that follows the picture's end
 
 Tables = tuple[tuple[int, ...], ...]
 
@@ -42,11 +43,12 @@ Tables = tuple[tuple[int, ...], ...]
 class Segment:
     marker: int
     content: bytes
+    start: int  # position of the marker in the file
 
 
 @dataclass(frozen=True)
 class Frame:
-    bits: int
+    marker: int
     height: int
     width: int
     factors: tuple[tuple[int, int], ...]  # across and down, for each component
@@ -55,74 +57,105 @@ class Frame:
 def decode(source: Source) -> Picture:
     """A `Picture` of one page, bit for bit what libjpeg gives. Raises InputError for a damaged file."""
     data = source.content()
-    parts = list(segments(data))
+    parts, end = segments(data, source)
     frame = _frame(parts, source)
-    source.admit(frame.width, frame.height)
-    if not _complete(data, parts):
-        raise source.damaged(f"it breaks off after {len(data)} bytes")
-    picture = Picture([], "jpeg", _metadata(parts, frame))
+    most = source.most_pixels(len(data)) if frame.marker in ARITHMETIC else 64 * BLOCKS_PER_BYTE * len(data)
+    source.admit(frame.width, frame.height, most=most)
+    meta, lines = _metadata(parts, frame, data, end)
+    picture = Picture([], "jpeg", meta)
+    stream = _coding(data, parts, end)
+    image = _opened(stream + END, source)
+    meta.quantization = _tables(image)
+    page, converted = page_of(image, source, meta.icc)
+    if end is None:
+        _expect_all(stream, image, source)
+        lines.append("The end marker is missing.")
     if len(frame.factors) == 4:
-        meta = picture.metadata
-        page, lines = page_of(opened_as("JpegImagePlugin:JpegImageFile", data, source), source, meta.icc)
         meta.icc = meta.subsampling = None  # both describe the inks
-        picture.remark(*lines)
-    else:
-        page = _pixels(data, frame, source)
-    if any(part.marker == APP2 and part.content.startswith(MULTI_PICTURE) for part in parts):
-        picture.remark("Only the first picture in the file is kept; others, such as a gain map, are dropped.")
+        meta.quantization = ()
+    picture.remark(*converted, *lines)
     picture.pages.append(page)
     return picture
 
 
-def segments(data: bytes) -> Iterator[Segment]:
-    """The segments up to and including the start of the first scan; the walk ends quietly where the data does."""
-    at = 2
-    while at + 4 <= len(data) and data[at] == 0xFF:
-        marker = data[at + 1]
-        if marker == 0xFF:  # padding
-            at += 1
-            continue
-        length = int.from_bytes(data[at + 2 : at + 4], "big")
-        if length < 2 or at + 2 + length > len(data):
-            return
-        yield Segment(marker, data[at + 4 : at + 2 + length])
-        if marker == SOS:
-            return
-        at += 2 + length
+def segments(data: bytes, source: Source) -> tuple[list[Segment], int | None]:
+    """All segments up to the end marker, and the position behind it; None where there is none.
+
+    Bytes that belong to no segment are passed over, as libjpeg does.
+    """
+    parts: list[Segment] = []
+    at = len(START)
+    while found := MARKER.search(data, at):
+        start, marker = found.start(), data[found.start() + 1]
+        if marker == EOI:
+            return parts, found.end()
+        stop = start + 2 + int.from_bytes(data[start + 2 : start + 4], "big")
+        if marker in (SOI, TEM):
+            stop = found.end()
+        elif stop < start + 4 or stop > len(data):
+            break
+        else:
+            parts.append(Segment(marker, data[start + 4 : stop], start))
+        if len(parts) > SEGMENTS:
+            raise source.damaged(f"it has more than {SEGMENTS} segments")
+        at = stop
+    if all(part.marker != SOS for part in parts):
+        raise source.damaged(f"it breaks off after {len(data)} bytes")
+    return parts, None
 
 
 def _frame(parts: list[Segment], source: Source) -> Frame:
-    found = next((part.content for part in parts if part.marker in FRAMES), b"")
-    if len(found) < 6 or len(found) < 6 + 3 * found[5]:
+    found = next((part for part in parts if part.marker in FRAMES), Segment(0, b"", 0))
+    head = found.content
+    if len(head) < 6 or len(head) < 6 + 3 * head[5]:
         raise source.damaged("its header is incomplete")
-    bits, height, width, count = struct.unpack(">BHHB", found[:6])
+    bits, height, width, count = struct.unpack(">BHHB", head[:6])
     if bits != 8:
         raise source.unfit(f"it is a JPEG of {bits} bits", "Convert it to a 16-bit PNG or TIFF first.")
+    if found.marker in (0xC3, 0xCB):
+        raise source.unfit("it is a lossless JPEG", "Convert it to PNG or TIFF first.")
     if count not in (1, 3, 4):
         raise source.unfit(f"it has {count} components", "Convert it to gray or RGB first.")
-    factors = tuple((found[at] >> 4, found[at] & 15) for at in range(7, 7 + 3 * count, 3))
-    return Frame(bits, height, width, factors)
+    return Frame(found.marker, height, width, tuple((head[at] >> 4, head[at] & 15) for at in range(7, 7 + 3 * count, 3)))
 
 
-def _complete(data: bytes, parts: list[Segment]) -> bool:
-    """Whether the end marker follows the first scan: libjpeg would paint a missing rest gray and only warn."""
-    if not parts or parts[-1].marker != SOS:
-        return False
-    return data.find(bytes((0xFF, EOI)), data.index(parts[-1].content)) >= 0
+def _coding(data: bytes, parts: list[Segment], end: int | None) -> bytes:
+    """The picture without its end marker and all that does not code pixels, so that nothing else is interpreted."""
+    stops = [part.start for part in parts[1:]] + [len(data) if end is None else end - len(END)]
+    pieces = [START]
+    for part, stop in zip(parts, stops, strict=True):
+        if part.marker in CODING or (part.marker == APP0 and part.content.startswith(JFIF)):
+            scan = part.marker == SOS
+            pieces.append(data[part.start : stop if scan else part.start + 4 + len(part.content)])
+    return b"".join(pieces)
 
 
-def _pixels(data: bytes, frame: Frame, source: Source) -> Page:
-    try:
-        array = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)  # this flag leaves orientation alone
-    except cv2.error:
-        array = None
-    if array is None or array.shape[:2] != (frame.height, frame.width):
-        raise source.damaged("its pixels cannot be unpacked")
-    return from_bgr(array)
+def _opened(data: bytes, source: Source) -> JpegImageFile:
+    return cast(JpegImageFile, opened_as("JpegImagePlugin:JpegImageFile", data, source))
 
 
-def _metadata(parts: list[Segment], frame: Frame) -> Metadata:
-    meta, native, profile = Metadata(), [], {}
+def _expect_all(stream: bytes, image: Image.Image, source: Source) -> None:
+    """Refuses a picture that breaks off: what stands behind the whole of it cannot change any pixel."""
+    for filler in (b"\xaa", b"\x55", b"\xe3"):
+        other = _opened(stream.removesuffix(b"\xff") + filler * 4096 + END, source)
+        load(other, source)
+        if other.tobytes() != image.tobytes():
+            raise source.damaged(f"it breaks off after {len(stream)} bytes of pixels")
+
+
+def _tables(image: JpegImageFile) -> Tables:
+    """The quantization tables of the components, in their order. Steps above 255 need a kind of JPEG few can read."""
+    held = [image.quantization.get(layer[3], []) for layer in cast(Sequence[Any], image.layer)]
+    found = tuple(tuple(min(255, step) for step in table) for table in held if len(table) == 64)
+    if len(found) < len(held):
+        return ()
+    return found[:2] if found[1:2] == found[2:] else found
+
+
+def _metadata(parts: list[Segment], frame: Frame, data: bytes, end: int | None) -> tuple[Metadata, list[str]]:
+    """What the file carries, and notes."""
+    meta, native, profile, lines = Metadata(), [], {}, list[str]()
+    trailer = b"" if end is None else data[end:]
     for part in parts:
         head = part.content
         if part.marker == APP1 and head.startswith(exif.PREFIX):
@@ -131,25 +164,43 @@ def _metadata(parts: list[Segment], frame: Frame) -> Metadata:
             meta.xmp = head[len(XMP) :]
         elif part.marker == APP2 and head.startswith(ICC) and len(head) > 14:
             profile[head[12]] = head[14:]
-        elif part.marker == APP0 and head.startswith(b"JFIF\0") and len(head) >= 14:
+        elif part.marker == APP2 and head.startswith(multi_picture.MARK):
+            native += _index(part, end or len(data), lines)
+        elif part.marker == APP0 and head.startswith(JFIF) and len(head) >= 14:
             native.append((bytes((APP0,)), head[:12] + b"\0\0"))  # without the thumbnail
             meta.dpi = _density(head)
+        elif part.marker == APP11:
+            lines.append("Signatures or other data about the old pixels (APP11) were dropped.")
         elif _worth_keeping(part):
             native.append((bytes((part.marker,)), head))
     meta.icc = b"".join(profile[index] for index in sorted(profile)) or None
-    meta.native = tuple(native)
-    meta.quality = estimated_quality(tables(parts))
+    meta.native = (*native, (TRAILER, trailer)) if trailer else tuple(native)
     if len(frame.factors) == 3:
         ratio = tuple(most // max(1, least) for most, least in zip(*frame.factors[:2], strict=True))
-        meta.subsampling = SAMPLING.get((ratio[0], ratio[1]), SAMPLING[1, 1])[0]
-    return meta
+        meta.subsampling = SAMPLING.get((ratio[0], ratio[1]), SAMPLING[1, 1])
+    return meta, lines + _further(trailer)
+
+
+def _index(part: Segment, end: int, lines: list[str]) -> list[tuple[bytes, bytes]]:
+    try:
+        content = multi_picture.relative(part.content, part.start + 4 + len(multi_picture.MARK), end)
+    except struct.error:
+        lines.append("The index of further pictures could not be read: dropped.")
+        return []
+    return [(bytes((APP2,)), content)]
+
+
+def _further(trailer: bytes) -> list[str]:
+    if trailer.lstrip(b"\0").startswith(START):
+        return ["The file holds further pictures (previews, a gain map): they are not denoised."]
+    return ["The file holds a video: it is not denoised."] if b"ftyp" in trailer[: 1 << 12] else []
 
 
 def _worth_keeping(part: Segment) -> bool:
-    """Comments and applications' segments, but not those that describe the old coding (11: signatures, gain maps)."""
-    if part.marker == APP2 and part.content.startswith(MULTI_PICTURE):
+    """Comments and applications' segments, but not those that describe the old coding (Adobe's, and its quality)."""
+    if part.marker == APP12 and part.content.startswith(b"Ducky"):
         return False
-    return part.marker == COM or (APP0 < part.marker <= 0xEF and part.marker not in (APP11, APP12, APP14))
+    return part.marker == COM or (APP0 < part.marker <= 0xEF and part.marker != APP14)
 
 
 def _density(head: bytes) -> tuple[float, float] | None:
@@ -158,60 +209,37 @@ def _density(head: bytes) -> tuple[float, float] | None:
     return (across * scale, down * scale) if scale and across and down else None
 
 
-def tables(parts: list[Segment]) -> Tables:
-    """The quantisation tables, the one for luma first, in zigzag order."""
-    found: dict[int, tuple[int, ...]] = {}
-    for part in parts:
-        at = 0
-        while part.marker == DQT and at < len(part.content):
-            width = 2 if part.content[at] >> 4 else 1
-            values = part.content[at + 1 : at + 1 + 64 * width]
-            if len(values) < 64 * width:
-                break
-            found[part.content[at] & 15] = struct.unpack(">64" + ("H" if width == 2 else "B"), values)
-            at += 1 + 64 * width
-    return tuple(found[index] for index in sorted(found))
-
-
-def estimated_quality(found: Tables) -> int | None:
-    """The quality, 1 to 100, at which our encoder's tables come nearest to those found."""
-    if not found:
-        return None
-    return min(range(100, 0, -1), key=lambda quality: _distance(found, _tables_at(quality)))
-
-
-def _distance(found: Tables, own: Tables) -> int:
-    return sum(abs(a - b) for one, other in zip(found, own, strict=False) for a, b in zip(one, other, strict=True))
-
-
-@functools.cache
-def _tables_at(quality: int) -> Tables:
-    """Asked from the encoder that will be used, rather than computed from a formula that it may not follow."""
-    _, coded = cv2.imencode(".jpg", np.zeros((8, 8, 3), np.uint8), [cv2.IMWRITE_JPEG_QUALITY, quality])
-    return tables(list(segments(coded.tobytes())))
-
-
 def encode(picture: Picture, stream: BinaryIO, quality: int | None) -> None:
-    """Write one uint8 page without alpha. Raises OutputError where the encoder gives up."""
-    meta = picture.metadata
-    quality = quality or meta.quality or DEFAULT_QUALITY
-    sampling = meta.subsampling or ("4:4:4" if quality >= 90 else "4:2:0")
-    options = [cv2.IMWRITE_JPEG_QUALITY, quality, cv2.IMWRITE_JPEG_SAMPLING_FACTOR, CODES[sampling]]
-    with as_bgr(picture.pages[0]) as array:
-        done, coded = cv2.imencode(".jpg", array, options)
-    if not done:
-        raise OutputError("The picture cannot be coded as JPEG.", "Write PNG or TIFF.")
-    view = memoryview(coded.data)
-    own_head = 2 + 2 + int.from_bytes(view[4:6], "big")  # the encoder's start and JFIF segments
-    stream.write(view[:2])
-    for marker, content in _carried(picture):
+    """Write one uint8 page without alpha, with the quantization tables of the source unless `quality` is given."""
+    coded = _coded(picture, quality)
+    own_head = 4 + int.from_bytes(coded[4:6], "big")  # the encoder's start and JFIF segments
+    parts = list(_carried(picture))
+    end = len(START) + sum(4 + len(content) for _, content in parts) + len(coded) - own_head
+    stream.write(START)
+    at = len(START)
+    for marker, content in parts:
+        if marker == APP2 and content.startswith(multi_picture.MARK):
+            content = multi_picture.absolute(content, at + 4 + len(multi_picture.MARK), end)  # noqa: PLW2901
         stream.write(struct.pack(">BBH", 0xFF, marker, len(content) + 2) + content)
-    stream.write(view[own_head:])
+        at += 4 + len(content)
+    stream.write(coded[own_head:])
+    stream.write(dict(picture.metadata.native).get(TRAILER, b""))
+
+
+def _coded(picture: Picture, quality: int | None) -> memoryview:
+    meta, pixels = picture.metadata, picture.pages[0].pixels
+    options: dict[str, Any] = {"quality": quality or DEFAULT_QUALITY}
+    if meta.quantization and quality is None:
+        options = {"qtables": meta.quantization[: 1 if pixels.ndim == 2 else 3]}
+    sampling = meta.subsampling or ("4:4:4" if (quality or DEFAULT_QUALITY) >= 90 else "4:2:0")
+    buffer = io.BytesIO()
+    Image.fromarray(np.ascontiguousarray(pixels)).save(buffer, "jpeg", subsampling=sampling, **options)
+    return buffer.getbuffer()
 
 
 def _carried(picture: Picture) -> Iterator[tuple[int, bytes]]:
     meta = picture.metadata
-    native = [(kind[0], content) for kind, content in meta.native]
+    native = [(kind[0], content) for kind, content in meta.native if kind != TRAILER]
     yield from [each for each in native if each[0] == APP0] or [(APP0, _jfif(meta.dpi))]
     for block, prefix, word in ((meta.exif, exif.PREFIX, "EXIF"), (meta.xmp, XMP, "XMP")):
         if block and len(prefix + block) <= ROOM:
@@ -226,4 +254,4 @@ def _carried(picture: Picture) -> Iterator[tuple[int, bytes]]:
 
 def _jfif(dpi: tuple[float, float] | None) -> bytes:
     unit, across, down = (1, *(max(1, round(value)) for value in dpi)) if dpi else (0, 1, 1)
-    return b"JFIF\0" + struct.pack(">BBBHHBB", 1, 1, unit, across, down, 0, 0)
+    return JFIF + struct.pack(">BBBHHBB", 1, 1, unit, across, down, 0, 0)

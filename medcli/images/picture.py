@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
     import numpy as np
@@ -46,9 +46,10 @@ class Metadata:
     xmp: bytes | None = None
     dpi: tuple[float, float] | None = None  # pixels per inch, across and down
     native: tuple[tuple[bytes, bytes], ...] = ()  # (kind, content) of blocks that only the same format understands
-    quality: int | None = None  # JPEG, 1 to 100, estimated from the quantisation tables
-    subsampling: str | None = None  # JPEG: "4:4:4" "4:2:2" "4:2:0" "4:4:0" "4:1:1"
+    quantization: tuple[tuple[int, ...], ...] = ()  # JPEG: tables of 64 steps for luma and chroma, row by row
+    subsampling: str | None = None  # JPEG: "4:4:4" "4:2:2" "4:2:0"
     lossless: bool = False  # WebP
+    quality: int | None = None  # lossy WebP, 1 to 100, as the steps of its quantizer tell
     tiff: tuple[TiffLayout, ...] = ()  # one for each page
     byteorder: ByteOrder = "<"  # TIFF
     bigtiff: bool = False
@@ -72,8 +73,3 @@ class Picture:
         """(width, height) of the first page, in pixels."""
         height, width = self.pages[0].pixels.shape[:2]
         return width, height
-
-    @property
-    def kept(self) -> dict[str, Any]:
-        """Metadata by name, without what is absent: handy to show or compare."""
-        return {name: value for name, value in vars(self.metadata).items() if value not in (None, (), False)}

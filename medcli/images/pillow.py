@@ -31,16 +31,13 @@ def opened_as(plugin: str, data: bytes | None, source: Source) -> ImageFile.Imag
     source.stream.seek(0)
     try:
         return cast(ImageFile.ImageFile, factory(source.stream if data is None else io.BytesIO(data)))
-    except DAMAGE as error:
-        raise source.damaged(str(error) or type(error).__name__) from None
+    except DAMAGE:
+        raise source.damaged("its header makes no sense") from None
 
 
 def page_of(image: Image.Image, source: Source, icc: bytes | None = None) -> tuple[Page, list[str]]:
     """The decoded page and the notes on what was converted. `icc` is used to convert CMYK, and is then spent."""
-    try:
-        image.load()
-    except DAMAGE as error:
-        raise source.damaged(str(error) or type(error).__name__) from None
+    load(image, source)
     lines: list[str] = []
     if image.mode not in PLAIN and not image.mode.startswith("I;16"):
         image, lines = _converted(image, source, icc)
@@ -49,6 +46,14 @@ def page_of(image: Image.Image, source: Source, icc: bytes | None = None) -> tup
         pixels = array[:, :, 0] if image.mode == "LA" else array[:, :, :3]
         return Page(np.ascontiguousarray(pixels), np.ascontiguousarray(array[:, :, -1])), lines
     return Page(array), lines
+
+
+def load(image: Image.Image, source: Source) -> None:
+    """Decodes the pixels. Raises InputError where they are damaged."""
+    try:
+        image.load()
+    except DAMAGE:
+        raise source.damaged("its pixels are incomplete or cannot be unpacked") from None
 
 
 def _converted(image: Image.Image, source: Source, icc: bytes | None) -> tuple[Image.Image, list[str]]:

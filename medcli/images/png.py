@@ -26,7 +26,16 @@ from medcli.images.source import Source
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 XMP_KEYWORD = b"XML:com.adobe.xmp"
 GRAY, RGB, PALETTE, GRAY_ALPHA, RGBA = 0, 2, 3, 4, 6
-COLOUR_CHUNKS = frozenset((b"gAMA", b"cHRM", b"sRGB", b"cICP", b"mDCV", b"mDCv", b"cLLI", b"cLLi"))
+CHANNELS = {GRAY: 1, RGB: 3, PALETTE: 1, GRAY_ALPHA: 2, RGBA: 4}
+KEPT_CHUNKS = frozenset(  # colour; and scale and position, which hold for other pixels as well
+    (b"gAMA", b"cHRM", b"sRGB", b"cICP", b"mDCV", b"mDCv", b"cLLI", b"cLLi", b"oFFs", b"pCAL", b"sCAL", b"sTER")
+)
+ANIMATION = frozenset((b"acTL", b"fcTL", b"fdAT"))
+OF_PIXELS = frozenset((b"IHDR", b"PLTE", b"tRNS", b"tIME", b"sBIT", b"hIST", b"sPLT"))  # what they say is over
+END = b"\0\0\0\0IEND\xaeB`\x82"
+UNREADABLE = "its pixels cannot be unpacked"
+DEFLATE = 1032  # bytes that one byte can stand for, at most
+CHUNKS = 1 << 18  # more are taken for damage
 AVERAGE = 3  # the filter: with run lengths alone it packs photographs tighter, and faster, than libpng's choice
 PROFILE_LIMIT = 1 << 26  # bytes a compressed profile or text may grow to
 
@@ -34,9 +43,11 @@ PROFILE_LIMIT = 1 << 26  # bytes a compressed profile or text may grow to
 @dataclass(frozen=True)
 class Chunk:
     kind: bytes
-    content: bytes
     start: int  # position of the whole chunk in the file
     stop: int
+
+    def content(self, data: bytes) -> bytes:
+        return data[self.start + 8 : self.stop - 4]
 
 
 @dataclass(frozen=True)
@@ -46,29 +57,37 @@ class Header:
     bits: int
     colour: int
 
+    @property
+    def palette(self) -> bool:
+        return self.colour == PALETTE
+
 
 def decode(source: Source) -> Picture:
     """A `Picture` of one page. Raises InputError for a damaged file."""
     data = source.content()
     head = _header(data, source)
-    source.admit(head.width, head.height)
-    listed = list(chunks(data, source))
-    picture = Picture([], "png", _metadata(listed, head))
-    key = next((each for each in listed if each.kind == b"tRNS"), None)
-    if head.colour == PALETTE:
-        page, lines = page_of(opened_as("PngImagePlugin:PngImageFile", data, source), source)
-        picture.remark(*lines)
-    else:
-        plain = data if key is None else data[: key.start] + data[key.stop :]
-        page = _pixels(plain, head, source)
-        picture.remark(*_bits_note(head))
-        if key is not None and page.alpha is None:
-            if len(key.content) != (2 if page.pixels.ndim == 2 else 6):
-                raise source.damaged("its transparent colour is cut short")
-            page.alpha = _keyed(page.pixels, key.content, head)
-            picture.remark("The transparent colour became an alpha channel.")
-    if any(each.kind == b"acTL" for each in listed):
-        picture.remark("Only the first frame of the animation is kept.")
+    listed, end = chunks(data, source)
+    pixels = [each for each in listed if each.kind == b"IDAT"]
+    packed = sum(each.stop - each.start - 12 for each in pixels)
+    most = DEFLATE * (packed + 1) * 8 // (head.bits * CHANNELS[head.colour])
+    source.admit(head.width, head.height, most=most)
+    others = [each for each in listed if each.kind != b"IDAT"]
+    meta, lines = _metadata(data, others, head)
+    picture = Picture([], "png", meta)
+    picture.remark(*lines)
+    key = next((each.content(data) for each in others if each.kind == b"tRNS"), None)
+    shown = [each for each in others if each.kind in (b"IHDR", b"PLTE") or (each.kind == b"tRNS" and head.palette)]
+    # the decoders see the pixels alone: nothing else can trip them, or make them talk
+    plain = b"".join((SIGNATURE, *(data[each.start : each.stop] for each in shown + pixels), END))
+    page, converted = _pixels(plain, data, pixels, head, source)
+    picture.remark(*converted)
+    if key is not None and not head.palette and page.alpha is None:
+        if len(key) != (2 if page.pixels.ndim == 2 else 6):
+            raise source.damaged("its transparent colour is cut short")
+        page.alpha = _keyed(page.pixels, key, head)
+        picture.remark("The transparent colour became an alpha channel.")
+    if data[end:].strip(b"\0"):
+        picture.remark(f"{len(data) - end} bytes behind the end of the picture were dropped.")
     picture.pages.append(page)
     return picture
 
@@ -76,37 +95,64 @@ def decode(source: Source) -> Picture:
 def _header(data: bytes, source: Source) -> Header:
     if len(data) < 33 or data[12:16] != b"IHDR":
         raise source.damaged("its header is incomplete")
-    return Header(*struct.unpack(">IIBB", data[16:26]))
+    head = Header(*struct.unpack(">IIBB", data[16:26]))
+    if head.colour not in CHANNELS or head.bits not in (1, 2, 4, 8, 16):
+        raise source.damaged("its header makes no sense")
+    return head
 
 
-def chunks(data: bytes, source: Source) -> Iterator[Chunk]:
-    """Every chunk but the pixels, each with its checksum tested. Raises InputError where one is short or wrong."""
-    view, at = memoryview(data), len(SIGNATURE)
-    while at + 12 <= len(data):
+def chunks(data: bytes, source: Source) -> tuple[list[Chunk], int]:
+    """Every chunk before the end, each with its checksum tested, and the position behind the end.
+
+    Raises InputError where one is short or wrong.
+    """
+    view, at, found = memoryview(data), len(SIGNATURE), list[Chunk]()
+    while at + 12 <= len(data) and len(found) < CHUNKS:
         length, kind = struct.unpack(">I4s", view[at : at + 8])
         stop = at + 12 + length
         if stop > len(data):
             break
         if zlib.crc32(view[at + 4 : stop - 4]) != int.from_bytes(view[stop - 4 : stop], "big"):
-            raise source.damaged(f"the checksum of its {kind.decode('latin-1')} chunk at byte {at} is wrong")
+            raise source.damaged(f"the checksum of a chunk at byte {at} is wrong")
         if kind == b"IEND":
-            return
-        if kind != b"IDAT":
-            yield Chunk(kind, bytes(view[at + 8 : stop - 4]), at, stop)
+            return found, stop
+        found.append(Chunk(kind, at, stop))
         at = stop
     raise source.damaged(f"it breaks off after {len(data)} bytes")
 
 
-def _pixels(data: bytes, head: Header, source: Source) -> Page:
+def _pixels(
+    plain: bytes, data: bytes, pixels: list[Chunk], head: Header, source: Source
+) -> tuple[Page, list[str]]:
+    if head.bits <= 8:
+        page, lines = page_of(opened_as("PngImagePlugin:PngImageFile", plain, source), source)
+        return page, lines or _bits_note(head)
+    _expect_sound(data, pixels, source)
     try:
-        array = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+        array = cv2.imdecode(np.frombuffer(plain, np.uint8), cv2.IMREAD_UNCHANGED)  # Pillow has no 16-bit colour
     except cv2.error:
         array = None
     if array is None or array.shape[:2] != (head.height, head.width):
-        raise source.damaged("its pixels cannot be unpacked")
+        raise source.damaged(UNREADABLE)
     if head.colour == GRAY_ALPHA and array.ndim == 3:  # OpenCV spreads gray over three channels
-        return Page(np.ascontiguousarray(array[:, :, 0]), np.ascontiguousarray(array[:, :, -1]))
-    return from_bgr(array)
+        return Page(np.ascontiguousarray(array[:, :, 0]), np.ascontiguousarray(array[:, :, -1])), []
+    return from_bgr(array), []
+
+
+def _expect_sound(data: bytes, pixels: list[Chunk], source: Source) -> None:
+    """Inflates the pixels, a piece at a time, because libpng prints what it finds wrong with them."""
+    inflater = zlib.decompressobj()
+    try:
+        for chunk in pixels:
+            rest = chunk.content(data)
+            while rest:
+                inflater.decompress(rest, 1 << 20)
+                rest = inflater.unconsumed_tail
+        inflater.flush()
+    except zlib.error:
+        raise source.damaged(UNREADABLE) from None
+    if not inflater.eof:
+        raise source.damaged(UNREADABLE)
 
 
 def _keyed(pixels: Array, key: bytes, head: Header) -> Array:
@@ -120,23 +166,31 @@ def _bits_note(head: Header) -> list[str]:
     return [f"{head.bits}-bit gray was converted to 8-bit gray."] if head.bits < 8 else []
 
 
-def _metadata(listed: list[Chunk], head: Header) -> Metadata:
-    """What the chunks carry. A chunk that is unknown is kept where the PNG rules call it safe to copy."""
-    meta, native = Metadata(), []
+def _metadata(data: bytes, listed: list[Chunk], head: Header) -> tuple[Metadata, list[str]]:
+    """What the chunks carry, and notes. A chunk that is unknown is kept where the PNG rules call it safe to copy."""
+    meta, native, dropped, lines = Metadata(), [], list[str](), list[str]()
     for chunk in listed:
+        content = chunk.content(data)
         if chunk.kind == b"iCCP":
-            meta.icc = _inflated(chunk.content.partition(b"\0")[2][1:])
+            meta.icc = _inflated(content.partition(b"\0")[2][1:])
+            lines += [] if meta.icc else ["The colour profile could not be read: dropped."]
         elif chunk.kind == b"eXIf":
-            meta.exif = exif.tidied(chunk.content, head.width, head.height)
-        elif chunk.kind == b"iTXt" and chunk.content.startswith(XMP_KEYWORD + b"\0"):
-            meta.xmp = _international_text(chunk.content)
-        elif chunk.kind in COLOUR_CHUNKS or chunk.kind[3:].islower():
-            native.append((chunk.kind, chunk.content))
-        if chunk.kind == b"pHYs" and len(chunk.content) == 9:
-            across, down, unit = struct.unpack(">IIB", chunk.content)
+            meta.exif = exif.tidied(content, head.width, head.height)
+        elif chunk.kind == b"iTXt" and content.startswith(XMP_KEYWORD + b"\0"):
+            meta.xmp = _international_text(content)
+        elif chunk.kind in KEPT_CHUNKS or chunk.kind[3:].islower():
+            native.append((chunk.kind, content))
+        elif chunk.kind in ANIMATION:
+            lines.append("Only the first frame of the animation is kept.")
+        elif chunk.kind not in OF_PIXELS:
+            dropped.append(chunk.kind.decode("ascii", "replace"))
+        if chunk.kind == b"pHYs" and len(content) == 9:
+            across, down, unit = struct.unpack(">IIB", content)
             meta.dpi = (across * 0.0254, down * 0.0254) if unit == 1 and across and down else None
     meta.native = tuple(native)
-    return meta
+    if dropped:
+        lines.append(f"Chunks that belong to the old pixels were dropped: {', '.join(dict.fromkeys(dropped))}.")
+    return meta, lines
 
 
 def _inflated(packed: bytes) -> bytes | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -34,8 +35,16 @@ class Source:
         self.stream.seek(0)
         return self.stream.read()
 
-    def admit(self, width: int, height: int, pixels: int | None = None) -> None:
-        """Refuse a picture without area, or with more pixels than allowed, before anything is decoded."""
+    @staticmethod
+    def most_pixels(packed: int) -> int:
+        """More than anybody's picture has in `packed` bytes, for codecs that can pack without a limit."""
+        return (1 << 24) + (packed << 12)
+
+    def admit(self, width: int, height: int, pixels: int | None = None, *, most: float = math.inf) -> None:
+        """Refuse a picture without area, or with more pixels than allowed, before anything is decoded.
+
+        most: number of pixels that the bytes of the file can hold.
+        """
         if width < 1 or height < 1:
             raise self.damaged(f"its header says {width}x{height} pixels")
         pixels = width * height if pixels is None else pixels
@@ -45,6 +54,9 @@ class Source:
                 f"the limit is {self.max_pixels / 1e6:,.0f}.",
                 "A small file that claims to be huge may be meant to fill the memory. Raise the limit if you trust it.",
             )
+
+        if pixels > most:
+            raise self.damaged(f"it is too short for the {width}x{height} pixels of its header")
 
     def damaged(self, reason: str) -> InputError:
         """The letter for a file that breaks off or contradicts itself."""

@@ -15,10 +15,13 @@ from medcli.images import exif
 from medcli.images.picture import Metadata, Page, Picture
 from medcli.images.raster import as_bgr, colour, from_bgr, interleaved
 from medcli.images.source import Source
+from medcli.images.vp8 import estimated_quality
 
 DEFAULT_QUALITY = 95
 HAS_ICC, HAS_ALPHA, HAS_EXIF, HAS_XMP = 0x20, 0x10, 0x08, 0x04
-METADATA = (b"ICCP", b"EXIF", b"XMP ")
+KINDS = {b"VP8X", b"VP8 ", b"VP8L", b"ALPH", b"ANIM", b"ANMF", b"ICCP", b"EXIF", b"XMP "}
+CHUNKS = 1 << 16  # more are passed over
+PIXELS_PER_BYTE = 2048  # the modes of 16x16 pixels take 1.6 bits at least
 
 Chunk = tuple[bytes, bytes]
 
@@ -26,26 +29,35 @@ Chunk = tuple[bytes, bytes]
 def decode(source: Source) -> Picture:
     """A `Picture` of one RGB page, alpha included. Raises InputError for a damaged file."""
     data = source.content()
-    if len(data) < 20 or int.from_bytes(data[4:8], "little") + 8 > len(data):
+    end = int.from_bytes(data[4:8], "little") + 8
+    if len(data) < 20 or end > len(data):
         raise source.damaged(f"it breaks off after {len(data)} bytes")
-    listed = chunks(data)
+    listed = chunks(data[:end])
     width, height = _size(listed, source)
-    source.admit(width, height)
+    lossy = listed[0][0] == b"VP8 "
+    source.admit(width, height, most=PIXELS_PER_BYTE * len(data) if lossy else source.most_pixels(len(data)))
     held = dict(reversed(listed))  # the first of a kind counts
-    meta = Metadata(icc=held.get(b"ICCP"), xmp=held.get(b"XMP "), lossless=b"VP8L" in held)
+    frame = dict(reversed(chunks(held[b"ANMF"], 16))) if b"ANMF" in held else held
+    meta = Metadata(icc=held.get(b"ICCP"), xmp=held.get(b"XMP "), lossless=b"VP8L" in frame)
     if b"EXIF" in held:
         meta.exif = exif.tidied(held[b"EXIF"], width, height)
-    page = _pixels(data, width, height, source)
-    picture = Picture([page], "webp", meta)
+    meta.quality = estimated_quality(frame.get(b"VP8 ", b""))
+    picture = Picture([_pixels(data[:end], width, height, source)], "webp", meta)
+    if not meta.lossless and meta.quality is None:
+        picture.remark(f"The quality of the file cannot be told: {DEFAULT_QUALITY} is taken unless one is given.")
     if b"ANIM" in held:
         picture.remark("Only the first frame of the animation is kept.")
+    if others := sorted(kind.decode("ascii", "replace").strip() for kind in held.keys() - KINDS):
+        picture.remark(f"Chunks that are unknown were dropped: {', '.join(others)}.")
+    if data[end:].strip(b"\0"):
+        picture.remark(f"{len(data) - end} bytes behind the end of the picture were dropped.")
     return picture
 
 
-def chunks(data: bytes) -> list[Chunk]:
-    """(kind, content) of every chunk in the file."""
-    found, at = [], 12
-    while at + 8 <= len(data):
+def chunks(data: bytes, at: int = 12) -> list[Chunk]:
+    """(kind, content) of every chunk in the file, or in a frame of an animation, from position `at` on."""
+    found: list[Chunk] = []
+    while at + 8 <= len(data) and len(found) < CHUNKS:
         kind, length = struct.unpack("<4sI", data[at : at + 8])
         found.append((kind, data[at + 8 : at + 8 + length]))
         at += 8 + length + length % 2
@@ -76,10 +88,13 @@ def _pixels(data: bytes, width: int, height: int, source: Source) -> Page:
 
 
 def encode(picture: Picture, stream: BinaryIO, quality: int | None) -> None:
-    """Write one uint8 page: lossless where the source was and no quality is asked for. Raises OutputError."""
+    """Write one uint8 page: lossless where the source was, in the source's quality, or in that which is asked for.
+
+    Raises OutputError where the encoder gives up.
+    """
     meta, page = picture.metadata, picture.pages[0]
     page = Page(colour(page.pixels), page.alpha)
-    coded = _lossless(page) if meta.lossless and quality is None else _lossy(page, quality or DEFAULT_QUALITY)
+    coded = _lossless(page) if meta.lossless and quality is None else _lossy(page, quality or meta.quality or DEFAULT_QUALITY)
     _assemble(stream, [each for each in chunks(coded) if each[0] != b"VP8X"], page, meta)
 
 

@@ -1,0 +1,50 @@
+"""The index (MPF, CIPA DC-007) of a JPEG that holds further pictures, such as previews or a gain map, behind its own."""
+
+from __future__ import annotations
+
+import struct
+
+from medcli.images import exif
+
+MARK = b"MPF\0"
+ENTRIES = 0xB002  # 16 bytes for each picture: attributes, size, offset from the index's own header, two numbers
+
+
+def relative(content: bytes, start: int, end: int) -> bytes:
+    """The index `content`, whose header lies at `start` in the file, with offsets that count from `end`.
+
+    end: position behind the first picture. Raises struct.error where the index is broken.
+    """
+    return _shifted(content, start - end)
+
+
+def absolute(content: bytes, start: int, end: int) -> bytes:
+    """What `relative` gave, for a file where the header is to lie at `start` and the first picture to end at `end`."""
+    result = bytearray(_shifted(content, end - start))
+    block, mark, entries, _ = _entries(content)
+    struct.pack_into(f"{mark}I", result, len(content) - len(block) + entries + 4, end)  # the first picture's size
+    return bytes(result)
+
+
+def _shifted(content: bytes, by: int) -> bytes:
+    """Offset 0 stands for the first picture and stays."""
+    block, mark, entries, count = _entries(content)
+    result = bytearray(content)
+    for at in range(entries + 8, entries + 16 * count, 16):
+        (offset,) = struct.unpack_from(f"{mark}I", block, at)
+        if offset:
+            struct.pack_into(f"{mark}I", result, len(content) - len(block) + at, (offset + by) % 2**32)
+    return bytes(result)
+
+
+def _entries(content: bytes) -> tuple[bytes, str, int, int]:
+    """The block behind the mark, its byte order, where in it the list of pictures starts, and their number."""
+    block = content.removeprefix(MARK)
+    mark = exif.order(block)
+    found = [] if mark is None else [each for each in exif.main_directory(block, mark) if each.tag == ENTRIES]
+    if mark is None or not found or found[0].size <= 4:
+        raise struct.error("no list of pictures")
+    at, count = exif.value(block, found[0], mark), found[0].size // 16
+    if at + 16 * count > len(block):
+        raise struct.error("the list of pictures is cut short")
+    return block, mark, at, count
