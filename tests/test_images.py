@@ -176,12 +176,69 @@ def test_gray_jpeg_stays_gray() -> None:
     assert read(coded(first)).pages[0].pixels.ndim == 2
 
 
+@pytest.mark.parametrize("table", [1, 60])
+def test_foreign_quantization_tables_are_used_again(table: int) -> None:
+    tables = [[table + index for index in range(64)], [2 * table + index for index in range(64)]]
+    original = by_pillow(RGB, "jpeg", qtables=tables)
+    assert by_table(coded(read(original))) == by_table(original) == tuple(map(tuple, tables))
+    gray = by_pillow(RGB.convert("L"), "jpeg", qtables=tables[:1])
+    assert by_table(coded(read(gray))) == (tuple(tables[0]),)
+
+
+@pytest.mark.parametrize("kind", ["L", "RGB", "CMYK"])
+@pytest.mark.parametrize("progressive", [False, True])
+def test_stray_bytes_and_a_missing_end_marker_of_a_jpeg(kind: str, progressive: bool) -> None:
+    plain = by_pillow(RGB.convert(kind), "jpeg", progressive=progressive, comment=b"hello")
+    first, at = read(plain), plain.index(b"\xff\xfe\0\x07hello")
+    for broken in (plain[:at] + b"\0stray\xff\xff" + plain[at:], plain[:-2], plain[:-1]):
+        second = read(broken)
+        same(first.pages[0], second.pages[0])
+        assert second.metadata == first.metadata
+        assert ("The end marker is missing." in second.notes) == (len(broken) < len(plain))
+
+
+def test_a_video_behind_a_jpeg_stays_where_its_metadata_say() -> None:
+    video = b"\0\0\0\x18ftypmp42" + bytes(500) + b"\xff\xd8\xff\xd9"
+    first = read(by_pillow(RGB, "jpeg", xmp=XMP) + video)
+    assert coded(first).endswith(b"\xff\xd9" + video)
+    assert first.notes == ["The file holds a video: it is not denoised."]
+    coded(first, format="png")
+    assert "PNG cannot hold what JPEG alone has: further pictures or video: dropped." in first.notes
+
+
+def test_further_pictures_of_a_jpeg_stay_where_its_index_says() -> None:
+    others = [Image.new("L", (9, 7), gray) for gray in (10, 200)]
+    original = by_pillow(RGB, "mpo", save_all=True, append_images=others, quality=90)
+    first = read(original)
+    written = coded(first, quality=30)
+    assert abs(len(written) - len(original)) > 100
+    with Image.open(io.BytesIO(written)) as file:
+        assert file.format == "MPO"
+        assert (file.n_frames, file.mpinfo[0xB002][0]["Size"]) == (3, written.index(b"\xff\xd9") + 2)  # type: ignore[attr-defined]
+        for number, other in enumerate(others, 1):
+            file.seek(number)
+            assert np.asarray(file).tolist() == np.asarray(other).tolist()
+    assert first.notes == ["The file holds further pictures (previews, a gain map): they are not denoised."]
+    assert read(written).metadata.native == first.metadata.native
+
+
+def test_an_index_of_pictures_that_points_nowhere_is_dropped_with_a_note() -> None:
+    plain = by_pillow(RGB, "jpeg")
+    index = b"MPF\0II*\0\x08\0\0\0\x01\0" + struct.pack("<HHII", 0xB002, 7, 32, 9999) + bytes(4)
+    broken = plain[:2] + struct.pack(">BBH", 255, 0xE2, len(index) + 2) + index + plain[2:]
+    first = read(broken)
+    assert first.notes == ["The index of further pictures could not be read: dropped."]
+    assert b"MPF" not in coded(first)
+
+
 def test_other_jpeg_segments() -> None:
     iptc = b"Photoshop 3.0\x008BIM\x04\x04\0\0\0\0\0\x02\x1c\x02"
     signature = b"JP\0\1 a signature over the old pixels"
     plain = by_pillow(RGB, "jpeg")
     blocks = b"".join(struct.pack(">BBH", 255, m, len(c) + 2) + c for m, c in ((0xED, iptc), (0xEB, signature)))
-    second = read(coded(read(plain[:2] + blocks + plain[2:])))
+    first = read(plain[:2] + blocks + plain[2:])
+    assert first.notes == ["Signatures or other data about the old pixels (APP11) were dropped."]
+    second = read(coded(first))
     assert (b"\xed", iptc) in second.metadata.native
     assert all(kind != b"\xeb" for kind, _ in second.metadata.native)
 
@@ -197,6 +254,93 @@ def test_png_colour_chunks_and_text() -> None:
     assert first.metadata.native == tuple(each for each in added if each[0] != b"tIME")
     assert read(coded(first)).metadata == first.metadata
     assert first.metadata.dpi == pytest.approx((72.009, 72.009))
+
+
+def with_chunks(plain: bytes, *added: tuple[bytes, bytes]) -> bytes:
+    packed = (struct.pack(">I", len(c)) + k + c + struct.pack(">I", zlib.crc32(k + c)) for k, c in added)
+    return plain[:33] + b"".join(packed) + plain[33:]
+
+
+def test_png_chunks_that_belong_to_the_pixels_are_named() -> None:
+    scale = (b"sCAL", b"\x011e-6\x001e-6")
+    first = read(
+        with_chunks(by_pillow(RGB, "png"), scale, (b"caBX", b"signed"), (b"bKGD", bytes(6)), (b"tIME", bytes(7)))
+    )
+    assert first.metadata.native == (scale,)
+    assert first.notes == ["Chunks that belong to the old pixels were dropped: caBX, bKGD."]
+    assert read(by_pillow(RGB, "png") + b"behind").notes == ["6 bytes behind the end of the picture were dropped."]
+    assert read(with_chunks(by_pillow(RGB, "png"), (b"iCCP", b"x\0\0not packed"))).notes == [
+        "The colour profile could not be read: dropped."
+    ]
+
+
+@pytest.mark.parametrize("bits", [1, 2, 4])
+def test_gray_png_of_few_bits(bits: int) -> None:
+    rows = b"".join(b"\0" + bytes([row * 37 % 256, row * 91 % 256]) for row in range(8))
+    width = 16 // bits
+    head = struct.pack(">IIBBBBB", width, 8, bits, 0, 0, 0, 0)
+    chunks = [(b"IHDR", head), (b"IDAT", zlib.compress(rows)), (b"IEND", b"")]
+    data = b"\x89PNG\r\n\x1a\n" + with_chunks(bytes(33), *chunks)[33:]
+    first = read(data)
+    packed = np.unpackbits(np.array([list(rows[at + 1 : at + 3]) for at in range(0, 24, 3)], np.uint8), axis=1)
+    values = packed.reshape(8, width, bits) @ (1 << np.arange(bits)[::-1])
+    np.testing.assert_array_equal(first.pages[0].pixels, values * (255 // (2**bits - 1)))
+    assert len(first.notes) == 1
+
+
+@pytest.mark.parametrize("depth", ["uint8", "uint16"])
+def test_packed_pixels_of_a_png_that_are_wrong_print_nothing(depth: str, capfd: pytest.CaptureFixture[str]) -> None:
+    rows = zlib.compress(bytes(HEIGHT * (1 + 3 * WIDTH * (2 if depth == "uint16" else 1))))
+    head = struct.pack(">IIBBBBB", WIDTH, HEIGHT, 16 if depth == "uint16" else 8, 2, 0, 0, 0)
+    for broken in (rows[:-4] + bytes(4), rows[:-6], b"nothing packed"):
+        chunks = [(b"IHDR", head), (b"IDAT", broken), (b"IEND", b"")]
+        with pytest.raises(InputError, match="pixels"):
+            read(b"\x89PNG\r\n\x1a\n" + with_chunks(bytes(33), *chunks)[33:])
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("colours", [2, 16, 256])
+def test_palettes_of_a_bmp(colours: int) -> None:
+    image = RGB.quantize(colours)
+    first = read(by_pillow(image, "bmp"))
+    np.testing.assert_array_equal(first.pages[0].pixels, np.asarray(image.convert("RGB")))
+    assert first.notes == ["Palette colours were converted to RGB."]
+
+
+@pytest.mark.parametrize("quality", [10, 50, 75, 90, 100])
+def test_webp_keeps_its_quality(quality: int) -> None:
+    smooth = Image.fromarray(np.add.outer(np.arange(96), np.arange(96)).astype(np.uint8)).convert("RGB")
+    for image in (
+        RGB,
+        smooth,
+        Image.merge("RGB", Image.effect_mandelbrot((96, 96), (-3, -2.5, 2, 2.5), 30).split() * 3),
+    ):
+        first = read(by_pillow(image, "webp", quality=quality))
+        assert first.metadata.quality is not None
+        assert quality - 1 <= first.metadata.quality <= quality + 10
+        assert coded(first) == coded(first, quality=first.metadata.quality)
+        assert first.notes == []
+
+
+@pytest.mark.parametrize("lossless", [True, False])
+def test_animated_webp_gives_its_first_frame_and_stays_lossless(lossless: bool) -> None:
+    further = Image.fromarray(255 - np.asarray(RGB))
+    first = read(by_pillow(RGB, "webp", save_all=True, append_images=[further], lossless=lossless, quality=80))
+    assert first.notes == ["Only the first frame of the animation is kept."]
+    assert first.metadata.lossless == lossless
+    if lossless:
+        np.testing.assert_array_equal(read(coded(first)).pages[0].pixels, np.asarray(RGB))
+    else:
+        assert first.metadata.quality in range(78, 86)
+
+
+def test_what_a_webp_holds_beside_its_picture_is_named() -> None:
+    plain = by_pillow(RGB, "webp", lossless=True, exif=exif_block())
+    more = plain[:4] + struct.pack("<I", len(plain) + 4) + plain[8:] + b"ODD \4\0\0\0what"
+    assert read(more + b"behind").notes == [
+        "Chunks that are unknown were dropped: ODD.",
+        "6 bytes behind the end of the picture were dropped.",
+    ]
 
 
 @pytest.mark.parametrize("mode", ["1", "P", "PA", "L2"])
@@ -504,6 +648,7 @@ def _samples() -> dict[str, bytes]:
 @pytest.mark.parametrize(("name", "data"), _samples().items())
 def test_truncated(name: str, data: bytes) -> None:
     plain = len(data) - (len(exif_block()) + 2 if name == "tiff" else 0)  # EXIF lies last: it is lost with a note
+    plain -= 2 if name in ("jpeg", "cmyk") else 0  # the end marker alone may be missing
     assert read(data).pages
     for stop in {1, 3, 12, 30, *range(40, plain, max(1, plain // 23)), plain - 4}:
         with pytest.raises(InputError):

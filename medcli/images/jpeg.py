@@ -14,7 +14,7 @@ from PIL import Image
 from PIL.JpegImagePlugin import JpegImageFile
 
 from medcli.images import exif, multi_picture
-from medcli.images.picture import Metadata, Page, Picture
+from medcli.images.picture import Metadata, Picture
 from medcli.images.pillow import load, opened_as, page_of
 from medcli.images.source import Source
 
@@ -116,7 +116,9 @@ def _frame(parts: list[Segment], source: Source) -> Frame:
         raise source.unfit("it is a lossless JPEG", "Convert it to PNG or TIFF first.")
     if count not in (1, 3, 4):
         raise source.unfit(f"it has {count} components", "Convert it to gray or RGB first.")
-    return Frame(found.marker, height, width, tuple((head[at] >> 4, head[at] & 15) for at in range(7, 7 + 3 * count, 3)))
+    return Frame(
+        found.marker, height, width, tuple((head[at] >> 4, head[at] & 15) for at in range(7, 7 + 3 * count, 3))
+    )
 
 
 def _coding(data: bytes, parts: list[Segment], end: int | None) -> bytes:
@@ -219,7 +221,7 @@ def encode(picture: Picture, stream: BinaryIO, quality: int | None) -> None:
     at = len(START)
     for marker, content in parts:
         if marker == APP2 and content.startswith(multi_picture.MARK):
-            content = multi_picture.absolute(content, at + 4 + len(multi_picture.MARK), end)  # noqa: PLW2901
+            content = multi_picture.absolute(content, at + 4 + len(multi_picture.MARK), end)
         stream.write(struct.pack(">BBH", 0xFF, marker, len(content) + 2) + content)
         at += 4 + len(content)
     stream.write(coded[own_head:])

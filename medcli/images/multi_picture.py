@@ -1,4 +1,4 @@
-"""The index (MPF, CIPA DC-007) of a JPEG that holds further pictures, such as previews or a gain map, behind its own."""
+"""The index (MPF, CIPA DC-007) of a JPEG that holds further pictures behind its own, such as previews or a gain map."""
 
 from __future__ import annotations
 
@@ -15,26 +15,23 @@ def relative(content: bytes, start: int, end: int) -> bytes:
 
     end: position behind the first picture. Raises struct.error where the index is broken.
     """
-    return _shifted(content, start - end)
+    return _shifted(content, start - end, 0)
 
 
 def absolute(content: bytes, start: int, end: int) -> bytes:
     """What `relative` gave, for a file where the header is to lie at `start` and the first picture to end at `end`."""
-    result = bytearray(_shifted(content, end - start))
-    block, mark, entries, _ = _entries(content)
-    struct.pack_into(f"{mark}I", result, len(content) - len(block) + entries + 4, end)  # the first picture's size
-    return bytes(result)
+    return _shifted(content, end - start, end)
 
 
-def _shifted(content: bytes, by: int) -> bytes:
-    """Offset 0 stands for the first picture and stays."""
+def _shifted(content: bytes, by: int, first_size: int) -> bytes:
+    """With the first picture's size, and every offset but that of the first picture, which is 0 wherever it lies."""
     block, mark, entries, count = _entries(content)
-    result = bytearray(content)
-    for at in range(entries + 8, entries + 16 * count, 16):
+    result = bytearray(block)
+    struct.pack_into(f"{mark}I", result, entries + 4, first_size)
+    for at in range(entries + 16 + 8, entries + 16 * count, 16):
         (offset,) = struct.unpack_from(f"{mark}I", block, at)
-        if offset:
-            struct.pack_into(f"{mark}I", result, len(content) - len(block) + at, (offset + by) % 2**32)
-    return bytes(result)
+        struct.pack_into(f"{mark}I", result, at, (offset + by) % 2**32)
+    return MARK + bytes(result)
 
 
 def _entries(content: bytes) -> tuple[bytes, str, int, int]:
@@ -42,7 +39,7 @@ def _entries(content: bytes) -> tuple[bytes, str, int, int]:
     block = content.removeprefix(MARK)
     mark = exif.order(block)
     found = [] if mark is None else [each for each in exif.main_directory(block, mark) if each.tag == ENTRIES]
-    if mark is None or not found or found[0].size <= 4:
+    if mark is None or not found or found[0].size < 16:
         raise struct.error("no list of pictures")
     at, count = exif.value(block, found[0], mark), found[0].size // 16
     if at + 16 * count > len(block):

@@ -66,6 +66,7 @@ def decode(source: Source) -> Picture:
     """A `Picture` of one page. Raises InputError for a damaged file."""
     data = source.content()
     head = _header(data, source)
+    source.admit(head.width, head.height)
     listed, end = chunks(data, source)
     pixels = [each for each in listed if each.kind == b"IDAT"]
     packed = sum(each.stop - each.start - 12 for each in pixels)
@@ -121,9 +122,7 @@ def chunks(data: bytes, source: Source) -> tuple[list[Chunk], int]:
     raise source.damaged(f"it breaks off after {len(data)} bytes")
 
 
-def _pixels(
-    plain: bytes, data: bytes, pixels: list[Chunk], head: Header, source: Source
-) -> tuple[Page, list[str]]:
+def _pixels(plain: bytes, data: bytes, pixels: list[Chunk], head: Header, source: Source) -> tuple[Page, list[str]]:
     if head.bits <= 8:
         page, lines = page_of(opened_as("PngImagePlugin:PngImageFile", plain, source), source)
         return page, lines or _bits_note(head)

@@ -94,7 +94,11 @@ def encode(picture: Picture, stream: BinaryIO, quality: int | None) -> None:
     """
     meta, page = picture.metadata, picture.pages[0]
     page = Page(colour(page.pixels), page.alpha)
-    coded = _lossless(page) if meta.lossless and quality is None else _lossy(page, quality or meta.quality or DEFAULT_QUALITY)
+    coded = (
+        _lossless(page)
+        if meta.lossless and quality is None
+        else _lossy(page, quality or meta.quality or DEFAULT_QUALITY)
+    )
     _assemble(stream, [each for each in chunks(coded) if each[0] != b"VP8X"], page, meta)
 
 
