@@ -12,6 +12,8 @@ import signal
 import struct
 from collections.abc import Callable, Iterable, Iterator
 
+from raster_mutators import mutated_jpeg, mutated_png, mutated_webp
+
 from medcli.errors import InputError
 from medcli.images import read
 
@@ -67,7 +69,12 @@ def _tiff_fields(data: bytes) -> tuple[list[Field], list[int]]:
     return fields, directories
 
 
-MUTATORS: dict[str, Callable[[bytes, random.Random], bytes]] = {"tiff": mutated_tiff}
+MUTATORS: dict[str, Callable[[bytes, random.Random], bytes]] = {
+    "tiff": mutated_tiff,
+    "jpeg": mutated_jpeg,
+    "png": mutated_png,
+    "webp": mutated_webp,
+}
 
 
 def cases(format: str, samples: list[bytes], seeds: Iterable[int]) -> Iterator[tuple[int, bytes]]:
