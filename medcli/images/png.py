@@ -56,6 +56,7 @@ class Header:
     height: int
     bits: int
     colour: int
+    interlaced: bool
 
     @property
     def palette(self) -> bool:
@@ -77,7 +78,7 @@ def decode(source: Source) -> Picture:
     picture = Picture([], "png", meta)
     picture.remark(*lines)
     key = next((each.content(data) for each in others if each.kind == b"tRNS"), None)
-    shown = [each for each in others if each.kind in (b"IHDR", b"PLTE") or (each.kind == b"tRNS" and head.palette)]
+    shown = [others[0], *(each for each in others if head.palette and each.kind in (b"PLTE", b"tRNS"))]
     # the decoders see the pixels alone: nothing else can trip them, or make them talk
     plain = b"".join((SIGNATURE, *(data[each.start : each.stop] for each in shown + pixels), END))
     page, converted = _pixels(plain, data, pixels, head, source)
@@ -96,7 +97,7 @@ def decode(source: Source) -> Picture:
 def _header(data: bytes, source: Source) -> Header:
     if len(data) < 33 or data[12:16] != b"IHDR":
         raise source.damaged("its header is incomplete")
-    head = Header(*struct.unpack(">IIBB", data[16:26]))
+    head = Header(*struct.unpack(">IIBBxx?", data[16:29]))
     if head.colour not in CHANNELS or head.bits not in (1, 2, 4, 8, 16):
         raise source.damaged("its header makes no sense")
     return head
@@ -126,7 +127,7 @@ def _pixels(plain: bytes, data: bytes, pixels: list[Chunk], head: Header, source
     if head.bits <= 8:
         page, lines = page_of(opened_as("PngImagePlugin:PngImageFile", plain, source), source)
         return page, lines or _bits_note(head)
-    _expect_sound(data, pixels, source)
+    _expect_sound(data, pixels, head, source)
     try:
         array = cv2.imdecode(np.frombuffer(plain, np.uint8), cv2.IMREAD_UNCHANGED)  # Pillow has no 16-bit colour
     except cv2.error:
@@ -138,19 +139,20 @@ def _pixels(plain: bytes, data: bytes, pixels: list[Chunk], head: Header, source
     return from_bgr(array), []
 
 
-def _expect_sound(data: bytes, pixels: list[Chunk], source: Source) -> None:
+def _expect_sound(data: bytes, pixels: list[Chunk], head: Header, source: Source) -> None:
     """Inflates the pixels, a piece at a time, because libpng prints what it finds wrong with them."""
-    inflater = zlib.decompressobj()
+    inflater, found = zlib.decompressobj(), 0
     try:
         for chunk in pixels:
             rest = chunk.content(data)
-            while rest:
-                inflater.decompress(rest, 1 << 20)
+            while rest and not inflater.eof:
+                found += len(inflater.decompress(rest, 1 << 20))
                 rest = inflater.unconsumed_tail
-        inflater.flush()
+        found += len(inflater.flush())
     except zlib.error:
         raise source.damaged(UNREADABLE) from None
-    if not inflater.eof:
+    filters = 0 if head.interlaced else head.height
+    if not inflater.eof or found < head.width * head.height * head.bits * CHANNELS[head.colour] // 8 + filters:
         raise source.damaged(UNREADABLE)
 
 
