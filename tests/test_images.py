@@ -19,7 +19,7 @@ from pictures import HEIGHT, ICC, WIDTH, XMP, by_pillow, coded, exif_block, meta
 from PIL import Image, ImageCms
 
 from medcli.errors import InputError, OutputError
-from medcli.images import Metadata, Page, Picture, exif, format_of, read, supported, write
+from medcli.images import Metadata, Page, Picture, exif, format_of, others, read, supported, write
 from medcli.images.formats import FORMATS
 
 LOSSLESS = [
@@ -168,6 +168,18 @@ def test_writing_leaves_the_picture_as_it_was(format: str, locked: bool) -> None
     smooth = np.full((8, 8, 3), (200, 30, 90), np.uint8)
     second = read(coded(Picture([Page(smooth)], format), quality=100))
     assert np.abs(second.pages[0].pixels.astype(int) - smooth).max() <= 4
+
+
+@pytest.mark.parametrize(
+    ("marker", "bits", "word"), [(0xC3, 8, "lossless"), (0xF7, 8, "lossless"), (0xC1, 12, "12 bits")]
+)
+def test_jpegs_of_other_kinds_are_refused(marker: int, bits: int, word: str) -> None:
+    data = bytearray(by_pillow(RGB, "jpeg"))
+    at = data.index(b"\xff\xc0")
+    data[at + 1], data[at + 4] = marker, bits
+    with pytest.raises(InputError, match=word) as letter:
+        read(bytes(data))
+    assert "Convert" in letter.value.hint
 
 
 def test_gray_jpeg_stays_gray() -> None:
@@ -686,6 +698,22 @@ def test_bad_inputs_by_path(tmp_path: Path) -> None:
             read(tmp_path / name)
         assert letter.value.hint
         assert str(tmp_path) in letter.value.problem
+
+
+@pytest.mark.parametrize("other", others.OTHERS, ids=lambda other: other.name)
+def test_other_formats_are_named_with_the_way(other: others.Other) -> None:
+    for at, mark in other.marks:
+        with pytest.raises(InputError, match=other.name) as letter:
+            read(bytes(at) + mark + bytes(600))
+        assert other.way in letter.value.hint
+
+
+@pytest.mark.parametrize("format", ["gif", "ppm", "avif", "jpeg2000", "ico", "pdf", "dds"])
+def test_files_of_other_programs_are_recognised(format: str) -> None:
+    with pytest.raises(InputError, match="is not read by medcli"):
+        read(by_pillow(RGB, format))
+    with pytest.raises(InputError, match="SVG is not read"):
+        read(b'<?xml version="1.0"?>\n<svg xmlns="http://www.w3.org/2000/svg"/>')
 
 
 def test_random_bytes_are_no_picture() -> None:

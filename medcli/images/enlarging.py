@@ -8,6 +8,7 @@ from medcli.images import exif
 from medcli.images.picture import Picture, TiffLayout
 
 DENSITY = (b"pHYs", b"\xe0")  # blocks of PNG and of JPEG that say what `dpi` says too
+PIXEL_SCALE = (b"sCAL", b"oFFs")  # of PNG
 DESCRIPTION, GEOREFERENCE = 270, (33550, 33922, 34264, 34735, 34736, 34737)
 SHAPED = (b'{"shape"', b"shape=", b"<?xml", b"<OME")  # descriptions that state the number of pixels
 
@@ -22,10 +23,13 @@ def follow(picture: Picture, factor: int) -> None:
     layouts = tuple(_layout(each, factor) for each in meta.tiff)
     if any(len(before.tags) > len(after.tags) for before, after in zip(meta.tiff, layouts, strict=True)):
         picture.remark("TIFF tags that state places in the old pixels were dropped.")
+    scaled = tuple(block for block in meta.native if block[0] not in PIXEL_SCALE)
+    if len(scaled) < len(meta.native):
+        picture.remark("PNG chunks that state sizes of the old pixels were dropped.")
     picture.metadata = replace(
         meta,
         dpi=meta.dpi and (meta.dpi[0] * factor, meta.dpi[1] * factor),
-        native=tuple(block for block in meta.native if not (meta.dpi and block[0] in DENSITY)),
+        native=tuple(block for block in scaled if not (meta.dpi and block[0] in DENSITY)),
         exif=meta.exif and exif.enlarged(meta.exif, factor, *picture.size),
         tiff=layouts,
     )

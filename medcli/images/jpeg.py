@@ -23,7 +23,8 @@ SOI, EOI, SOS, DQT, DRI, COM, TEM = 0xD8, 0xD9, 0xDA, 0xDB, 0xDD, 0xFE, 0x01
 APP0, APP1, APP2, APP11, APP12, APP14 = 0xE0, 0xE1, 0xE2, 0xEB, 0xEC, 0xEE
 START, END = b"\xff\xd8", b"\xff\xd9"
 MARKER = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")  # neither stuffing, padding nor a restart inside a scan
-FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
+FRAMES = frozenset((*range(0xC0, 0xD0), 0xF7)) - {0xC4, 0xC8, 0xCC}
+LOSSLESS = (0xC3, 0xC7, 0xCB, 0xCF, 0xF7)  # the last is JPEG-LS
 ARITHMETIC = frozenset(range(0xC9, 0xD0))
 CODING = frozenset((*range(0xC0, 0xD0), SOS, DQT, DRI, APP14))
 JFIF = b"JFIF\0"
@@ -112,8 +113,8 @@ def _frame(parts: list[Segment], source: Source) -> Frame:
     bits, height, width, count = struct.unpack(">BHHB", head[:6])
     if bits != 8:
         raise source.unfit(f"it is a JPEG of {bits} bits", "Convert it to a 16-bit PNG or TIFF first.")
-    if found.marker in (0xC3, 0xCB):
-        raise source.unfit("it is a lossless JPEG", "Convert it to PNG or TIFF first.")
+    if found.marker in LOSSLESS:
+        raise source.unfit("it is a lossless JPEG", "Convert it to PNG or TIFF first, for instance with ImageJ.")
     if count not in (1, 3, 4):
         raise source.unfit(f"it has {count} components", "Convert it to gray or RGB first.")
     return Frame(

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import cast
 
 from medcli.errors import InputError
-from medcli.images import raw
+from medcli.images import others, raw
 from medcli.images.formats import FORMATS, KNOWN, format_of, sniff
 from medcli.images.picture import Picture
 from medcli.images.source import MAX_PIXELS, Source, opened
@@ -38,6 +38,8 @@ def _decoded(source: Source) -> Picture:
     format = sniff(head)
     if format in (None, "tiff") and raw.is_raw(source.name, head):
         raise raw.refusal(source)
+    if format is None and (other := others.named(source.head(others.HEAD))):
+        raise others.refusal(source, other)
     if format is None:
         raise InputError(f"{source.name} is not a picture that medcli knows.", f"{KNOWN} are read.")
     picture = cast(Picture, importlib.import_module(FORMATS[format].codec).decode(source))

@@ -24,9 +24,9 @@ class Source:
     stream: BinaryIO
     max_pixels: int = MAX_PIXELS
 
-    def head(self) -> bytes:
+    def head(self, count: int = 32) -> bytes:
         """The first bytes, with the position back at the start."""
-        start = self.stream.read(32)
+        start = self.stream.read(count)
         self.stream.seek(0)
         return start
 
