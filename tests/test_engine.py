@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from torch import Tensor, nn
 
-from medcli.engine import Denoiser, Flips, Plain, choose_device, choose_precision, device, memory
+from medcli import cpu
+from medcli.engine import Denoiser, Flips, Plain, choose_device, choose_precision, memory
 from medcli.errors import DeviceError, InputError, MedcliError, ModelError
 
 DEPTHS = ("uint8", "uint16", "float16", "float32", "float64")
@@ -429,25 +430,15 @@ def test_half_precision_is_for_convolutions_and_the_input_is_added_in_fp32() -> 
 
 
 def test_auto_takes_bf16_on_a_cpu_that_has_it_for_8_bits_only(monkeypatch: pytest.MonkeyPatch) -> None:
-    cpu = torch.device("cpu")
-    monkeypatch.setattr(device, "cpu_multiplies_bf16", lambda: True)
-    assert choose_precision("auto", cpu, half_safe=True, eight_bit=True) == torch.bfloat16
-    assert choose_precision("auto", cpu, half_safe=True, eight_bit=False) == torch.float32
-    assert choose_precision("auto", cpu, half_safe=False, eight_bit=True) == torch.float32
+    here = torch.device("cpu")
+    monkeypatch.setattr(cpu, "multiplies_bf16", lambda: True)
+    assert choose_precision("auto", here, half_safe=True, eight_bit=True) == torch.bfloat16
+    assert choose_precision("auto", here, half_safe=True, eight_bit=False) == torch.float32
+    assert choose_precision("auto", here, half_safe=False, eight_bit=True) == torch.float32
     assert engine(Toy(), precision="auto").precision_in_force(noise(4, 4, depth="uint8")) == torch.bfloat16
     assert engine(Toy(), precision="auto").precision_in_force(noise(4, 4, depth="uint16")) == torch.float32
-    monkeypatch.setattr(device, "cpu_multiplies_bf16", lambda: False)
-    assert choose_precision("auto", cpu, half_safe=True, eight_bit=True) == torch.float32
-
-
-@pytest.mark.parametrize("unit", ["amx_tile", "avx512_bf16"])
-def test_bf16_is_fast_where_either_unit_multiplies_it(monkeypatch: pytest.MonkeyPatch, unit: str) -> None:
-    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: True)
-    for each in ("amx_tile", "avx512_bf16"):
-        monkeypatch.setattr(torch.cpu, f"_is_{each}_supported", lambda: False, raising=False)
-    assert not device.cpu_multiplies_bf16()
-    monkeypatch.setattr(torch.cpu, f"_is_{unit}_supported", lambda: True, raising=False)
-    assert device.cpu_multiplies_bf16()
+    monkeypatch.setattr(cpu, "multiplies_bf16", lambda: False)
+    assert choose_precision("auto", here, half_safe=True, eight_bit=True) == torch.float32
 
 
 def test_auto_takes_fp16_on_a_gpu_where_the_model_bears_it() -> None:

@@ -12,7 +12,7 @@ import medcli
 
 PACKAGE = Path(medcli.__file__).parent
 FLOORS = (
-    {"errors"},
+    {"errors", "cpu"},
     {"registry"},
     {"images"},
     {"archs", "noise", "metrics"},

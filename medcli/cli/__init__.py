@@ -11,7 +11,7 @@ from typing import NoReturn
 
 import click
 
-from medcli import __version__
+from medcli import __version__, cpu
 from medcli.cli.lazy import EXIT_CODES, Lazy, LazyGroup
 from medcli.cli.progress import letter
 from medcli.errors import MedcliError
@@ -57,6 +57,7 @@ def med(ctx: click.Context) -> None:
 
 def main() -> NoReturn:
     """Runs `med` with the arguments of this process and ends it with a documented exit code."""
+    cpu.set_openmp_defaults()
     signal.signal(signal.SIGTERM, _terminate)
     try:
         code = _code()

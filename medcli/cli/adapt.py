@@ -72,6 +72,7 @@ class Request:
 @click.option("--device", type=options.device, metavar="DEVICE", default="auto", show_default=True,
               help="auto, cpu, cuda, cuda:N or mps.")  # fmt: skip
 @click.option("--precision", default="auto", show_default=True, type=click.Choice(["auto", "fp32", "bf16"]))
+@options.threads()
 @click.option("-r", "--recursive", is_flag=True, help="Look into subfolders, and mirror them.")
 @click.option("-f", "--force", is_flag=True, help="Overwrite.")
 @click.option("-n", "--dry-run", is_flag=True, help="Say what the noise is like and what would be done.")

@@ -150,6 +150,7 @@ Every option can be set in the environment: MED_DENOISE_MODEL, MED_DENOISE_DEVIC
     show_default=True,
     help="Refuse larger pictures before they are decoded.",
 )
+@options.threads()
 @click.option("-f", "--force", is_flag=True, help="Overwrite; make results again that are up to date.")
 @click.option("-n", "--dry-run", is_flag=True, help="Say what would be done, and do nothing.")
 @click.option("--json", "as_objects", is_flag=True, help="One JSON object per picture on standard output.")

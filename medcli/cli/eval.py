@@ -173,6 +173,7 @@ class Files:
 @click.option("--ensemble", is_flag=True, help="Models answer with the mean over eight flips and turns.")
 @click.option("--strength", type=options.strength, default=1.0, show_default="1", metavar="0..1", help="Of models.")
 @click.option("--tile", type=options.tile, metavar="auto|N|0", default="auto", show_default=True, help="Of models.")
+@options.threads()
 @click.option("-q", "--quiet", is_flag=True, help="No bar; only tables and errors.")
 def command(
     models: tuple[str, ...],

@@ -3,14 +3,35 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import click
 from click.shell_completion import CompletionItem
 
+from medcli import cpu
+
+Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 TileSize = int | Literal["auto"]
 DEVICES = re.compile(r"auto|cpu|mps|cuda(:\d+)?")
+
+
+def _use_threads(_ctx: click.Context, _param: click.Parameter, value: int | None) -> int | None:
+    if value is not None:
+        cpu.use_threads(value)
+    return value
+
+
+def threads(*, exposed: bool = False, help: str = "Threads that compute on the CPU.  [default: cores]") -> Decorator:
+    """`--threads N` for a command that computes; it acts by itself, before torch is imported."""
+    return click.option(
+        "--threads",
+        type=click.IntRange(min=1),
+        metavar="N",
+        callback=_use_threads,
+        expose_value=exposed,
+        help=help,
+    )
 
 
 def device(value: str) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Generator, Iterable, Sequence
 from contextlib import closing
@@ -16,6 +15,7 @@ from medcli.cli import options
 from medcli.cli.lazy import EXIT_CODES
 from medcli.cli.like import prepare
 from medcli.cli.progress import Display, duration, letter, terminal_can_animate
+from medcli.cpu import usable_cores
 from medcli.errors import InputError, MedcliError, ModelError, SomeFailed
 
 if TYPE_CHECKING:
@@ -154,6 +154,7 @@ def span(value: str) -> tuple[float, float]:
 @click.option("--depth", type=click.Choice(["8", "16", "float"]), help="Of the mates.  [default: as the clean file]")
 @click.option("--format", "format_", type=click.Choice(["png", "tiff", "bmp"]), help="Of mates.  [default: as above]")
 @click.option("--processes", type=click.IntRange(min=1), metavar="N", help="At work side by side.  [default: cores]")
+@options.threads(exposed=True, help="Of learning with --like, and the default of --processes.  [default: cores]")
 @click.option("--overwrite", is_flag=True, help="Replace files of anybody; make again what is up to date.")
 @click.option("-n", "--dry-run", is_flag=True, help="Say what would be done, and do nothing.")
 @click.option("-q", "--quiet", is_flag=True, help="Only errors on standard error.")
@@ -176,6 +177,7 @@ def command(
     depth: str | None,
     format_: str | None,
     processes: int | None,
+    threads: int | None,
     overwrite: bool,
     dry_run: bool,
     quiet: bool,
@@ -191,7 +193,8 @@ def command(
         ready = prepare(lesson, overwrite=overwrite, rehearse=dry_run, quiet=quiet)
         learned = replace(learned, model=str(lesson.place))
     drawer = _drawer(noise, pool, learned) if like is None or ready else None
-    work = Work(clean, noisy, len(tasks), min(processes or _cores(), len(tasks)), slow=bool(learned.model))
+    processes = min(processes or threads or usable_cores(), len(tasks))
+    work = Work(clean, noisy, len(tasks), processes, slow=bool(learned.model))
     order = Order(clean, noisy, drawer, seed, count, depth, format_, overwrite) if drawer else None
     made = _outcomes(order, tasks, work.processes, rehearse=dry_run)
     with Display(len(tasks), animate=terminal_can_animate(), quiet=quiet) as display, closing(made):
@@ -280,11 +283,6 @@ def _learned(learned: Learned, model: str) -> Drawer:
         temperature=learned.temperature or (1.0, 1.0),
         device=learned.device or "auto",
     )
-
-
-def _cores() -> int:
-    """Those that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _outcomes(

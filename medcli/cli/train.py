@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from medcli.cli.options import assigned, complete_model
+from medcli.cli.options import assigned, complete_model, threads
 
 if TYPE_CHECKING:
     from medcli.train.recipe import Recipe
@@ -54,6 +54,7 @@ OWN_STEPS = 10_000
 @click.option("--resume", is_flag=True, help="Go on from the last checkpoint in the run's folder.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:N or mps.")
 @click.option("--precision", default="auto", show_default=True, type=click.Choice(["auto", "fp32", "bf16"]))
+@threads()
 @click.option("--workers", type=click.IntRange(min=0), help="Processes that draw patches.")
 @click.option("--cache", type=click.Path(path_type=Path, file_okay=False), help="Where decoded pictures are kept.")
 @click.option("--report-every", default=100, show_default=True, type=click.IntRange(min=1), help="In steps.")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from medcli import cpu
 from medcli.errors import DeviceError, MedcliError
 from medcli.registry import nearest
 
@@ -42,9 +43,19 @@ def choose_precision(
         return _best_precision(device, half_safe=half_safe, eight_bit=eight_bit)
     if spec not in PRECISIONS:
         raise DeviceError(f"There is no precision called '{spec}'.", nearest(spec, ["auto", *PRECISIONS]))
-    if spec == "bf16" and device.type == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False):
+    if spec == "bf16" and device.type == "cuda" and not multiplies_bf16(device):
         raise DeviceError(f"The GPU {torch.cuda.get_device_name(device)} cannot compute in bf16.", "Try fp16 or auto.")
     return PRECISIONS[spec]
+
+
+def multiplies_bf16(device: torch.device) -> bool:
+    """Whether bf16 is fast on the device; where it is merely possible it is emulated, slower than fp32.
+
+    Every choice of a number format asks here. Not all of Apple's GPUs have bf16, so none is said to.
+    """
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    return device.type == "cpu" and cpu.multiplies_bf16()
 
 
 def wait(device: torch.device) -> None:
@@ -72,18 +83,7 @@ def _best_precision(device: torch.device, *, half_safe: bool, eight_bit: bool) -
         return torch.float32
     if device.type in ("cuda", "mps"):
         return torch.float16
-    return torch.bfloat16 if eight_bit and cpu_multiplies_bf16() else torch.float32
-
-
-def cpu_multiplies_bf16() -> bool:
-    """Whether bf16 is fast here, not merely possible: elsewhere it is emulated, slower than fp32.
-
-    Units for matrices (AMX) made a U-Net four times as fast as fp32, dot products of AVX-512 two and a half times.
-    """
-    # Private, hence absent from some versions of torch.
-    probes = (getattr(torch.cpu, f"_is_{unit}_supported", None) for unit in ("amx_tile", "avx512_bf16"))
-    fast = any(probe() for probe in probes if probe is not None)
-    return fast and bool(torch.backends.mkldnn.is_available())  # type: ignore[no-untyped-call]
+    return torch.bfloat16 if eight_bit and multiplies_bf16(device) else torch.float32
 
 
 def _require_cuda(index: int) -> None:

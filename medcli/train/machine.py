@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
@@ -10,8 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from medcli.cpu import usable_cores
 from medcli.data.crops import Stacked
-from medcli.engine.device import choose_device, cpu_multiplies_bf16
+from medcli.engine.device import choose_device, multiplies_bf16
 from medcli.errors import RecipeError
 from medcli.methods.base import Batch
 from medcli.registry import nearest
@@ -45,16 +45,9 @@ def choose_machine(device: str = "auto", precision: str = "auto", workers: int |
     Raises DeviceError for a device that is not there, RecipeError for a precision that cannot train.
     """
     chosen = choose_device(device)
-    dtypes = {"fp32": torch.float32, "bf16": torch.bfloat16, "auto": _fast_dtype(chosen)}
+    dtypes = {"fp32": torch.float32, "bf16": torch.bfloat16}
+    dtypes["auto"] = dtypes["bf16" if multiplies_bf16(chosen) else "fp32"]
     if precision not in dtypes:
         raise RecipeError(f"Training in '{precision}' is not possible.", nearest(precision, dtypes))
-    cores = os.cpu_count() or 1
-    drawing = min(MOST_WORKERS, max(1, cores - 1)) if workers is None else workers
+    drawing = min(MOST_WORKERS, max(1, usable_cores() - 1)) if workers is None else workers
     return Machine(chosen, dtypes[precision], drawing)
-
-
-def _fast_dtype(device: torch.device) -> torch.dtype:
-    """bf16 where the hardware multiplies it natively, else fp32."""
-    if device.type == "cuda":
-        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
-    return torch.bfloat16 if device.type == "cpu" and cpu_multiplies_bf16() else torch.float32

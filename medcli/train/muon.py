@@ -14,6 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from medcli.engine.device import multiplies_bf16
+
 # Coefficients of the quintic Newton-Schulz iteration: they push all singular values into about [0.7, 1.2].
 QUINTIC = (3.4445, -4.7750, 2.0315)
 
@@ -32,11 +34,16 @@ def _kernel(matrix: Tensor, shape: torch.Size) -> Tensor:
 
 
 def orthogonalise(matrices: Tensor, iterations: int = 5) -> Tensor:
-    """(n, rows, columns) -> same shape: singular vectors kept, singular values of each matrix brought near 1."""
+    """(n, rows, columns) -> same shape: singular vectors kept, singular values of each matrix brought near 1.
+
+    In bf16 where the device multiplies it, as in the original, else in fp32.
+    """
     a, b, c = QUINTIC
     tall = matrices.shape[1] > matrices.shape[2]
     x = matrices.mT if tall else matrices
-    x = (x / (x.norm(dim=(1, 2), keepdim=True) + 1e-7)).bfloat16()
+    x = x / (x.norm(dim=(1, 2), keepdim=True) + 1e-7)
+    if multiplies_bf16(x.device):
+        x = x.bfloat16()
     for _ in range(iterations):
         gram = torch.bmm(x, x.mT)
         x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)

@@ -53,6 +53,7 @@ def _size(value: str) -> tuple[int, int] | None:
     show_default=True,
     help="Of the pictures it takes.",
 )
+@options.threads()
 @click.option("-f", "--force", is_flag=True, help="Overwrite.")
 def command(model: str, form: str, output: Path, size: tuple[int, int] | None, force: bool) -> None:
     from medcli.zoo.catalog import locate

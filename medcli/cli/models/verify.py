@@ -21,6 +21,7 @@ checked. No network is needed; the exit code is 1 if a model is not as it should
 
 @click.command(name="verify", help=HELP, epilog=EXIT_CODES)
 @click.argument("names", metavar="[ID]...", nargs=-1, shell_complete=options.complete_id)
+@options.threads()
 @click.pass_context
 def command(ctx: click.Context, names: tuple[str, ...]) -> None:
     known = catalog.entries()
