@@ -15,7 +15,7 @@ class Format:
     codec: str
     suffixes: tuple[str, ...]
     marks: tuple[tuple[int, bytes], ...]  # (position, bytes) of which one must be found
-    depths: tuple[str, ...] = ("uint8",)
+    depths: tuple[str, ...] = ("uint8",)  # the last one is for pixels of another type
     alpha: bool = True
     gray: bool = True
     pages: bool = False
@@ -36,7 +36,7 @@ FORMATS: Mapping[str, Format] = {
         "medcli.images.tiff",
         (".tif", ".tiff"),
         ((0, b"II*\0"), (0, b"MM\0*"), (0, b"II+\0"), (0, b"MM\0+")),
-        depths=("uint8", "uint16", "float32"),
+        depths=("uint8", "uint16", "uint32", "int8", "int16", "int32", "float16", "float64", "float32"),
         pages=True,
     ),
     "jpeg": Format(

@@ -23,10 +23,7 @@ WHITE_IS_ZERO, BLACK_IS_ZERO, RGB, PALETTE, MASK, CMYK, YCBCR, CIELAB, ICCLAB = 
 LABS = (CIELAB, ICCLAB)
 INKS_OF_CMYK, INK_SET = 1, 332
 ALPHAS = (1, 2)  # further samples that are said to be alpha, associated or not
-DEPTHS = {
-    **{name: name for name in ("uint8", "uint16", "uint32", "int8", "int16", "int32", "float32")},
-    **{"bool": "uint8", "float16": "float32", "float64": "float32"},
-}
+DEPTHS = ("bool", "uint8", "uint16", "uint32", "int8", "int16", "int32", "float16", "float32", "float64")
 FAX, OLD_JPEG, UPRIGHT = (2, 3, 4), 6, 1
 JPEGS = (7, 33007)  # their YCbCr is RGB once unpacked
 MOST_BANDS = 4096
@@ -35,7 +32,6 @@ SAMPLES = {
     **{RGB: range(3, MOST_BANDS), YCBCR: (3, 4), PALETTE: (1,), MASK: (1,), CMYK: range(1, MOST_BANDS)},
     **{WHITE_IS_ZERO: (1, 2), BLACK_IS_ZERO: range(1, MOST_BANDS), CIELAB: (3, 4), ICCLAB: (3, 4)},
 }
-INTEGERS = (np.uint8, np.uint16)
 
 # D50, the white of CIELAB in TIFF, and XYZ of D50 to linear sRGB, adapted after Bradford
 D50 = (0.96422, 1.0, 0.82521)
@@ -48,7 +44,9 @@ def decoded(page: TiffPage, index: int, source: Source, picture: Picture, by_pil
     if page.compression in (*FAX, OLD_JPEG) or (differences and page.compression in RATIOS):
         return [by_pillow.page(index, picture)]
     samples = SAMPLES.get(page.photometric, range(0))
-    if str(page.dtype) not in DEPTHS or page.imagedepth > 1 or differences or page.samplesperpixel not in samples:
+    inks_or_lab = page.photometric in (CMYK, *LABS) and str(page.dtype) not in ("uint8", "uint16")
+    unknown = str(page.dtype) not in DEPTHS or page.samplesperpixel not in samples or page.imagedepth > 1
+    if unknown or differences or inks_or_lab:
         kind = f"{page.samplesperpixel} x {page.bitspersample}-bit {page.dtype}"
         raise source.unfit(
             f"page {index + 1} is of the kind {kind}, {getattr(page.photometric, 'name', page.photometric)}",
@@ -66,9 +64,9 @@ def arranged(array: Array, page: TiffPage, source: Source, picture: Picture) -> 
         picture.remark("Palette colours were converted to RGB.")
         return [Page(_looked_up(array[:, :, 0], page))]
     array = _deepened(array, page, picture)
-    if page.photometric == CMYK and array.dtype in INTEGERS and page.tags.valueof(INK_SET, INKS_OF_CMYK) == 1:
+    if page.photometric == CMYK and array.shape[2] in (4, 5) and page.tags.valueof(INK_SET, INKS_OF_CMYK) == 1:
         return [_from_cmyk(array, source, picture)]
-    if page.photometric in LABS and array.dtype in INTEGERS:
+    if page.photometric in LABS:
         return [_from_lab(array, page, picture)]
     if page.photometric == WHITE_IS_ZERO:
         picture.remark("Gray that counts from white was turned to count from black.")
@@ -81,8 +79,8 @@ def arranged(array: Array, page: TiffPage, source: Source, picture: Picture) -> 
 
 
 def _deepened(array: Array, page: TiffPage, picture: Picture) -> Array:
-    """`array` in a dtype of DEPTHS; fewer than 8 bits are stretched to 8, others keep their values."""
-    bits, kind = page.bitspersample, str(page.dtype)
+    """Samples of fewer than 8 bits are stretched to 8, others keep their values."""
+    bits = page.bitspersample
     if bits == 1 and page.photometric != MASK:
         picture.remark("1-bit black and white was converted to 8-bit gray.")
     elif isinstance(bits, int) and bits < 8:
@@ -91,11 +89,9 @@ def _deepened(array: Array, page: TiffPage, picture: Picture) -> Array:
         full = 2**bits - 1
         stretched: Array = ((array.astype(np.uint16) * 255 + full // 2) // full).astype(np.uint8)
         return stretched
-    if DEPTHS[kind] != kind:
-        picture.remark(f"{kind} was converted to {DEPTHS[kind]}.")
-    elif bits != array.dtype.itemsize * 8:
+    if bits != array.dtype.itemsize * 8:
         picture.remark(f"{bits}-bit samples become {array.dtype.itemsize * 8}-bit ones of the same values.")
-    return array.astype(DEPTHS[kind], copy=False)
+    return array
 
 
 def _split(array: Array, colours: int) -> Page:
@@ -109,7 +105,8 @@ def _bands(array: Array, page: TiffPage, picture: Picture) -> list[Page]:
     picture.remark(f"Its {array.shape[2]} bands are treated one by one, as gray.")
     pages = [Page(np.ascontiguousarray(array[:, :, band])) for band in range(array.shape[2])]
     if has_alpha and len(pages) > 1:
-        pages[-2].alpha = pages.pop().pixels
+        alpha = pages.pop().pixels
+        pages[-1].alpha = alpha
     return pages
 
 
