@@ -41,7 +41,7 @@ def decode(source: Source) -> Picture:
     count, lost = chain(source)
     source.stream.seek(0)
     try:
-        with TiffFile(source.stream) as tif:
+        with np.errstate(all="ignore"), TiffFile(source.stream) as tif:  # tags of others divide by zero
             pages = [tif.pages.get(index) for index in range(count)]
             if not pages:
                 raise source.damaged("it has no pages")
