@@ -432,9 +432,18 @@ class TestResume:
         letter(lambda: train(*wider, recipe=""))
         Path("other.yaml").write_text(frozen.replace("width: 8", "width: 16"))
         Path("run/recipe.yaml").write_text(Path("other.yaml").read_text())
-        assert "other options" in letter(lambda: train("--data", "clean", "-o", "run", "--resume", recipe=""))
+        words = letter(lambda: train("--data", "clean", "-o", "run", "--resume", recipe=""))
+        assert "other options" in words
+        assert len(words.splitlines()) == 2  # a problem and a hint, not a list of all tensors
         Path("run/recipe.yaml").write_text(frozen)
         assert "going on from step 4" in train("--data", "clean", "-o", "run", "--resume", recipe="")
+
+    def test_another_network_is_told_in_one_line(self, train: Train, picture_folder: Path) -> None:
+        train("--data", "clean", "-o", "run")
+        again = ["--data", "clean", "-o", "run", "--resume", "--steps", "5"]
+        words = letter(lambda: train(*again, "--arch", "unet", recipe=""))
+        assert words.splitlines()[0] == "run was begun with the network 'dncnn'."
+        assert "going on from step 4" in train(*again, "--arch", "dncnn", recipe="")
 
     def test_a_recipe_that_is_named_again_is_not_read_and_that_is_said(
         self, train: Train, picture_folder: Path

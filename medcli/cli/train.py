@@ -145,7 +145,7 @@ def _recipe(name: str | None, overrides: dict[str, Any], run: Options, *, pooled
 
     given = {key: value for key, value in overrides.items() if value is not None}
     if frozen := _frozen(run):
-        return _joined(_kept(frozen, name, run), given)
+        return _joined(_kept(frozen, name, given.get("architecture"), run), given)
     recipe = load(name) if name else _own(given, run, pooled=pooled)
     if name in bundled():  # licence and noise are of the weights and pictures that we had; these are the user's
         recipe = replace(recipe, licence="", noise=recipe.noise if recipe.noises else "")
@@ -168,8 +168,11 @@ def _frozen(run: Options) -> Path | None:
     return path if run.resume and path.is_file() else None
 
 
-def _kept(frozen: Path, name: str | None, run: Options) -> Recipe:
-    """The frozen recipe. Raises RecipeError where another one is named; of one by the same id, nothing is taken."""
+def _kept(frozen: Path, name: str | None, architecture: str | None, run: Options) -> Recipe:
+    """The frozen recipe; of a named one with the same id, nothing is taken.
+
+    Raises RecipeError where another recipe is named, or another network than that of the checkpoints.
+    """
     from medcli.errors import RecipeError
     from medcli.train.recipe import load
 
@@ -177,6 +180,9 @@ def _kept(frozen: Path, name: str | None, run: Options) -> Recipe:
     if name and (other := load(name).id) != recipe.id:
         hint = f"Leave --recipe out to go on, or choose another -o for '{other}'."
         raise RecipeError(f"{run.output} was begun with the recipe '{recipe.id}', not '{other}'.", hint)
+    if architecture not in (None, recipe.architecture):
+        hint = f"Leave --arch out to go on, or choose another -o for '{architecture}'."
+        raise RecipeError(f"{run.output} was begun with the network '{recipe.architecture}'.", hint)
     return recipe
 
 

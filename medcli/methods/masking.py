@@ -100,14 +100,16 @@ def stitched(
     """Every pixel as it was guessed in its own branch: (B, C, H, W) -> same shape, float32.
 
     index: (B or 1, 1, H, W); where it is `branches` or more, the answer is 0. stride: of the sub-images, whose sides
-    must suit the network. The network runs `branches` times.
+    must suit the network. The network runs `branches` times. A sub-image that a branch hides completely, as happens
+    with a picture of one or two pixels, leaves nothing to guess from: its pixels come back as they are.
     """
     parts = split(noisy, stride)
     owners = split(index.to(noisy.device).expand(len(noisy), -1, -1, -1), stride)
     answer = torch.zeros_like(parts, dtype=torch.float32)
     for branch in range(branches):
         hidden = owners == branch
-        answer = torch.where(hidden, guess(network, parts, hidden, fill), answer)
+        guessed = torch.where(hidden.all(2, True).all(3, True), parts, guess(network, parts, hidden, fill))
+        answer = torch.where(hidden, guessed, answer)
     return join(answer, stride)
 
 

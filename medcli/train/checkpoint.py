@@ -116,8 +116,8 @@ def load(path: Path, modules: dict[str, nn.Module], optimizers: dict[str, Optimi
         for name, module in modules.items():
             module.load_state_dict(_below(f"module.{name}.", tensors))
     except (SafetensorError, RuntimeError, KeyError, ValueError, TypeError) as error:
-        raise TrainingError(
-            f"The checkpoint {path} is damaged, or of a run with other options: {error}",
+        raise TrainingError(  # without torch's own words, which list every tensor
+            f"The checkpoint {path} is damaged, or of a run with other options.",
             "Where options were changed, --resume without them goes on. Where it is damaged, remove it: --resume then "
             "goes on from the one before.",
         ) from error
