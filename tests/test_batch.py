@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import random
 import signal
@@ -35,6 +36,15 @@ def touch(root: Path, *names: str) -> None:
     for name in names:
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).write_bytes(name.encode())
+
+
+def failing(code: int) -> Callable[..., None]:
+    """A system call that ends with this error."""
+
+    def fail(*arguments: object, **options: object) -> None:
+        raise OSError(code, os.strerror(code))
+
+    return fail
 
 
 def planned(root: Path, *inputs: str, recursive: bool = False, force: bool = False, **naming: Any) -> dict[str, str]:
@@ -109,13 +119,47 @@ class TestPlan:
 
         monkeypatch.setattr(os, "scandir", refuse)
         assert set(planned(tmp_path, "in")) == {"in/a.png"}
+        readable, closed = make_plan([tmp_path / "in"], Naming(), recursive=True)
+        assert (readable.source.name, readable.error) == ("a.png", None)
+        assert closed.error is not None
+        assert closed.error.problem.endswith("closed cannot be read: Permission denied.")
         with pytest.raises(InputError, match="closed cannot be read: Permission denied"):
-            planned(tmp_path, "in", recursive=True)
+            planned(tmp_path, "in/closed")
 
     def test_a_file_named_twice_is_one_job(self, tmp_path: Path) -> None:
         touch(tmp_path, "in/a.png")
         assert len(planned(tmp_path, "in/a.png", "in/a.png")) == 1
         assert len(planned(tmp_path, "in/a.png", "in", output=tmp_path / "out")) == 1
+
+    @pytest.mark.parametrize("link", [os.symlink, os.link])
+    def test_a_file_of_two_names_is_one_job_and_that_is_said(
+        self, tmp_path: Path, link: Callable[[Path, Path], None], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        touch(tmp_path, "in/a.png")
+        monkeypatch.chdir(tmp_path / "in")
+        link(tmp_path / "in/a.png", tmp_path / "in/b.png")
+        said: list[str] = []
+        names = [Path("a.png"), Path("./a.png"), tmp_path / "in/a.png", Path("b.png")]
+        assert [job.source for job in make_plan(names, Naming(), say=said.append)] == [Path("a.png")]
+        assert [line.split()[0] for line in said] == [str(tmp_path / "in/a.png"), "b.png"]
+        assert len(planned(tmp_path, "in")) == 2, "a folder is mirrored, with its links"
+
+    def test_a_slash_at_its_end_makes_a_folder(self, tmp_path: Path) -> None:
+        touch(tmp_path, "a.png", "b.png")
+        output = tmp_path / "new.png"
+        assert planned(tmp_path, "a.png", output=output, folder=True) == {"a.png": "new.png/a.png"}
+        assert len(planned(tmp_path, "a.png", "b.png", output=output, folder=True)) == 2
+
+    def test_a_name_that_would_be_too_long_fails_alone(self, tmp_path: Path) -> None:
+        long = "\N{LATIN SMALL LETTER E WITH ACUTE}" * 122 + ".png"  # 248 bytes in UTF-8, 126 letters
+        touch(tmp_path, "a.png", long)
+        names = [tmp_path / "a.png", tmp_path / long]
+        fits, too_long = make_plan(names, Naming())
+        assert fits.error is None
+        assert isinstance(too_long.error, OutputError)
+        assert "255" in too_long.error.problem
+        assert "--suffix" in too_long.error.hint
+        assert [job.error for job in make_plan(names, Naming(suffix="-c"))] == [None, None]
 
     @pytest.mark.parametrize(
         ("inputs", "naming"),
@@ -247,6 +291,39 @@ class TestLanding:
         with pytest.raises(OutputError, match="not a plain file"), landing(tmp_path):
             pass
         with pytest.raises(OutputError, match="cannot be written"), landing(tmp_path / "file/a.png"):
+            pass
+
+    @pytest.mark.parametrize("code", [errno.EPERM, errno.EINVAL, errno.ENOTSUP])
+    @pytest.mark.parametrize("refused", ["fsync", "chmod", "flock"])
+    def test_what_a_share_does_not_offer_is_noted(
+        self, tmp_path: Path, refused: str, code: int, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        touch(tmp_path, "a.png")
+        module = pytest.importorskip("fcntl") if refused == "flock" else os
+        monkeypatch.setattr(module, refused, failing(code))
+        notes: list[str] = []
+        with landing(tmp_path / "a.png", remark=notes.append) as file:
+            file.write(b"new")
+        assert (tmp_path / "a.png").read_bytes() == b"new"
+        assert len(notes) == 1
+
+    @pytest.mark.parametrize(
+        ("code", "hint"), [(errno.ENOSPC, "room"), (errno.EACCES, "permissions"), (errno.EROFS, "read-only")]
+    )
+    def test_the_hint_fits_the_error(
+        self, tmp_path: Path, code: int, hint: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(Path, "replace", failing(code))
+        with pytest.raises(OutputError) as caught, landing(tmp_path / "a.png") as file:
+            file.write(b"new")
+        assert hint in caught.value.hint
+        assert not list(tmp_path.iterdir())
+
+    def test_a_disk_that_fails_to_flush_is_no_share_that_cannot(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(os, "fsync", failing(errno.EIO))
+        with pytest.raises(OutputError, match="cannot be written"), landing(tmp_path / "a.png"):
             pass
 
     def test_a_link_keeps_pointing(self, tmp_path: Path) -> None:

@@ -7,12 +7,14 @@ import itertools
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
@@ -227,6 +229,65 @@ class TestOnePicture:
         assert ran.code == 0
         assert ran.err.startswith("ludvae-camera has learned to make noise")
 
+    def test_times_are_kept_on_request(self, med: Med, home: Path) -> None:
+        os.utime(home / "in/0.png", ns=(1_600_000_000_000_000_000, 1_500_000_000_123_456_000))
+        med("denoise", "in/0.png", "-o", "new.png")
+        med("denoise", "in/0.png", "-o", "old.png", "--keep-time")
+        med("denoise", "in", "-o", "out", "--keep-time")
+        wanted = (home / "in/0.png").stat().st_mtime_ns
+        assert (home / "new.png").stat().st_mtime_ns > wanted
+        assert (home / "old.png").stat().st_mtime_ns == (home / "out/0.png").stat().st_mtime_ns == wanted
+        assert "4 up to date" in med("denoise", "in", "-o", "out", "--keep-time").err
+
+    def test_home_is_opened_up_where_no_shell_did(
+        self, med: Med, home: Path, tiny: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("HOME", str(home / "in"))
+        monkeypatch.setenv("USERPROFILE", str(home / "in"))
+        shutil.copy(tiny, home / "in/own.safetensors")
+        assert med("denoise", "~/0.png", "--output=~/made.png", "--model", "~/own.safetensors").code == 0
+        monkeypatch.setenv("MED_DENOISE_OUTPUT", "~/set.png")
+        assert med("denoise", "in/1.png").code == 0
+        assert (home / "in/made.png").exists()
+        assert (home / "in/set.png").exists()
+        assert not (home / "~").exists()
+        write(home / "~.png", noise(0))
+        assert med("denoise", "~.png", "-o", "~nobody-has-this.png").code == 0
+        assert (home / "~nobody-has-this.png").exists()
+
+    def test_a_new_folder_and_a_format_by_its_suffix(self, med: Med, home: Path) -> None:
+        assert med("denoise", "in/0.png", "-o", "new.d/", "--format", "jpg").code == 0
+        assert read(home / "new.d/0.jpg").format == "jpeg"
+        assert med("denoise", "in/0.png", "-o", "new/", "--format", "TIF").code == 0
+        assert read(home / "new/0.tif").format == "tiff"
+
+    def test_a_long_name_gets_a_hint(self, med: Med, home: Path) -> None:
+        write(home / ("x" * 245 + ".png"), noise(0))
+        ran = med("denoise", "x" * 245 + ".png")
+        assert ran.code == 1
+        assert "258 bytes" in ran.err
+        assert "--suffix" in ran.err
+        ran = med("denoise", "in/0.png", "-o", "y" * 252 + ".png")
+        assert ran.code == 1
+        assert "256 bytes" in ran.err
+
+    @pytest.mark.skipif(not Path("/dev/stdout").exists(), reason="there is no /dev/stdout")
+    def test_the_device_of_standard_output_is_standard_output(self, med: Med, home: Path) -> None:
+        named, dash = (med("denoise", "in/0.png", "-o", place).out for place in ("/dev/stdout", "-"))
+        assert named == dash
+        assert pixels_of(named).shape == (30, 40, 3)
+        assert med("denoise", "in/0.png", "-o", "/dev/stdout", "--json").code == 2
+        content = (home / "in/0.png").read_bytes()
+        assert med("denoise", "/dev/stdin", stdin=content).out == med("denoise", "-", stdin=content).out
+
+    @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no named pipes")
+    def test_a_named_pipe_gets_the_whole_picture(self, med: Med, home: Path) -> None:
+        os.mkfifo(home / "pipe")
+        with ThreadPoolExecutor(1) as pool:
+            content = pool.submit((home / "pipe").read_bytes)
+            assert med("denoise", "in/0.png", "-o", "pipe").code == 0
+            assert pixels_of(content.result(timeout=30)).shape == (30, 40, 3)
+
     def test_quiet_is_quiet(self, med: Med) -> None:
         ran = med("denoise", "in/0.png", "--quiet")
         assert (ran.code, ran.out, ran.err) == (0, b"", "")
@@ -378,6 +439,23 @@ class TestManyPictures:
         assert len(again) == 4
         assert med("denoise", *again).err.splitlines()[-1].startswith("2 up to date")
 
+    def test_a_subfolder_that_fails_does_not_stop_the_others(
+        self, med: Med, home: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        scan = os.scandir
+
+        def refuse(folder: str | Path) -> Iterator[os.DirEntry[str]]:
+            if Path(folder).name == "sub":
+                raise PermissionError(13, "Permission denied", str(folder))
+            return scan(folder)
+
+        monkeypatch.setattr(os, "scandir", refuse)
+        for words in ([], ["--force"]):
+            ran = med("denoise", "in", "-r", "-o", "out", *words)
+            assert ran.code == 3
+            assert ran.err.count("error: The folder in/sub cannot be read: Permission denied.") == 1
+            assert {path.name for path in (home / "out").glob("*.*")} >= {"0.png", "1.png", "2.jpg", "3.bmp"}
+
     def test_a_rehearsal_writes_nothing(self, med: Med, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(medcli.api, "load", never)
         ran = med("denoise", "in", "--dry-run", "--json")
@@ -505,7 +583,7 @@ class TestCorruptions:
         [
             ("--mask mask.png --upscale 2", 2, "are two runs"),
             ("--mask mask.png --strength 0.5", 2, "--strength does not go with --mask"),
-            ("--mask=", 2, "--mask names nothing"),
+            ("--mask=", 2, "name is empty"),
             ("--upscale 1", 2, "not in the range"),
             ("--upscale 4", 1, "It enlarges 2 or 3 times"),
             ("--mask nowhere.png", 1, "no mask nowhere.png"),
@@ -584,6 +662,16 @@ class TestLetters:
             (["denois", "in/0.png"], "Did you mean 'denoise'?"),
             (["in/0.png"], "Did you mean 'med denoise in/0.png'?"),
             (["denoise"], "Missing argument"),
+            (["denoise", ""], "name is empty"),
+            (["denoise", "in/0.png", "-o", ""], "name is empty"),
+            (["denoise", "in/0.png", "--model", ""], "name is empty"),
+            (["denoise", "in/0.png", "--mask", ""], "name is empty"),
+            (["adapt", "in", "--save", ""], "name is empty"),
+            (["synth-pairs", "--from", "", "--to", "x"], "name is empty"),
+            (["synth-pairs", "--from", "in", "--to", ""], "name is empty"),
+            (["eval", "--clean", ""], "name is empty"),
+            (["train", "--data", "", "-o", "run"], "name is empty"),
+            (["models", "export", "photo", "--to", "onnx", "-o", ""], "name is empty"),
             (["denoise", "in/0.png", "--device", "gpu"], "auto, cpu, cuda"),
             (["denoise", "in/0.png", "--tile", "-1"], "number of pixels"),
             (["denoise", "in/0.png", "--strength", "2"], "--strength"),

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -16,12 +17,12 @@ from pathlib import Path
 from typing import BinaryIO
 
 from medcli.batch.manifest import Identity, Manifest, digest
-from medcli.batch.plan import STREAM, Job
+from medcli.batch.plan import STREAM, Job, is_special
 from medcli.batch.report import Outcome
 from medcli.errors import InputError, OutputError
 from medcli.images import MAX_PIXELS, Picture, format_of, read, write
 from medcli.images.fitting import check
-from medcli.images.landing import landing
+from medcli.images.landing import hint_for, landing
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,7 @@ class Streams:
 class Files:
     """Reads and writes the pictures of one run, and knows what earlier runs have done.
 
+    keep_time: gives each result the modification time of its input.
     masks: files that shape the results of jobs beside their inputs; one may serve many, and is read once.
     """
 
@@ -71,6 +73,7 @@ class Files:
         *,
         masks: Mapping[Job, Path] | None = None,
         max_pixels: int = MAX_PIXELS,
+        keep_time: bool = False,
     ) -> None:
         self._settings, self._streams, self._max_pixels = settings, streams, max_pixels
         masks = masks or {}
@@ -78,10 +81,19 @@ class Files:
         self._masks = {job: digests[path] for job, path in masks.items()}
         self._manifests = {root: Manifest(root) for root in {job.root for job in jobs} if root is not None}
         self._sources: dict[Job, Identity] = {}
+        self._keep_time, self._told = keep_time, set[str]()
 
     def settle(self, job: Job) -> Outcome | None:
         """The outcome of a job that needs no work or must not be done; None for one to be done."""
-        if job.target == STREAM or not job.target.exists():
+        if job.error is not None:
+            return Outcome(job, "failed", error=job.error)
+        try:
+            return self._settled(job)
+        except OSError as error:
+            return Outcome(job, "failed", error=OutputError(f"{job.target}: {error.strerror}.", hint_for(error)))
+
+    def _settled(self, job: Job) -> Outcome | None:
+        if job.target == STREAM or not job.target.exists() or is_special(job.target):
             return None
         manifest = self._manifests.get(job.root) if job.root else None
         if manifest and manifest.up_to_date(job.target, job.source, self._digest(job)):
@@ -94,7 +106,12 @@ class Files:
 
     def foresee(self, job: Job) -> Outcome:
         """What is known of a job that is to be done, before its input is read."""
-        missing = job.source != STREAM and not job.source.exists()
+        try:
+            missing = job.source != STREAM and not job.source.exists()
+        except OSError as error:
+            return Outcome(
+                job, "failed", error=InputError(f"{job.source}: {error.strerror}.", "Check its permissions.")
+            )
         return Outcome(job, "failed", error=_absent(job)) if missing else Outcome(job, "planned")
 
     def read(self, job: Job) -> Picture:
@@ -112,14 +129,21 @@ class Files:
 
     def write(self, job: Job, picture: Picture) -> None:
         """Raises OutputError, OSError. A file appears whole or not at all."""
+        if job.target == STREAM or is_special(job.target):
+            self._pour(picture, job)
+            return
+        with landing(job.target, partial(self._finish, job, picture), partial(self._remark, picture)) as file:
+            self._encode(picture, file, job)
+
+    def _pour(self, picture: Picture, job: Job) -> None:
+        """Into a stream, all of it or nothing."""
+        buffer = io.BytesIO()
+        self._encode(picture, buffer, job)
         if job.target == STREAM:
-            buffer = io.BytesIO()
-            self._encode(picture, buffer, job)
             self._streams.stdout.write(buffer.getbuffer())
             self._streams.stdout.flush()
-            return
-        with landing(job.target, partial(self._remember, job) if job.root else None) as file:
-            self._encode(picture, file, job)
+        else:
+            job.target.write_bytes(buffer.getbuffer())
 
     def _encode(self, picture: Picture, file: BinaryIO, job: Job) -> None:
         write(picture, file, format=self._format(job, picture), quality=self._settings.quality)
@@ -127,10 +151,26 @@ class Files:
     def _format(self, job: Job, picture: Picture) -> str:
         return self._settings.format or format_of(job.target) or picture.format
 
-    def _remember(self, job: Job, finished: Path) -> None:
-        assert job.root is not None
+    def _remark(self, picture: Picture, note: str) -> None:
+        """What is true of a whole share is told once, not with each picture."""
+        if note not in self._told:
+            self._told.add(note)
+            picture.remark(note)
+
+    def _finish(self, job: Job, picture: Picture, finished: Path) -> None:
+        """The last touch to a file that is whole but for its name."""
+        if self._keep_time and job.source != STREAM:
+            times = job.source.stat()
+            try:
+                os.utime(finished, ns=(times.st_atime_ns, times.st_mtime_ns))
+            except OSError as error:
+                self._remark(picture, f"{job.target.parent} keeps no times of its files: {error.strerror}.")
+        if job.root is not None:
+            self._remember(job, job.root, finished)
+
+    def _remember(self, job: Job, root: Path, finished: Path) -> None:
         source = self._sources.pop(job)
-        self._manifests[job.root].record(job.target, self._digest(job), source, Identity.of(finished))
+        self._manifests[root].record(job.target, self._digest(job), source, Identity.of(finished))
 
     def _digest(self, job: Job) -> str:
         """Of all that shapes the job's result."""

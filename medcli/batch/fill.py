@@ -55,6 +55,7 @@ def masks_for(given: Path, jobs: Sequence[Job], inputs: Sequence[Path]) -> dict[
 
     Raises InputError where a picture has none, OutputError where a result would replace a mask.
     """
+    jobs = [job for job in jobs if job.error is None]
     if given.is_dir():
         found = by_stem(given)
         names = {job: _relative(job.source, inputs).with_suffix("").as_posix() for job in jobs}

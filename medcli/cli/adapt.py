@@ -60,13 +60,13 @@ class Request:
 
 
 @click.command(name="adapt", help=HELP, epilog=EXIT_CODES)
-@click.argument("inputs", metavar="INPUT...", nargs=-1, required=True, type=click.Path(path_type=Path))
-@click.option("-o", "--output", metavar="OUTPUT", type=click.Path(path_type=Path), help="File or folder.")
-@click.option("-m", "--model", default="photo", show_default=True, metavar="NAME|FILE",
+@click.argument("inputs", metavar="INPUT...", nargs=-1, required=True, type=options.PATH)
+@click.option("-o", "--output", metavar="OUTPUT", type=options.OutputPath(), help="File or folder.")
+@click.option("-m", "--model", default="photo", show_default=True, type=options.name_or_path, metavar="NAME|FILE",
               shell_complete=options.complete_model, help="The model to start from.")  # fmt: skip
 @click.option("--minutes", default=5.0, show_default="5", type=click.FloatRange(min=0, min_open=True),
               help="How long to learn.")  # fmt: skip
-@click.option("--save", metavar="FILE", type=click.Path(path_type=Path, dir_okay=False),
+@click.option("--save", metavar="FILE", type=options.FILE,
               help="Where the adapted weights go.  [default: beside the results]")  # fmt: skip
 @click.option("--seed", default=0, show_default=True, type=int, help="Another seed learns from other patches.")
 @click.option("--device", type=options.device, metavar="DEVICE", default="auto", show_default=True,
@@ -79,7 +79,7 @@ class Request:
 @click.option("-q", "--quiet", is_flag=True, help="Only errors on standard error.")
 def command(
     inputs: tuple[Path, ...],
-    output: Path | None,
+    output: options.Output | None,
     model: str,
     minutes: float,
     save: Path | None,
@@ -93,9 +93,10 @@ def command(
 ) -> None:
     from medcli.batch.plan import Naming, make_plan
 
-    if Path("-") in (*inputs, output):
+    place, is_folder = output or options.Output(None, False)
+    if Path("-") in (*inputs, place):
         raise click.UsageError("Pictures to adapt to are files: a pipe can be read only once.")
-    jobs = make_plan(inputs, Naming(output), recursive=recursive, force=force)
+    jobs = make_plan(inputs, Naming(place, folder=is_folder), recursive=recursive, force=force)
     request = Request(model, minutes, device, precision, seed, save, force, quiet)
     weights = None if dry_run else _place(request, jobs)
     with TemporaryDirectory(prefix="med-adapt-") as folder:

@@ -13,8 +13,7 @@ from click.core import ParameterSource
 
 from medcli.cli import options
 from medcli.cli.lazy import EXIT_CODES
-from medcli.cli.options import TileSize
-from medcli.images.formats import FORMATS
+from medcli.cli.options import Output, TileSize
 from medcli.images.source import MAX_PIXELS
 
 if TYPE_CHECKING:
@@ -65,12 +64,12 @@ Every option can be set in the environment: MED_DENOISE_MODEL, MED_DENOISE_DEVIC
 
 
 @click.command(name="denoise", help=HELP, epilog=EXIT_CODES)
-@click.argument("inputs", metavar="INPUT...", nargs=-1, required=True, type=click.Path(path_type=Path, allow_dash=True))
+@click.argument("inputs", metavar="INPUT...", nargs=-1, required=True, type=options.UserPath(stream="/dev/stdin"))
 @click.option(
     "-o",
     "--output",
     metavar="OUTPUT",
-    type=click.Path(path_type=Path, allow_dash=True),
+    type=options.OutputPath(stream="/dev/stdout"),
     help="File, folder, or - for stdout.",
 )
 @click.option(
@@ -78,6 +77,7 @@ Every option can be set in the environment: MED_DENOISE_MODEL, MED_DENOISE_DEVIC
     "--model",
     default="photo",
     show_default=True,
+    type=options.name_or_path,
     metavar="NAME|FILE",
     shell_complete=options.complete_model,
     help="A model's name, or a weight file.",
@@ -106,7 +106,7 @@ Every option can be set in the environment: MED_DENOISE_MODEL, MED_DENOISE_DEVIC
     help="0 gives the picture back, 1 is the network's answer.",
 )
 @click.option("--ensemble", is_flag=True, help="Mean over eight flips and turns: a little better, 8 times the work.")
-@click.option("--mask", type=click.Path(), metavar="FILE|DIR|black", help="Fill in missing pixels.")
+@click.option("--mask", type=options.name_or_path, metavar="FILE|DIR|black", help="Fill in missing pixels.")
 @click.option("--upscale", type=click.IntRange(min=2), metavar="N", help="Enlarge N times, as the model has learned.")
 @click.option(
     "--refine",
@@ -138,7 +138,7 @@ Every option can be set in the environment: MED_DENOISE_MODEL, MED_DENOISE_DEVIC
     metavar="S",
     help="Before the extension of results.  [default: .denoised beside the input, else none]",
 )
-@click.option("--format", "format_", type=click.Choice(list(FORMATS)), help="Of results.  [default: the input's]")
+@click.option("--format", "format_", type=options.IMAGE_FORMAT, help="Of results.  [default: the input's]")
 @click.option(
     "--quality", type=click.IntRange(1, 100), metavar="1..100", help="Of JPEG and WebP.  [default: the input's]"
 )
@@ -151,13 +151,14 @@ Every option can be set in the environment: MED_DENOISE_MODEL, MED_DENOISE_DEVIC
     help="Refuse larger pictures before they are decoded.",
 )
 @options.threads()
+@click.option("--keep-time", is_flag=True, help="Give results the modification time of their inputs.")
 @click.option("-f", "--force", is_flag=True, help="Overwrite; make results again that are up to date.")
 @click.option("-n", "--dry-run", is_flag=True, help="Say what would be done, and do nothing.")
 @click.option("--json", "as_objects", is_flag=True, help="One JSON object per picture on standard output.")
 @click.option("-q", "--quiet", is_flag=True, help="Only errors on standard error.")
 def command(
     inputs: tuple[Path, ...],
-    output: Path | None,
+    output: Output | None,
     model: str,
     device: str,
     precision: str,
@@ -175,6 +176,7 @@ def command(
     format_: str | None,
     quality: int | None,
     max_pixels: int,
+    keep_time: bool,
     force: bool,
     dry_run: bool,
     as_objects: bool,
@@ -192,10 +194,11 @@ def command(
         if not quiet:
             click.echo(text, err=True)
 
-    _check_streams(inputs, output, as_objects)
+    place, is_folder = output or Output(None, False)
+    _check_streams(inputs, place, as_objects)
     _check_task(mask, upscale, strength)
-    jobs = make_plan(inputs, Naming(output, suffix, format_), recursive=recursive, force=force)
-    _check_idle("--suffix", jobs[0].target == output, f"-o {output} is the whole name of the result.")
+    jobs = make_plan(inputs, Naming(place, suffix, format_, is_folder), recursive=recursive, force=force, say=tell)
+    _check_idle("--suffix", jobs[0].target == place, f"-o {place} is the whole name of the result.")
     _check_idle("--overlap", tile == 0, "--tile 0 takes the whole picture at once.")
     weights = locate(model, tell)
     if model in entries() and entries()[model].domain == "noise":
@@ -212,7 +215,7 @@ def command(
         upscale or 1, BLACK if mask else "", refine, samples, seed,
     )  # fmt: skip
     streams = Streams(_received(inputs, dry_run), _binary(sys.stdout))
-    files = Files(jobs, settings, streams, masks=masks, max_pixels=max_pixels)
+    files = Files(jobs, settings, streams, masks=masks, max_pixels=max_pixels, keep_time=keep_time)
     request = Request(model, task, device, precision, ensemble, tile, overlap, refine, samples, seed)
     session = Session(request, files, jobs, as_objects=as_objects, quiet=quiet)
     if dry_run:
@@ -250,8 +253,6 @@ def _binary(stream: TextIO | None) -> BinaryIO:
 
 
 def _check_task(mask: str | None, upscale: int | None, strength: float) -> None:
-    if mask == "":
-        raise click.UsageError("--mask names nothing: give a picture, a folder of pictures, or 'black'.")
     if mask and upscale:
         raise click.UsageError("--mask and --upscale are two runs: fill the picture, then enlarge the result.")
     if mask and strength < 1:

@@ -131,6 +131,7 @@ class Files:
     "--model",
     "models",
     multiple=True,
+    type=options.name_or_path,
     metavar="NAME|FILE",
     shell_complete=options.complete_model,
     help="A model's name, a weight file or a run's folder; may be given again.",
@@ -138,13 +139,13 @@ class Files:
 @click.option(
     "--clean",
     required=True,
-    type=click.Path(path_type=Path, exists=True, file_okay=False),
+    type=options.EXISTING_FOLDER,
     metavar="DIR",
     help="Folder of clean pictures, with its subfolders.",
 )
 @click.option(
     "--noisy",
-    type=click.Path(path_type=Path, exists=True, file_okay=False),
+    type=options.EXISTING_FOLDER,
     metavar="DIR",
     help="Folder of their noisy mates.",
 )
@@ -165,9 +166,9 @@ class Files:
     type=click.Choice(CLASSICAL),
     help="A denoiser that was not trained; may be given again.",
 )
-@click.option("--csv", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE", help="One line per picture.")
-@click.option("--json", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE", help="All there is.")
-@click.option("--markdown", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE", help="The tables.")
+@click.option("--csv", type=options.FILE, metavar="FILE", help="One line per picture.")
+@click.option("--json", type=options.FILE, metavar="FILE", help="All there is.")
+@click.option("--markdown", type=options.FILE, metavar="FILE", help="The tables.")
 @click.option("--device", type=options.device, metavar="DEVICE", default="auto", show_default=True, help="For models.")
 @click.option("--precision", type=click.Choice(["auto", "fp32", "fp16", "bf16"]), default="auto", show_default=True)
 @click.option("--ensemble", is_flag=True, help="Models answer with the mean over eight flips and turns.")

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
 
 import click
 from click.shell_completion import CompletionItem
@@ -12,6 +14,8 @@ from click.shell_completion import CompletionItem
 from medcli import cpu
 
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
+from medcli.images.formats import FORMATS, SUFFIXES
+
 TileSize = int | Literal["auto"]
 DEVICES = re.compile(r"auto|cpu|mps|cuda(:\d+)?")
 
@@ -32,6 +36,62 @@ def threads(*, exposed: bool = False, help: str = "Threads that compute on the C
         expose_value=exposed,
         help=help,
     )
+
+
+class UserPath(click.Path):
+    """A path as users write it: `~` is their home, also where no shell has opened it up; an empty name is refused.
+
+    stream: the device (/dev/stdin or /dev/stdout) that means the same as `-`; empty where `-` has no meaning.
+    """
+
+    def __init__(
+        self, *, exists: bool = False, file_okay: bool = True, dir_okay: bool = True, stream: str = ""
+    ) -> None:
+        super().__init__(exists, file_okay, dir_okay, allow_dash=bool(stream), path_type=Path)
+        self._stream = stream
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        text = name_or_path(os.fspath(value))
+        return super().convert("-" if text == self._stream else text, param, ctx)
+
+
+class Output(NamedTuple):
+    """Where results go. is_folder: whether it was written with a slash at its end."""
+
+    path: Path | None
+    is_folder: bool
+
+
+class OutputPath(UserPath):
+    """A `UserPath` for a result, as an `Output`."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        path = super().convert(value, param, ctx)
+        return Output(path, os.fspath(value).endswith(("/", os.sep)))
+
+
+class ImageFormat(click.Choice[str]):
+    """A key of FORMATS, also by the suffixes of its files: `jpg`, `tif`."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        return super().convert(SUFFIXES.get(f".{value.lower().lstrip('.')}", value), param, ctx)
+
+
+def name_or_path(value: str) -> str:
+    """The name of a model, a recipe or a pool, or a path, with `~` or `~user` replaced by the home.
+
+    A file whose name begins with `~` is taken as it is.
+    """
+    if not value:
+        raise click.BadParameter("the name is empty. If it came from a variable, the variable is not set.")
+    return value if os.path.lexists(value) else os.path.expanduser(value)  # noqa: PTH111 - keeps what no user has
+
+
+PATH = UserPath()
+FILE = UserPath(dir_okay=False)
+FOLDER = UserPath(file_okay=False)
+EXISTING_FOLDER = UserPath(exists=True, file_okay=False)
+IMAGE_FORMAT = ImageFormat(list(FORMATS))
 
 
 def device(value: str) -> str:

@@ -53,14 +53,14 @@ class Session:
 
     def rehearse(self, *, force: bool) -> None:
         """Tells what `perform` would do and raises what it would raise, as far as that is known beforehand."""
-        settled = {} if force else self._settled()
+        settled = self._settled(force=force)
         with Display(animate=False, quiet=self._quiet) as display:
             self._tell_all([settled.get(job) or self._files.foresee(job) for job in self._jobs], display)
             self._conclude(display)
 
     def perform(self, *, force: bool) -> None:
         """Does the jobs. Raises the error of an only picture, and SomeFailed where some are done and others failed."""
-        settled = {} if force else self._settled()
+        settled = self._settled(force=force)
         todo = [job for job in self._jobs if job not in settled]
         sweep(job.target.parent for job in self._jobs if job.target != STREAM)
         with Display(len(todo), animate=terminal_can_animate(), quiet=self._quiet) as display:
@@ -69,8 +69,10 @@ class Session:
             self._tell_all(run(todo, stages), display)
             self._conclude(display)
 
-    def _settled(self) -> dict[Job, Outcome]:
-        return {job: outcome for job in self._jobs if (outcome := self._files.settle(job))}
+    def _settled(self, *, force: bool) -> dict[Job, Outcome]:
+        """The jobs that need no work, or cannot be done; `force` leaves only the latter."""
+        jobs = [job for job in self._jobs if job.error is not None or not force]
+        return {job: outcome for job in jobs if (outcome := self._files.settle(job))}
 
     def _prepare(self, display: Display) -> Restore:
         from medcli.api import load  # imports torch: meanwhile the first picture is being read

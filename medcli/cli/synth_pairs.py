@@ -121,7 +121,7 @@ def span(value: str) -> tuple[float, float]:
     "--from",
     "clean",
     required=True,
-    type=click.Path(path_type=Path, exists=True, file_okay=False),
+    type=options.EXISTING_FOLDER,
     metavar="DIR",
     help="Folder of clean pictures, with its subfolders.",
 )
@@ -129,16 +129,28 @@ def span(value: str) -> tuple[float, float]:
     "--to",
     "noisy",
     required=True,
-    type=click.Path(path_type=Path, file_okay=False),
+    type=options.FOLDER,
     metavar="DIR",
     help="Folder for their mates; neither may lie in the other.",
 )
 @click.option("--noise", metavar="SPEC", help="Noise to add, such as gaussian:25 or poisson:30+gaussian:5-10.")
-@click.option("--pool", metavar="NAME|YAML", help="Noises to draw from, one per picture.  [default: noise]")
-@click.option("-m", "--model", shell_complete=options.complete_model, metavar="NAME|PATH", help="A learned noise.")
+@click.option(
+    "--pool",
+    type=options.name_or_path,
+    metavar="NAME|YAML",
+    help="Noises to draw from, one per picture.  [default: noise]",
+)
+@click.option(
+    "-m",
+    "--model",
+    type=options.name_or_path,
+    shell_complete=options.complete_model,
+    metavar="NAME|PATH",
+    help="A learned noise.",
+)
 @click.option(
     "--like",
-    type=click.Path(path_type=Path, exists=True, file_okay=False),
+    type=options.EXISTING_FOLDER,
     metavar="DIR",
     help="Folder of noisy pictures whose noise to learn.",
 )
@@ -152,7 +164,9 @@ def span(value: str) -> tuple[float, float]:
 @click.option("--seed", type=int, default=0, show_default=True, help="Another seed gives other noise.")
 @click.option("--count", type=click.IntRange(min=1), default=1, show_default=True, help="Draws per picture.")
 @click.option("--depth", type=click.Choice(["8", "16", "float"]), help="Of the mates.  [default: as the clean file]")
-@click.option("--format", "format_", type=click.Choice(["png", "tiff", "bmp"]), help="Of mates.  [default: as above]")
+@click.option(
+    "--format", "format_", type=options.ImageFormat(["png", "tiff", "bmp"]), help="Of mates.  [default: as above]"
+)
 @click.option("--processes", type=click.IntRange(min=1), metavar="N", help="At work side by side.  [default: cores]")
 @options.threads(exposed=True, help="Of learning with --like, and the default of --processes.  [default: cores]")
 @click.option("--overwrite", is_flag=True, help="Replace files of anybody; make again what is up to date.")

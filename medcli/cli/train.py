@@ -11,29 +11,26 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from medcli.cli.options import assigned, complete_model, threads
+from medcli.cli.options import EXISTING_FOLDER, FOLDER, assigned, complete_model, name_or_path, threads
 
 if TYPE_CHECKING:
     from medcli.train.recipe import Recipe
     from medcli.train.run import Options
     from medcli.zoo.weights import Card
 
-FOLDER = click.Path(path_type=Path, exists=True, file_okay=False)
 OWN_STEPS = 10_000
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
-@click.option("--data", multiple=True, type=FOLDER, help="Folder of clean pictures; may be given again.")
-@click.option("--noisy", multiple=True, type=FOLDER, help="Folder of pictures that are noisy already.")
-@click.option("--clean", multiple=True, type=FOLDER, help="Folder of clean pictures beside --noisy.")
-@click.option("--pairs", multiple=True, type=FOLDER, help="Folder of mates that 'med synth-pairs' has made.")
-@click.option("--val", type=FOLDER, help="Folder that judges the model, instead of a share of the pictures.")
-@click.option(
-    "-o", "--output", required=True, type=click.Path(path_type=Path, file_okay=False), help="The run's folder."
-)
-@click.option("--pool", help="Noises to learn: noise, gaussian, camera, corruption or a YAML file.")
+@click.option("--data", multiple=True, type=EXISTING_FOLDER, help="Folder of clean pictures; may be given again.")
+@click.option("--noisy", multiple=True, type=EXISTING_FOLDER, help="Folder of pictures that are noisy already.")
+@click.option("--clean", multiple=True, type=EXISTING_FOLDER, help="Folder of clean pictures beside --noisy.")
+@click.option("--pairs", multiple=True, type=EXISTING_FOLDER, help="Folder of mates that 'med synth-pairs' has made.")
+@click.option("--val", type=EXISTING_FOLDER, help="Folder that judges the model, instead of a share of the pictures.")
+@click.option("-o", "--output", required=True, type=FOLDER, help="The run's folder.")
+@click.option("--pool", type=name_or_path, help="Noises to learn: noise, gaussian, camera, corruption or a YAML file.")
 @click.option("--noise", help="One noise to learn, such as gaussian:25 or gaussian:5-50+speckle:25.")
-@click.option("--recipe", help="A recipe's name or YAML file, in place of the defaults.")
+@click.option("--recipe", type=name_or_path, help="A recipe's name or YAML file, in place of the defaults.")
 @click.option("--method", help="How to learn.  [default: med for a pool of noises, else supervised]")
 @click.option(
     "--option", "method_options", multiple=True, metavar="NAME=VALUE", help="Of the method: views=3, fuse=add ..."
@@ -47,7 +44,7 @@ OWN_STEPS = 10_000
 @click.option("--patch", type=click.IntRange(min=16), help="Side of a patch in pixels.")
 @click.option("--loss", help="l1, mse, charbonnier or log_mse.")
 @click.option("--lr", "learning_rate", type=click.FloatRange(min=0, min_open=True), help="Peak learning rate.")
-@click.option("--init", shell_complete=complete_model, help="A model to start from.")
+@click.option("--init", type=name_or_path, shell_complete=complete_model, help="A model to start from.")
 @click.option("--licence", help="Of the weights that come out, for the model card (SPDX).")
 @click.option("--data-licence", default="", help="Of the pictures, for the model card.")
 @click.option("--seed", type=int, help="Another seed gives another model.")
@@ -56,7 +53,7 @@ OWN_STEPS = 10_000
 @click.option("--precision", default="auto", show_default=True, type=click.Choice(["auto", "fp32", "bf16"]))
 @threads()
 @click.option("--workers", type=click.IntRange(min=0), help="Processes that draw patches.")
-@click.option("--cache", type=click.Path(path_type=Path, file_okay=False), help="Where decoded pictures are kept.")
+@click.option("--cache", type=FOLDER, help="Where decoded pictures are kept.")
 @click.option("--report-every", default=100, show_default=True, type=click.IntRange(min=1), help="In steps.")
 @click.option("--save-every", default=500, show_default=True, type=click.IntRange(min=1), help="In steps.")
 @click.option("-q", "--quiet", is_flag=True, help="Say nothing but errors.")

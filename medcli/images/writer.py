@@ -6,14 +6,14 @@ import importlib
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import BinaryIO, cast
 
 from medcli.errors import OutputError
 from medcli.images.fitting import fit
 from medcli.images.formats import FORMATS, KNOWN, format_of
-from medcli.images.landing import HINT, landing
+from medcli.images.landing import hint_for, landing
 from medcli.images.picture import Picture
 from medcli.registry import nearest
 
@@ -39,10 +39,10 @@ def write(
     codec = importlib.import_module(FORMATS[name].codec)
     label = str(destination) if isinstance(destination, Path) else "The output"
     try:
-        with landing(destination) if isinstance(destination, Path) else _rewindable(destination) as stream:
+        with _opened(destination, picture) as stream:
             codec.encode(fitted, stream, quality)
     except OSError as error:
-        raise OutputError(f"{label} cannot be written: {error.strerror or error}.", HINT) from None
+        raise OutputError(f"{label} cannot be written: {error.strerror or error}.", hint_for(error)) from None
     picture.remark(*fitted.notes)
 
 
@@ -58,6 +58,10 @@ def _format(picture: Picture, destination: Path | BinaryIO, format: str | None) 
     if named is None:
         raise OutputError(f"The name {destination} does not say which format to write.", f"{KNOWN} are written.")
     return named
+
+
+def _opened(destination: Path | BinaryIO, picture: Picture) -> AbstractContextManager[BinaryIO]:
+    return landing(destination, remark=picture.remark) if isinstance(destination, Path) else _rewindable(destination)
 
 
 @contextmanager

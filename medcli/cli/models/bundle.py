@@ -31,7 +31,7 @@ SUMS, ROWS = "SHA256SUMS", "models.yaml"
 
 
 @click.command(name="bundle", help=HELP, epilog=EXIT_CODES)
-@click.argument("folder", metavar="DIR", type=click.Path(path_type=Path, file_okay=False))
+@click.argument("folder", metavar="DIR", type=options.FOLDER)
 @click.argument("names", metavar="[ID]...", nargs=-1, shell_complete=options.complete_id)
 def command(folder: Path, names: tuple[str, ...]) -> None:
     known = catalog.entries()

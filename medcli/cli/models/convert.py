@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from medcli.cli import options
 from medcli.cli.lazy import EXIT_CODES
 
 if TYPE_CHECKING:
@@ -32,13 +33,11 @@ asks for more is refused, with the name of what it asked for.
 
 
 @click.command(name="import", help=HELP, epilog=EXIT_CODES)
-@click.argument("file", metavar="FILE", type=click.Path(path_type=Path, dir_okay=False))
-@click.option("-o", "--output", required=True, metavar="FILE", type=click.Path(path_type=Path, dir_okay=False))
+@click.argument("file", metavar="FILE", type=options.FILE)
+@click.option("-o", "--output", required=True, metavar="FILE", type=options.FILE)
 @click.option("--arch", metavar="NAME", help="Architecture.  [default: what the tensors' names say]")
 @click.option("--config", metavar="FILE|YAML", default="", help="Its arguments, in YAML or JSON.")
-@click.option(
-    "--map", "names", metavar="FILE", type=click.Path(path_type=Path, dir_okay=False), help="Old to new names."
-)
+@click.option("--map", "names", metavar="FILE", type=options.FILE, help="Old to new names.")
 @click.option("--id", "name", metavar="NAME", help="Of the model.  [default: the output's name]")
 @click.option("--licence", metavar="SPDX", default="", help="Of the weights; goes into the file.")
 @click.option("-f", "--force", is_flag=True, help="Overwrite.")

@@ -39,11 +39,9 @@ def _size(value: str) -> tuple[int, int] | None:
 
 
 @click.command(name="export", help=HELP, epilog=EXIT_CODES)
-@click.argument("model", metavar="MODEL", shell_complete=options.complete_model)
+@click.argument("model", metavar="MODEL", type=options.name_or_path, shell_complete=options.complete_model)
 @click.option("--to", "form", required=True, type=click.Choice(["onnx", "torchscript"]), help="The form of the file.")
-@click.option(
-    "-o", "--output", required=True, metavar="FILE", type=click.Path(path_type=Path, dir_okay=False), help="The file."
-)
+@click.option("-o", "--output", required=True, metavar="FILE", type=options.FILE, help="The file.")
 @click.option(
     "--size",
     type=str,

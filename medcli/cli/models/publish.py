@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from medcli.cli import options
 from medcli.cli.lazy import EXIT_CODES
 from medcli.zoo import words
 
@@ -31,14 +32,14 @@ standard output.
 
 
 @click.command(name="publish", help=HELP, epilog=EXIT_CODES)
-@click.argument("run", metavar="RUN", type=click.Path(path_type=Path, exists=True))
+@click.argument("run", metavar="RUN", type=options.UserPath(exists=True))
 @click.option("--repo", required=True, metavar="OWNER/NAME", help="Where to; made if it is not there.")
 @click.option("--private", is_flag=True, help="Make a new repository private.")
 @click.option("--pr", "create_pr", is_flag=True, help="As a pull request, to a repository of somebody else.")
 @click.option(
     "--folder",
     metavar="DIR",
-    type=click.Path(path_type=Path, file_okay=False),
+    type=options.FOLDER,
     help="Build it here and keep it.  [default: a temporary folder; it stays after --dry-run]",
 )
 @click.option("-n", "--dry-run", is_flag=True, help="Build and show what would be published, without a network.")

@@ -39,7 +39,7 @@ AGAIN = "Pack or copy the bundle again."
 @click.option(
     "--from-bundle",
     "bundle",
-    type=click.Path(path_type=Path, exists=True, file_okay=False),
+    type=options.EXISTING_FOLDER,
     metavar="DIR",
     help="Install from this folder; no network. Without ID, all that is in it.",
 )
