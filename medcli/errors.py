@@ -12,6 +12,8 @@ MedcliError            exit 1
 
 from __future__ import annotations
 
+import errno
+
 
 class MedcliError(Exception):
     """An error to be shown to a person without a traceback.
@@ -25,6 +27,30 @@ class MedcliError(Exception):
         super().__init__(f"{problem}\n{hint}" if hint else problem)
         self.problem = problem
         self.hint = hint
+
+
+# CPU, MPS and the libraries below them say it only in words; oneDNN does not even name memory.
+_OUT_OF_MEMORY = (
+    "not enough memory",
+    "allocate memory",  # can't, cannot, unable to
+    "out of memory",
+    "alloc_failed",
+    "bad_alloc",
+    "insufficient memory",
+    "could not create a primitive",
+    "could not create a memory",
+    "failed to map segment",
+    "unable to mmap",
+    "can't start new thread",
+)
+
+
+def ran_out(error: BaseException) -> bool:
+    """Whether `error` says that memory ran out."""
+    if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno == errno.ENOMEM):
+        return True
+    says = str(error).lower()
+    return any(words in says for words in _OUT_OF_MEMORY)
 
 
 class InputError(MedcliError):

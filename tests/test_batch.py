@@ -371,7 +371,15 @@ class TestPipeline:
 
     @pytest.mark.parametrize("stage", ["read", "restore_one", "write"])
     @pytest.mark.parametrize(
-        "error", [InputError("broken"), ModelError("misfit"), PermissionError(13, "denied"), MemoryError()]
+        "error",
+        [
+            InputError("broken"),
+            ModelError("misfit"),
+            PermissionError(13, "denied"),
+            MemoryError(),
+            RuntimeError("could not create a primitive"),
+            ImportError("codec.so: failed to map segment from shared object"),
+        ],
     )
     def test_a_bad_file_does_not_stop_the_others(self, stage: str, error: Exception) -> None:
         def faulty(job: Job, *rest: object) -> Any:
@@ -385,11 +393,12 @@ class TestPipeline:
         assert outcomes[2].error is not None
         assert outcomes[2].error.problem
 
-    def test_a_mistake_of_ours_is_not_swallowed(self) -> None:
+    @pytest.mark.parametrize("error", [ZeroDivisionError(), RuntimeError("shapes do not match")])
+    def test_a_mistake_of_ours_is_not_swallowed(self, error: Exception) -> None:
         def mistaken(job: Job, picture: Picture) -> Facts:
-            raise ZeroDivisionError
+            raise error
 
-        with pytest.raises(ZeroDivisionError):
+        with pytest.raises(type(error)):
             list(run(numbered(2), stages(restore_one=mistaken)))
 
     def test_no_model_is_loaded_for_nothing_and_reading_does_not_wait_for_it(self) -> None:

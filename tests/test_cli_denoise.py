@@ -686,6 +686,21 @@ class TestLetters:
         assert ran.code == 2
         assert words in ran.err
 
+    @pytest.mark.parametrize(
+        "error",
+        [RuntimeError("could not create a primitive"), ImportError("x.so: failed to map segment"), MemoryError()],
+    )
+    def test_no_memory_for_the_model(
+        self, med: Med, home: Path, error: Exception, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def fail(*arguments: object, **options: object) -> NoReturn:
+            raise error
+
+        monkeypatch.setattr(medcli.api, "load", fail)
+        ran = med("denoise", "in")
+        assert ran.code == 1
+        assert ran.err.startswith("error: There is not enough memory.")
+
     def test_an_interrupted_run(self, med: Med, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         def interrupted(*arguments: object, **options: object) -> NoReturn:
             raise KeyboardInterrupt

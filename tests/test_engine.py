@@ -332,6 +332,8 @@ WORDS = [
     (RuntimeError, "[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: not enough memory: you tried to allocate 1"),
     (RuntimeError, "DefaultCPUAllocator: can't allocate memory: you tried to allocate 1 bytes. Error code 12"),
     (RuntimeError, "MPS backend out of memory (MPS allocated: 1 GB)"),
+    (RuntimeError, "could not create a primitive"),
+    (RuntimeError, "[enforce fail at alloc_cpu.cpp:118] err == 0. posix_memalign: Cannot allocate memory"),
     (MemoryError, "Unable to allocate 1 GiB for an array"),
 ]
 
@@ -374,6 +376,63 @@ def test_auto_follows_the_free_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     assert memory.comfortable_tile(cpu) == 512
     monkeypatch.setattr(memory, "free_bytes", lambda device: 0)
     assert engine(Toy(multiple=16)).tile_in_force(9000, 9000) == memory.SMALLEST_TILE
+
+
+def groups(tmp_path: Path, own: str, files: dict[str, str]) -> int:
+    """What is left in control groups that hold these files."""
+    (tmp_path / "own").write_text(own)
+    for name, content in files.items():
+        (tmp_path / "root" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "root" / name).write_text(content)
+    return memory.container_room(tmp_path / "root", tmp_path / "own")
+
+
+STAT = "cache 9\ninactive_file 50\ntotal_inactive_file 70\n"
+FIRST = "9:name=systemd:/x\n4:cpu,memory:/a/b\n0::/\n"
+
+
+@pytest.mark.parametrize(
+    ("own", "files", "room"),
+    [
+        ("0::/\n", {"memory.max": "1000", "memory.current": "600", "memory.stat": STAT}, 450),
+        ("0::/\n", {"memory.max": "max", "memory.high": "900", "memory.current": "600"}, 300),
+        ("0::/\n", {"memory.max": "max", "memory.high": "max", "memory.current": "600"}, sys.maxsize),
+        ("0::/\n", {"memory.max": "500", "memory.current": "600"}, 0),
+        ("0::/a/b\n", {"a/memory.max": "800", "a/memory.current": "600", "a/b/memory.current": "1"}, 200),
+        ("0::/outside\n", {"memory.max": "800", "memory.current": "600"}, 200),
+        (
+            FIRST,
+            {
+                "memory/a/b/memory.limit_in_bytes": "1000",
+                "memory/a/b/memory.usage_in_bytes": "400",
+                "memory/a/b/memory.stat": STAT,
+                "memory/a/memory.limit_in_bytes": "9223372036854771712",
+                "memory/a/memory.usage_in_bytes": "5000",
+            },
+            670,
+        ),
+        (FIRST, {"memory/memory.limit_in_bytes": "900", "memory/memory.usage_in_bytes": "400"}, 500),
+        ("", {}, sys.maxsize),
+    ],
+)
+def test_the_tightest_control_group_counts(tmp_path: Path, own: str, files: dict[str, str], room: int) -> None:
+    assert groups(tmp_path, own, files) == room
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux counts addresses as ulimit says")
+@pytest.mark.parametrize("kind", ["RLIMIT_AS", "RLIMIT_DATA"])
+def test_a_limit_of_the_process_counts(kind: str) -> None:
+    code = (
+        "import resource, psutil, torch\nfrom medcli.engine import memory\n"
+        "used = psutil.Process().memory_info()\n"
+        f"taken = used.vms if '{kind}' == 'RLIMIT_AS' else used.data\n"
+        f"resource.setrlimit(resource.{kind}, (taken + (256 << 20), -1))\n"
+        "print(memory.free_bytes(torch.device('cpu')) >> 20, memory.comfortable_tile(torch.device('cpu')))"
+    )
+    ran = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    room, tile = map(int, ran.stdout.split())
+    assert 200 <= room <= 256
+    assert tile < 256
 
 
 CHILD = """

@@ -13,12 +13,15 @@ from dataclasses import dataclass
 
 from medcli.batch.plan import STREAM, Job
 from medcli.batch.report import Facts, Outcome
-from medcli.errors import InputError, MedcliError, OutputError
+from medcli.errors import InputError, MedcliError, OutputError, ran_out
 from medcli.images import Picture
 
 AHEAD = 2  # pictures being read or waiting for the network
 BEHIND = 2  # pictures being written
 BUDGET = 256 << 20  # bytes of pixels in memory above which no further picture is read ahead
+
+# What ends one picture alone; of the last two kinds, only those that say that memory ran out.
+FAILURES = (MedcliError, OSError, MemoryError, RuntimeError, ImportError)
 
 Restore = Callable[[Job, Picture], Facts]
 
@@ -90,14 +93,14 @@ class _Line:
             while self.todo and len(self.reading) < AHEAD and size + self._held() < self.budget:
                 self._read_next()
             facts = restore(job, picture)
-        except (MedcliError, OSError, MemoryError) as error:
+        except FAILURES as error:
             return 0, _settled(Outcome(job, "failed", error=_translated(error, job, InputError)))
         return _bytes(picture), self.writers.submit(self._write, job, picture, facts)  # it may have been enlarged
 
     def _write(self, job: Job, picture: Picture, facts: Facts) -> Outcome:
         try:
             self.stages.write(job, picture)
-        except (MedcliError, OSError, MemoryError) as error:
+        except FAILURES as error:
             return Outcome(job, "failed", error=_translated(error, job, OutputError))
         return Outcome(job, "done", facts, tuple(picture.notes))
 
@@ -117,15 +120,15 @@ def _settled(outcome: Outcome) -> Future[Outcome]:
     return future
 
 
-def _translated(error: MedcliError | OSError | MemoryError, job: Job, kind: type[MedcliError]) -> MedcliError:
+def _translated(error: Exception, job: Job, kind: type[MedcliError]) -> MedcliError:
+    """The error as one of this picture; raises one that is none."""
     if isinstance(error, MedcliError):
         return error
-    if isinstance(error, BrokenPipeError):
-        raise error  # nobody reads our standard output any more: no matter of this picture
     path, stream = (job.source, "standard input") if kind is InputError else (job.target, "standard output")
     place = stream if path == STREAM else path
-    if isinstance(error, MemoryError):
-        return kind(
-            f"{place}: there is not enough memory for this picture.", "Close other programs, or set --tile 256."
-        )
+    if ran_out(error):
+        hint = "Close other programs, or raise the limit on memory, if there is one."
+        return kind(f"{place}: there is not enough memory for this picture.", hint)
+    if not isinstance(error, OSError) or isinstance(error, BrokenPipeError):
+        raise error  # a mistake of ours; or nobody reads our standard output any more
     return kind(f"{place}: {error.strerror or error}.")

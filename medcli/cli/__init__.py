@@ -14,7 +14,7 @@ import click
 from medcli import __version__, cpu
 from medcli.cli.lazy import EXIT_CODES, Lazy, LazyGroup
 from medcli.cli.progress import letter
-from medcli.errors import MedcliError
+from medcli.errors import MedcliError, ran_out
 
 COMMANDS: Mapping[str, Lazy] = {
     "denoise": Lazy("medcli.cli.denoise:command", "Remove the noise from pictures, folders or a pipe."),
@@ -58,6 +58,7 @@ def med(ctx: click.Context) -> None:
 def main() -> NoReturn:
     """Runs `med` with the arguments of this process and ends it with a documented exit code."""
     cpu.set_openmp_defaults()
+    _spare_addresses()
     signal.signal(signal.SIGTERM, _terminate)
     try:
         code = _code()
@@ -65,6 +66,20 @@ def main() -> NoReturn:
         for number in (signal.SIGINT, signal.SIGTERM):  # all is told; the interpreter takes itself down in peace
             signal.signal(number, signal.SIG_IGN)
     sys.exit(code)
+
+
+def _spare_addresses() -> None:
+    """Under `ulimit -v` one heap serves all threads: with glibc, each would take 64 MiB of addresses for its own."""
+    if not sys.platform.startswith("linux"):
+        return
+    import resource
+
+    if resource.getrlimit(resource.RLIMIT_AS)[0] != resource.RLIM_INFINITY:
+        import ctypes
+
+        arena_max = -8  # M_ARENA_MAX of malloc.h
+        if mallopt := getattr(ctypes.CDLL(None), "mallopt", None):
+            mallopt(arena_max, 1)
 
 
 def _code() -> int:
@@ -82,6 +97,12 @@ def _code() -> int:
     except OSError as error:  # asked too early or too late to be anybody's: a folder without rights, an odd name
         place = f"{error.filename}: " if error.filename else ""  # a standard stream has no name
         click.echo("\n".join(letter(MedcliError(f"{place}{error.strerror or error}."))), err=True)
+        return MedcliError.exit_code
+    except (MemoryError, RuntimeError, ImportError) as error:
+        if not ran_out(error):
+            raise
+        hint = "Close other programs, or raise the limit on memory, if there is one."
+        click.echo("\n".join(letter(MedcliError("There is not enough memory.", hint))), err=True)
         return MedcliError.exit_code
 
 

@@ -14,6 +14,7 @@ from click.core import ParameterSource
 from medcli.cli import options
 from medcli.cli.lazy import EXIT_CODES
 from medcli.cli.options import Output, TileSize
+from medcli.images.formats import FORMATS
 from medcli.images.source import MAX_PIXELS
 
 if TYPE_CHECKING:
@@ -138,7 +139,9 @@ Every option can be set in the environment: MED_DENOISE_MODEL, MED_DENOISE_DEVIC
     metavar="S",
     help="Before the extension of results.  [default: .denoised beside the input, else none]",
 )
-@click.option("--format", "format_", type=options.IMAGE_FORMAT, help="Of results.  [default: the input's]")
+@click.option(
+    "--format", "format_", type=options.ImageFormat(list(FORMATS)), help="Of results.  [default: the input's]"
+)
 @click.option(
     "--quality", type=click.IntRange(1, 100), metavar="1..100", help="Of JPEG and WebP.  [default: the input's]"
 )

@@ -14,7 +14,6 @@ from click.shell_completion import CompletionItem
 from medcli import cpu
 
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
-from medcli.images.formats import FORMATS, SUFFIXES
 
 TileSize = int | Literal["auto"]
 DEVICES = re.compile(r"auto|cpu|mps|cuda(:\d+)?")
@@ -74,6 +73,8 @@ class ImageFormat(click.Choice[str]):
     """A key of FORMATS, also by the suffixes of its files: `jpg`, `tif`."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        from medcli.images.formats import SUFFIXES  # imports numpy
+
         return super().convert(SUFFIXES.get(f".{value.lower().lstrip('.')}", value), param, ctx)
 
 
@@ -91,7 +92,6 @@ PATH = UserPath()
 FILE = UserPath(dir_okay=False)
 FOLDER = UserPath(file_okay=False)
 EXISTING_FOLDER = UserPath(exists=True, file_okay=False)
-IMAGE_FORMAT = ImageFormat(list(FORMATS))
 
 
 def device(value: str) -> str:

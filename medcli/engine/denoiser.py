@@ -17,7 +17,7 @@ from medcli.engine.device import choose_device, choose_precision, unsupported, w
 from medcli.engine.pixels import Pixels, as_canvas, is_eight_bit, read_tile, reflected, write_rows
 from medcli.engine.strategies import Place, Plain, Strategy
 from medcli.engine.tiling import Grid, Span
-from medcli.errors import DeviceError, MedcliError, ModelError
+from medcli.errors import DeviceError, MedcliError, ModelError, ran_out
 
 Progress = Callable[[int, int], None]
 
@@ -122,7 +122,7 @@ class Denoiser:
         except NotImplementedError as error:
             raise unsupported(self.device, error) from error
         except (MemoryError, RuntimeError) as error:
-            if not memory.ran_out(error):
+            if not ran_out(error):
                 raise
             self._ceiling = self._halved(tile or max(height, width), error)
             return False

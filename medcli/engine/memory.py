@@ -6,6 +6,8 @@ import ctypes
 import gc
 import math
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -18,7 +20,12 @@ LARGEST_TILE = {"cpu": 768}
 LARGEST_GPU_TILE = 2048
 SMALLEST_TILE = 64
 
-_OUT_OF_MEMORY = ("not enough memory", "can't allocate memory", "out of memory", "ALLOC_FAILED")
+CONTROL_GROUPS, OWN_GROUPS = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
+# Limits, use and droppable cache, as version 2 and version 1 of control groups name them.
+VERSIONS = (
+    (("memory.max", "memory.high"), "memory.current", "inactive_file"),
+    (("memory.limit_in_bytes",), "memory.usage_in_bytes", "total_inactive_file"),
+)
 
 
 def comfortable_tile(device: torch.device) -> int:
@@ -34,19 +41,14 @@ def free_bytes(device: torch.device) -> int:
         return int(torch.cuda.mem_get_info(device)[0]) + reusable
     if device.type == "mps":
         return int(torch.mps.recommended_max_memory()) - int(torch.mps.driver_allocated_memory())
-    return min(int(psutil.virtual_memory().available), _container_room())
-
-
-def ran_out(error: BaseException) -> bool:
-    """Whether `error` says that memory ran out; CPU and MPS say it only in words."""
-    if isinstance(error, MemoryError | torch.OutOfMemoryError):
-        return True
-    return isinstance(error, RuntimeError) and any(words in str(error) for words in _OUT_OF_MEMORY)
+    return min(int(psutil.virtual_memory().available), container_room(), process_room())
 
 
 def release(device: torch.device) -> None:
     """Hand back what a failed attempt left behind."""
     gc.collect()
+    if device.type == "cpu" and (trim := _glibc("malloc_trim")):  # where addresses are limited, all of them count
+        trim(0)
     if device.type == "cuda":
         torch.cuda.empty_cache()
     elif device.type == "mps":
@@ -59,22 +61,77 @@ def keep_heap() -> None:
     For programs, not libraries: it concerns the whole process, so the command line calls it once and `Denoiser` never.
     Worth 10 to 25 % on the CPU with the largest tiles. Does nothing where the C library is not glibc.
     """
-    if not sys.platform.startswith("linux"):
+    mallopt = _glibc("mallopt")
+    if mallopt is None or process_room() < sys.maxsize:  # under `ulimit -v`, what is kept is missing elsewhere
         return
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is not None:
-        trim_threshold, mmap_threshold = -1, -3  # M_TRIM_THRESHOLD, M_MMAP_THRESHOLD of malloc.h
-        mallopt(trim_threshold, 512 << 20)
-        mallopt(mmap_threshold, 128 << 20)
+    trim_threshold, mmap_threshold = -1, -3  # M_TRIM_THRESHOLD, M_MMAP_THRESHOLD of malloc.h
+    mallopt(trim_threshold, 512 << 20)
+    mallopt(mmap_threshold, 128 << 20)
 
 
-def _container_room() -> int:
-    """Bytes left under the control group's limit, which the system-wide figure does not know; huge without a limit."""
-    root = Path("/sys/fs/cgroup")
-    try:
-        limit = int((root / "memory.max").read_text())
-        used = int((root / "memory.current").read_text())
-        stat = dict(line.split() for line in (root / "memory.stat").read_text().splitlines())
-    except (OSError, ValueError):  # no control group, or its limit is the word "max"
+def _glibc(name: str) -> Callable[..., int] | None:
+    """A function of glibc; None where the C library is another one."""
+    return getattr(ctypes.CDLL(None), name, None) if sys.platform.startswith("linux") else None
+
+
+def process_room() -> int:
+    """Bytes left under `ulimit -v` and `ulimit -d`, as batch systems set them; huge without such a limit.
+
+    Only Linux counts as these limits say.
+    """
+    if not sys.platform.startswith("linux"):
         return sys.maxsize
-    return max(0, limit - used + int(stat.get("inactive_file", 0)))
+    import resource
+
+    used = psutil.Process().memory_info()
+    limits = ((resource.RLIMIT_AS, used.vms), (resource.RLIMIT_DATA, used.data))
+    rooms = (resource.getrlimit(kind)[0] - taken for kind, taken in limits if resource.getrlimit(kind)[0] >= 0)
+    return max(0, min(rooms, default=sys.maxsize))
+
+
+def container_room(root: Path = CONTROL_GROUPS, own: Path = OWN_GROUPS) -> int:
+    """Bytes left under the limits of the control groups of this process, which the system-wide figure does not know.
+
+    Huge without a limit. root: where the groups lie, of version 1 or 2. own: the file that names those of this process.
+    """
+    return min((_group_room(folder) for folder in _groups(root, own)), default=sys.maxsize)
+
+
+def _groups(root: Path, own: Path) -> Iterator[Path]:
+    """The group of this process that counts memory and those above it: each may have a limit.
+
+    Inside a container the root may be the group itself, while its name is that from outside.
+    """
+    try:
+        lines = [line.split(":", 2) for line in own.read_text().splitlines()]
+    except OSError:
+        lines = []
+    for _, controllers, name in [line for line in lines if len(line) == 3]:
+        if controllers in ("", "memory") or "memory" in controllers.split(","):
+            top = root / "memory" if controllers else root
+            inside = top / name.lstrip("/")
+            yield from (folder for folder in (inside, *inside.parents) if folder.is_relative_to(top))
+    yield from (root, root / "memory")
+
+
+def _group_room(folder: Path) -> int:
+    """Bytes left under the limit of one group; of what it uses, cached files can be dropped."""
+    for limits, usage, cached in VERSIONS:
+        limit = min((value for name in limits if (value := _number(folder / name)) is not None), default=None)
+        used = _number(folder / usage)
+        if limit is not None and used is not None:
+            return max(0, limit - used + _statistic(folder / "memory.stat", cached))
+    return sys.maxsize
+
+
+def _number(path: Path) -> int | None:
+    """What a file of a control group says; None where it is not there, or says "max"."""
+    with suppress(OSError, ValueError):
+        return int(path.read_text())
+    return None
+
+
+def _statistic(path: Path, name: str) -> int:
+    with suppress(OSError, ValueError):
+        return int(dict(line.split() for line in path.read_text().splitlines()).get(name, 0))
+    return 0

@@ -10,6 +10,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from medcli.errors import ran_out
 from medcli.images.picture import Page
 
 BAND_BYTES = 1 << 20
@@ -21,6 +22,19 @@ def bands(array: Array) -> Iterator[slice]:
     """Slices of rows of about a megabyte each, from top to bottom."""
     step = max(1, BAND_BYTES // max(1, array[:1].nbytes))
     return (slice(top, min(top + step, len(array))) for top in range(0, len(array), step))
+
+
+def unpacked(data: bytes) -> Array | None:
+    """What OpenCV makes of a file, in its channel order and with orientation left alone; None where it cannot.
+
+    Raises MemoryError.
+    """
+    try:
+        return cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+    except cv2.error as error:
+        if ran_out(error):
+            raise MemoryError from error
+        return None
 
 
 def from_bgr(array: Array) -> Page:

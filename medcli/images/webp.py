@@ -7,13 +7,12 @@ import struct
 from typing import BinaryIO
 
 import cv2
-import numpy as np
 from PIL import Image
 
 from medcli.errors import OutputError
 from medcli.images import exif
 from medcli.images.picture import Metadata, Page, Picture
-from medcli.images.raster import as_bgr, colour, from_bgr, interleaved
+from medcli.images.raster import as_bgr, colour, from_bgr, interleaved, unpacked
 from medcli.images.source import Source
 from medcli.images.vp8 import estimated_quality
 
@@ -78,10 +77,7 @@ def _size(listed: list[Chunk], source: Source) -> tuple[int, int]:
 
 
 def _pixels(data: bytes, width: int, height: int, source: Source) -> Page:
-    try:
-        array = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
-    except cv2.error:
-        array = None
+    array = unpacked(data)
     if array is None or array.shape[:2] != (height, width):
         raise source.damaged("its pixels cannot be unpacked")
     return from_bgr(array)

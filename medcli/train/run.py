@@ -14,8 +14,7 @@ from torch import nn
 
 from medcli import __version__
 from medcli.archs.ludvae import LUDVAE
-from medcli.engine.memory import ran_out
-from medcli.errors import ModelError, OutputError, RecipeError, TrainingError
+from medcli.errors import ModelError, OutputError, RecipeError, TrainingError, ran_out
 from medcli.methods.base import AsksItsOwnWay, CutsPatches, Method
 from medcli.methods.losses import LOSSES
 from medcli.registry import ARCHITECTURES, METHODS, nearest, resolve
