@@ -10,6 +10,7 @@ from typing import cast
 import numpy as np
 from PIL import Image, ImageCms, ImageFile
 
+from medcli.errors import ran_out
 from medcli.images.picture import Page
 from medcli.images.raster import Array, bands
 from medcli.images.source import Source
@@ -52,7 +53,9 @@ def load(image: Image.Image, source: Source) -> None:
     """Decodes the pixels. Raises InputError where they are damaged."""
     try:
         image.load()
-    except DAMAGE:
+    except DAMAGE as error:
+        if ran_out(error):  # Pillow raises OSError for it where a decoder says so
+            raise MemoryError from None
         raise source.damaged("its pixels are incomplete or cannot be unpacked") from None
 
 

@@ -13,14 +13,13 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import BinaryIO
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from medcli.images import exif
 from medcli.images.picture import Metadata, Page, Picture
 from medcli.images.pillow import opened_as, page_of
-from medcli.images.raster import Array, bands, from_bgr, interleaved
+from medcli.images.raster import Array, bands, from_bgr, interleaved, unpacked
 from medcli.images.source import Source
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
@@ -128,10 +127,7 @@ def _pixels(plain: bytes, data: bytes, pixels: list[Chunk], head: Header, source
         page, lines = page_of(opened_as("PngImagePlugin:PngImageFile", plain, source), source)
         return page, lines or _bits_note(head)
     _expect_sound(data, pixels, head, source)
-    try:
-        array = cv2.imdecode(np.frombuffer(plain, np.uint8), cv2.IMREAD_UNCHANGED)  # Pillow has no 16-bit colour
-    except cv2.error:
-        array = None
+    array = unpacked(plain)  # Pillow has no 16-bit colour
     if array is None or array.shape[:2] != (head.height, head.width):
         raise source.damaged(UNREADABLE)
     if head.colour == GRAY_ALPHA and array.ndim == 3:  # OpenCV spreads gray over three channels
