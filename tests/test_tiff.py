@@ -289,6 +289,39 @@ def test_slices_of_metamorph_are_read() -> None:
     np.testing.assert_array_equal(np.stack([each.pixels for each in again.pages]), planes)
 
 
+@pytest.mark.parametrize(
+    ("code", "words"), [(34682, "the microscope's notes"), (42113, "nodata"), (65000, "private tags")]
+)
+def test_what_another_format_cannot_hold_is_named(code: int, words: str) -> None:
+    first = read(tiff((GRAY, {"extratags": [(code, 2, 0, "12 and more", True)]})))
+    coded(first, format="png")
+    assert first.notes == [f"PNG cannot hold what TIFF alone has: {words}: dropped."]
+
+
+def test_pixels_without_a_stated_meaning_keep_their_values() -> None:
+    data = bytearray(tiff((GRAY, {})))
+    with tifffile.TiffFile(io.BytesIO(data)) as file:
+        place = file.pages.first.tags[262].offset
+    data[place : place + 2] = struct.pack("<H", 261)
+    first = read(bytes(data))
+    np.testing.assert_array_equal(first.pages[0].pixels, GRAY)
+    assert "taken for gray" in first.notes[0]
+
+
+def test_a_resolution_in_an_unknown_unit_does_not_hinder_writing() -> None:
+    data = bytearray(tiff((GRAY, {"resolution": (72, 72)})))
+    with tifffile.TiffFile(io.BytesIO(data)) as file:
+        place = file.pages.first.tags[296].valueoffset
+    data[place : place + 2] = struct.pack("<H", 77)
+    assert read(coded(read(bytes(data)))).metadata.dpi is None
+
+
+def test_a_stack_that_claims_more_slices_than_the_file_has_is_damage() -> None:
+    data = tiff((GRAY, {"description": '{"shape": [100000, 9, 11]}'}))
+    with pytest.raises(InputError, match="breaks off"):
+        read(data)
+
+
 def test_log_lines_of_libraries_are_not_shown(
     capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:

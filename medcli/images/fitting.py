@@ -18,10 +18,12 @@ LOSSES = {"icc": "colour profile", "exif": "EXIF", "xmp": "XMP", "dpi": "resolut
 NATIVE: Mapping[int | bytes, str] = {  # what stays behind with its format: tags of TIFF, chunks of PNG, marks of JPEG
     270: "description", 33723: "IPTC", 34377: "Photoshop's blocks",
     50839: "ImageJ's notes", 51123: "Micro-Manager's notes",
-    **dict.fromkeys((33550, 33922, 34264, 34735), "georeference"),
+    **dict.fromkeys((33550, 33922, 34264, 34735, 34736, 34737), "georeference"),
+    **dict.fromkeys((34118, 34680, 34682), "the microscope's notes"), 42112: "GDAL's notes", 42113: "nodata",
     **dict.fromkeys((b"tEXt", b"zTXt", b"iTXt"), "text"),
     b"trailer": "further pictures or video", b"\xfe": "comment", b"\xed": "Photoshop's blocks with IPTC",
 }  # fmt: skip
+CARRIED = (32781, 33432, 50838)  # image's identity; copyright, which EXIF has too; lengths of ImageJ's notes
 SHAPE = b'{"shape": '  # how tifffile describes what needs no description
 
 
@@ -91,7 +93,13 @@ def _losses(picture: Picture, fitted: Picture, name: str) -> list[str]:
 def _native(meta: Metadata) -> Iterable[str]:
     blocks: list[tuple[int | bytes, bytes]] = [(tag[0], tag[3]) for layout in meta.tiff for tag in layout.tags]
     blocks += meta.native
-    return dict.fromkeys(NATIVE[key] for key, content in blocks if key in NATIVE and not content.startswith(SHAPE))
+    names = ((NATIVE.get(key) or _private(key), content) for key, content in blocks)
+    return dict.fromkeys(name for name, content in names if name and not content.startswith(SHAPE))
+
+
+def _private(key: int | bytes) -> str | None:
+    """What to call a tag of TIFF that no table has, if it is one of somebody's own."""
+    return "private tags" if isinstance(key, int) and key >= 32768 and key not in CARRIED else None
 
 
 def deepened(page: Page, depths: tuple[str, ...]) -> Page:

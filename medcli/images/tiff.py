@@ -18,7 +18,7 @@ from medcli.images import exif, raw
 from medcli.images.picture import Metadata, Picture, TiffLayout
 from medcli.images.raster import Array
 from medcli.images.source import Source
-from medcli.images.tiff_pixels import CMYK, LABS, MASK, PillowPages, arranged, decoded
+from medcli.images.tiff_pixels import CMYK, LABS, MASK, PillowPages, arranged, completed, decoded
 from medcli.images.tiff_structure import admit, chain
 from medcli.images.tiff_tags import ICC, XMP, kept, losses
 from medcli.images.tiff_writing import encode
@@ -32,7 +32,7 @@ DAMAGE = (  # what tifffile and imagecodecs raise
 COMPRESSIONS = {1: None, 8: "zlib", 32946: "zlib", 34925: "lzma", 32773: "packbits", 5: "lzw", 50000: "zstd"}
 EXTRA = {0: "unspecified", 1: "assocalpha", 2: "unassalpha"}
 X_RESOLUTION, Y_RESOLUTION, RESOLUTION_UNIT = 282, 283, 296
-NO_UNIT, INCH, CENTIMETRE = 1, 2, 3
+NO_UNIT, INCH, CENTIMETRE = UNITS = 1, 2, 3
 logging.getLogger("tifffile").addHandler(logging.NullHandler())  # what it has to say is said here, in notes
 
 
@@ -47,6 +47,7 @@ def decode(source: Source) -> Picture:
                 raise source.damaged("it has no pages")
             if raw.is_raw_tiff(pages[0]):
                 raise raw.refusal(source)
+            lost += [line for page in pages for line in completed(page)]
             admit(pages, source)
             picture = _assembled(tif, pages, source)
     except DAMAGE as error:
@@ -57,10 +58,10 @@ def decode(source: Source) -> Picture:
 
 
 def _said(error: Exception) -> str:
-    """What a library says of the damage, in one line; not what says something about the library alone."""
-    plain = isinstance(error, (TiffFileError, ValueError, OSError)) and len(error.args) == 1
+    """What tifffile says of the damage, where it says it in words."""
     line = " ".join(str(error).split()).rstrip(".")
-    return line if plain and line and "_decode" not in line and "<" not in line else "its pixels cannot be unpacked"
+    worded = isinstance(error, TiffFileError) and line and not set(line) & set("<@()[]_'")
+    return line if worded else "its pixels cannot be unpacked"
 
 
 def _assembled(tif: TiffFile, pages: list[TiffPage], source: Source) -> Picture:
@@ -77,7 +78,7 @@ def _assembled(tif: TiffFile, pages: list[TiffPage], source: Source) -> Picture:
         if page.photometric == MASK and picture.pages:
             _take_mask(page, picture, layouts)
             continue
-        stack: list[Array | None] = [*_stack(tif, pages)] or [None]
+        stack: list[Array | None] = [*_stack(tif, pages, source)] or [None]
         layout = _layout(tif, page)
         for array in stack:
             found = (
@@ -107,7 +108,7 @@ def _take_mask(page: TiffPage, picture: Picture, layouts: list[TiffLayout]) -> N
     layouts[-1] = replace(layouts[-1], mask=True)
 
 
-def _stack(tif: TiffFile, pages: list[TiffPage]) -> list[Array]:
+def _stack(tif: TiffFile, pages: list[TiffPage], source: Source) -> list[Array]:
     """The slices of a stack of which only the first has a directory; else nothing.
 
     ImageJ writes so beyond 4 GB, and MetaMorph always.
@@ -115,6 +116,9 @@ def _stack(tif: TiffFile, pages: list[TiffPage]) -> list[Array]:
     whole = tif.is_imagej or tif.is_shaped or tif.is_stk
     if len(pages) > 1 or not whole or tif.series[0].size <= pages[0].size:
         return []
+    if tif.series[0].nbytes > tif.filehandle.size:
+        raise source.damaged(f"it breaks off after {tif.filehandle.size} bytes")
+    source.admit(pages[0].imagewidth, pages[0].imagelength, tif.series[0].size // pages[0].samplesperpixel)
     return list(tif.series[0].asarray().reshape(-1, *pages[0].shaped))
 
 
@@ -130,7 +134,8 @@ def _raw(tif: TiffFile, page: TiffPage, code: int) -> bytes | None:
 def _layout(tif: TiffFile, page: TiffPage) -> TiffLayout:
     converted = page.photometric in (CMYK, *LABS)  # their profile describes other colours
     own = () if page.index == 0 else (XMP,) if converted else (XMP, ICC)  # the first's are `Metadata`'s
-    tags = tuple((tag.code, int(tag.dtype), tag.count, _raw(tif, page, tag.code) or b"") for tag in kept(page, own))
+    found = ((tag, _raw(tif, page, tag.code) or b"") for tag in kept(page, own))
+    tags = tuple((tag.code, int(tag.dtype), tag.count, raw) for tag, raw in found if len(raw) == tag.valuebytecount > 0)
     name = getattr(page.compression, "name", str(page.compression)).lower()
     return TiffLayout(
         tags,
@@ -154,7 +159,7 @@ def _resolution(page: TiffPage) -> tuple[tuple[int, int], tuple[int, int], int] 
         return None
     across, down = (Fraction(*each) for each in found)
     unit = int(page.tags.valueof(RESOLUTION_UNIT, INCH))
-    if unit == NO_UNIT and across == down == 1:  # what is written where nothing is known
+    if unit not in UNITS or (unit == NO_UNIT and across == down == 1):  # what is written where nothing is known
         return None
     return across.as_integer_ratio(), down.as_integer_ratio(), unit
 

@@ -18,10 +18,11 @@ from medcli.images.pillow import opened_as, page_of
 from medcli.images.raster import Array
 from medcli.images.source import Source
 from medcli.images.tiff_structure import RATIOS
+from medcli.images.tiff_tags import ICC
 
 WHITE_IS_ZERO, BLACK_IS_ZERO, RGB, PALETTE, MASK, CMYK, YCBCR, CIELAB, ICCLAB = 0, 1, 2, 3, 4, 5, 6, 8, 9
 LABS = (CIELAB, ICCLAB)
-INKS_OF_CMYK, INK_SET = 1, 332
+PHOTOMETRIC, INK_SET, INKS_OF_CMYK = 262, 332, 1
 ALPHAS = (1, 2)  # further samples that are said to be alpha, associated or not
 DEPTHS = ("bool", "uint8", "uint16", "uint32", "int8", "int16", "int32", "float16", "float32", "float64")
 FAX, OLD_JPEG, UPRIGHT = (2, 3, 4), 6, 1
@@ -55,6 +56,14 @@ def decoded(page: TiffPage, index: int, source: Source, picture: Picture, by_pil
     return arranged(page.asarray(), page, source, picture)
 
 
+def completed(page: TiffPage) -> list[str]:
+    """Says of a page without the tag that should tell what samples mean: black is zero, or three of them are RGB."""
+    if PHOTOMETRIC in page.tags or page.compression == OLD_JPEG:
+        return []
+    page.photometric = RGB if page.samplesperpixel > 2 else BLACK_IS_ZERO
+    return [f"It does not say what its samples mean: taken for {'RGB' if page.photometric == RGB else 'gray'}."]
+
+
 def arranged(array: Array, page: TiffPage, source: Source, picture: Picture) -> list[Page]:
     """Samples as tifffile gives them, planes or pixels first, as pages."""
     planes, _, height, width, samples = page.shaped
@@ -65,7 +74,7 @@ def arranged(array: Array, page: TiffPage, source: Source, picture: Picture) -> 
         return [Page(_looked_up(array[:, :, 0], page))]
     array = _deepened(array, page, picture)
     if page.photometric == CMYK and array.shape[2] in (4, 5) and page.tags.valueof(INK_SET, INKS_OF_CMYK) == 1:
-        return [_from_cmyk(array, source, picture)]
+        return [_from_cmyk(array, page, source, picture)]
     if page.photometric in LABS:
         return [_from_lab(array, page, picture)]
     if page.photometric == WHITE_IS_ZERO:
@@ -123,22 +132,28 @@ def _looked_up(indices: Array, page: TiffPage) -> Array:
     return np.ascontiguousarray(table.T.astype(np.uint8)[indices])
 
 
-def _from_cmyk(array: Array, source: Source, picture: Picture) -> Page:
+def _from_cmyk(array: Array, page: TiffPage, source: Source, picture: Picture) -> Page:
     if array.dtype == np.uint16:
         picture.remark("16-bit CMYK was converted by way of 8 bit.")
         array = ((array.astype(np.uint32) + 128) // 257).astype(np.uint8)
     image = Image.frombytes("CMYK", array.shape[1::-1], np.ascontiguousarray(array[:, :, :4]).tobytes())
-    result, lines = page_of(image, source, picture.metadata.icc)
-    picture.metadata.icc = None  # it describes the inks
+    result, lines = page_of(image, source, page.tags.valueof(ICC))
+    _drop_profile(page, picture)
     picture.remark(*lines)
     result.alpha = np.ascontiguousarray(array[:, :, 4]) if array.shape[2] > 4 else None
     return result
 
 
+def _drop_profile(page: TiffPage, picture: Picture) -> None:
+    """The profile describes what was converted; further pages' are left out with their tags."""
+    if page.index == 0:
+        picture.metadata.icc = None
+
+
 def _from_lab(array: Array, page: TiffPage, picture: Picture) -> Page:
     """sRGB in the same depth from CIELAB of 8 or 16 bits, with a and b signed, or counted from the middle (ICC)."""
     picture.remark("CIELAB was converted to sRGB.")
-    picture.metadata.icc = None  # it describes L, a and b
+    _drop_profile(page, picture)
     full = np.iinfo(array.dtype).max
     unit = (full + 1) / 256
     white = float(full) if page.photometric == CIELAB or full == 255 else 65280.0
