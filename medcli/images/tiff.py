@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from tifffile import TiffFile, TiffFileError, TiffPage
 
+from medcli.errors import ran_out
 from medcli.images import exif, raw
 from medcli.images.picture import Metadata, Picture, TiffLayout
 from medcli.images.raster import Array
@@ -51,6 +52,8 @@ def decode(source: Source) -> Picture:
             admit(pages, source)
             picture = _assembled(tif, pages, source)
     except DAMAGE as error:
+        if ran_out(error):
+            raise MemoryError from None
         raise source.damaged(_said(error)) from None
     picture.remark(*lost)
     picture.metadata.exif = _exif(source, picture)
