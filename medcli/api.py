@@ -16,6 +16,7 @@ from medcli.engine.masked import Masks
 from medcli.engine.strategies import Flips, Strategy, parse
 from medcli.errors import InputError
 from medcli.images import Page, read
+from medcli.images.values import ValueRange, as_choice
 from medcli.zoo.catalog import locate, need_masks
 from medcli.zoo.weights import Card, load_network
 
@@ -31,6 +32,8 @@ def load(
     refine: int | None = None,
     samples: int | None = None,
     seed: int | None = None,
+    range: str | tuple[float, float] | ValueRange = "auto",
+    nodata: float | None = None,
 ) -> Denoiser:
     """A denoiser with its model loaded, to be called with arrays.
 
@@ -38,6 +41,8 @@ def load(
     precision: auto, fp32, fp16 or bf16. tile: side in pixels, 0 for the whole picture at once, or auto: by free memory.
     overlap: pixels, None for what the network needs. ensemble: the mean of eight flips and turns, eight times the work.
     refine, samples, seed: of a model that is asked through masks, see `medcli.engine.masked`; None for its own.
+    range: which values are black and white: auto (by the picture, see `medcli.images.values`), dtype, or (low, high).
+    nodata: a value that means nothing, beside NaN and infinity.
 
     Raises ModelError for an unknown or corrupt model, or one without masks that is given what concerns them,
     DeviceError for a device that is not there.
@@ -52,6 +57,8 @@ def load(
         tile=tile,
         overlap=overlap,
         half_safe=card.half_safe,
+        range=as_choice(range),
+        nodata=nodata,
     )
 
 
@@ -64,13 +71,17 @@ def denoise(
     precision: str = "auto",
     tile: int | Literal["auto"] = "auto",
     ensemble: bool = False,
+    range: str | tuple[float, float] | ValueRange = "auto",
+    nodata: float | None = None,
 ) -> NDArray[Any]:
     """The picture without its noise, in the shape and dtype it came in.
 
-    picture: (H, W) gray, (H, W, 2) gray and alpha, (H, W, 3) RGB or (H, W, 4) RGB and alpha; uint8, uint16 or float,
-    where float means [0, 1] and values outside are legal. A path is read first; the result has the file's channels
-    and depth. Alpha comes back untouched, and so does the colour under alpha 0.
+    picture: (H, W) gray, (H, W, 2) gray and alpha, (H, W, 3) RGB or (H, W, 4) RGB and alpha; boolean, integers of
+    up to 32 bits or float. A path is read first; the result has the file's channels and depth. Alpha comes back
+    untouched, and so does the colour under alpha 0.
     strength: 0 gives the picture back, 1 is the network's answer, between them a blend.
+    range: which values are black and white: auto (by the picture, see `medcli.images.values`), dtype, or (low, high).
+    nodata: a value that means nothing and comes back as it is, as NaN and infinity do; None for that of the file.
 
     To denoise many pictures, `load` once and call what it returns. Raises InputError for a file that is no picture or
     has several pages, ModelError and DeviceError as `load` does.

@@ -15,7 +15,9 @@ from medcli.batch.restore import Engine, Progress, restore
 from medcli.errors import InputError
 from medcli.images import MAX_PIXELS, Page, Picture, format_of
 from medcli.images.enlarging import follow
+from medcli.images.filling import broadcast
 from medcli.images.fitting import check_sides
+from medcli.images.values import missing, stored
 from medcli.noise.rescale import FILTERS
 
 Pixels = NDArray[Any]
@@ -49,13 +51,13 @@ class Enlarge:
         follow(picture, self.factor)
 
     def _page(self, number: int, page: Page, engine: Engine, progress: Progress | None) -> Page:
-        """What is not finite fills as many pixels as any other, and does not reach into those beside it."""
-        if page.pixels.dtype.kind != "f" or np.isfinite(page.pixels).all():
+        """What means nothing fills as many pixels as any other, and does not reach into those beside it."""
+        lost = missing(page.pixels, page.nodata)
+        if lost is None or not lost.any():
             return self._grown(page, engine, progress)
-        lost = ~np.isfinite(page.pixels)
-        known = ~lost if lost.ndim == 2 else ~lost.any(axis=2)
-        grown = self._grown(replace(page, pixels=fill_hidden(page.pixels, known)), engine, progress)
-        np.copyto(grown.pixels, self._repeated(page.pixels), where=self._repeated(lost))
+        grown = self._grown(replace(page, pixels=fill_hidden(page.pixels, ~lost)), engine, progress)
+        where = broadcast(self._repeated(lost), page.pixels)
+        np.copyto(grown.pixels, self._repeated(page.pixels), where=where)
         return grown
 
     def _grown(self, page: Page, engine: Engine, progress: Progress | None) -> Page:
@@ -91,16 +93,10 @@ def enlarged(pixels: Pixels, factor: int, filter: str) -> Pixels:
             below = min(top + ROWS, height)
             box = (0, top / factor, plane.shape[1], below / factor)
             band = np.asarray(image.resize((width, below - top), FILTERS[filter], box))
-            target[top:below] = _as_dtype(band, pixels.dtype)
+            target[top:below] = stored(band, pixels.dtype)
     return result
 
 
 def _planes(pixels: Pixels) -> list[Pixels]:
     """Views of the channels, each (H, W)."""
     return [pixels] if pixels.ndim == 2 else [pixels[..., channel] for channel in range(pixels.shape[2])]
-
-
-def _as_dtype(values: Pixels, dtype: np.dtype[Any]) -> Pixels:
-    if dtype.kind == "f":
-        return values.astype(dtype)
-    return np.rint(values).clip(0, np.iinfo(dtype).max).astype(dtype)

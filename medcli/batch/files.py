@@ -31,7 +31,8 @@ class Settings:
 
     weights: digest of the weight file; strength: 0 to 1; quality: 1 to 100, None for the source's; format: None for
     that of the output's name. upscale: factor of each side. mask: "black", or digest of a mask's file. refine, samples,
-    seed: of masks that hide pixels, None for the model's own.
+    seed: of masks that hide pixels, None for the model's own. range: as `medcli.images.values.parse_range` reads it;
+    nodata: the value that means nothing, None for that of the file.
     """
 
     weights: str
@@ -45,6 +46,8 @@ class Settings:
     refine: int | None = None
     samples: int | None = None
     seed: int | None = None
+    range: str = "auto"
+    nodata: float | None = None
 
     def digest(self) -> str:
         return hashlib.blake2b(json.dumps(asdict(self), sort_keys=True).encode(), digest_size=20).hexdigest()

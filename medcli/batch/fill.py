@@ -16,6 +16,7 @@ from medcli.data.folders import by_stem, listed
 from medcli.errors import InputError, OutputError
 from medcli.images import MAX_PIXELS, Page, Picture, read
 from medcli.images.exif import orientation
+from medcli.images.values import dtype_range, range_of, stored
 
 Pixels = NDArray[Any]
 Missing = NDArray[np.bool_]
@@ -35,7 +36,12 @@ class Fill:
     def __call__(self, job: Job, picture: Picture, engine: Engine, progress: Progress | None) -> None:
         """Fills the pages in place. Raises InputError where the mask cannot be read, or is not one of this picture."""
         missing = self._missing(job, picture)
-        restore(picture, engine, lambda number, page, *rest: filled(page, missing[number], *rest), progress)
+        black = (picture.values or range_of("auto", picture.pages)).low
+
+        def work(number: int, page: Page, engine: Engine, progress: Progress | None) -> Page:
+            return filled(page, missing[number], engine, progress, black)
+
+        restore(picture, engine, work, progress)
         count, total = (sum(int(measure(each)) for each in missing) for measure in (np.count_nonzero, np.size))
         picture.remark(f"{count:,} of {total:,} pixels were missing.")
 
@@ -73,18 +79,18 @@ def masks_for(given: Path, jobs: Sequence[Job], inputs: Sequence[Path]) -> dict[
     return masks
 
 
-def filled(page: Page, missing: Missing, engine: Engine, progress: Progress | None = None) -> Page:
+def filled(page: Page, missing: Missing, engine: Engine, progress: Progress | None = None, black: float = 0.0) -> Page:
     """The page with the network's answer where `missing`, (H, W), is true, and as it was elsewhere.
 
-    The network sees black there, as it did in training, and under alpha 0 too, where nothing is known either; what lies
-    under alpha 0 stays.
+    The network sees `black` there, as it did in training, and under alpha 0 too, where nothing is known either; what
+    lies under alpha 0 stays.
     """
     hidden = _hidden(page)
     wanted = missing & ~hidden
     if not wanted.any():
         return page
     seen = page.pixels.copy()
-    seen[missing | hidden] = 0
+    seen[missing | hidden] = stored(np.float64(black), seen.dtype)
     answer = engine(seen, strength=1.0, progress=progress)
     np.copyto(answer, page.pixels, where=~wanted if answer.ndim == 2 else ~wanted[..., None])
     return replace(page, pixels=answer)
@@ -135,8 +141,7 @@ def _channels_last(pixels: Pixels) -> Pixels:
 
 
 def _upper_half(values: Pixels) -> Missing:
-    half = 0.5 if values.dtype.kind == "f" else np.iinfo(values.dtype).max // 2
-    upper: Missing = values > half
+    upper: Missing = dtype_range(values.dtype).to_unit(values) > 0.5
     return upper
 
 

@@ -9,6 +9,7 @@ from typing import Literal
 
 from medcli.batch.plan import STREAM, Job
 from medcli.errors import MedcliError
+from medcli.images.values import UNIT, ValueRange
 
 Status = Literal["done", "skipped", "failed", "planned"]
 
@@ -19,6 +20,7 @@ class Facts:
 
     width, height: pixels of the result's first page. pixels: of all pages. tile: side in pixels, 0 where the
     picture ran whole. precision: fp32, fp16 or bf16. seconds: spent on denoising, without reading and writing.
+    values: which were black and white for the network; by_type: whether the pixels' type alone says so.
     """
 
     width: int
@@ -28,6 +30,8 @@ class Facts:
     tile: int
     precision: str
     seconds: float
+    values: ValueRange = UNIT
+    by_type: bool = True
 
     @property
     def speed(self) -> float:
@@ -64,6 +68,7 @@ def as_json(outcome: Outcome, model: str, device: str) -> str:
             "width": facts and facts.width,
             "height": facts and facts.height,
             "pages": facts and facts.pages,
+            "range": facts and [facts.values.low, facts.values.high],
             "seconds": facts and round(facts.seconds, 3),
             "megapixels_per_second": facts and round(facts.speed, 3),
             "notes": outcome.notes,
@@ -80,6 +85,7 @@ def as_lines(outcome: Outcome, model: str, device: str) -> list[str]:
         return [f"{source} -> {target}: {'up to date' if outcome.status == 'skipped' else 'to do'}"]
     facts = outcome.facts
     details = [model, device, facts.precision, f"tile {facts.tile}" if facts.tile else "untiled", _size(facts)]
+    details += [] if facts.by_type else [f"range {facts.values.words}"]
     speed = [f"{facts.seconds:.2f} s", f"{facts.speed:.2f} MP/s"]
     return [f"{source} -> {target}: {', '.join(details + speed)}", *(f"  note: {note}" for note in outcome.notes)]
 

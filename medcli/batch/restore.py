@@ -5,12 +5,14 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
 from medcli.batch.alpha import Pixels, fill_hidden, restore_hidden
 from medcli.batch.plan import Job
 from medcli.batch.report import Facts
 from medcli.images import Page, Picture
+from medcli.images.values import dtype_range, range_of
 
 if TYPE_CHECKING:
     from medcli.engine.denoiser import Denoiser
@@ -60,12 +62,14 @@ class Denoise:
 def restore(picture: Picture, engine: Engine, work: PageWork, progress: Progress | None = None) -> None:
     """Restores the pages of `picture` in place, so that a stack is never in memory twice.
 
-    work: called with the number of a page from 0 on, the page, `engine` and its progress; returns the restored page.
+    work: called with the number of a page from 0 on, the page, `engine`, which is told the page's nodata, and its
+    progress; returns the restored page.
     progress: called with (passes of the network done, in all), over all pages.
     """
     count = len(picture.pages)
     for number, page in enumerate(picture.pages):
-        picture.pages[number] = work(number, page, engine, progress and _of_stack(progress, number, count))
+        told = engine if page.nodata is None else partial(engine, nodata=page.nodata)  # type: ignore[call-arg]
+        picture.pages[number] = work(number, page, told, progress and _of_stack(progress, number, count))
 
 
 def _of_stack(progress: Progress, number: int, count: int) -> Progress:
@@ -74,18 +78,25 @@ def _of_stack(progress: Progress, number: int, count: int) -> Progress:
 
 
 def measured(task: Task, job: Job, picture: Picture, denoiser: Denoiser, progress: Progress | None = None) -> Facts:
-    """Does the task, and says what it took."""
+    """Does the task, and says what it took. All pages are read in one range of values."""
     from medcli.engine.device import PRECISIONS
 
     precision = denoiser.precision_in_force(picture.pages[0].pixels)
-    reruns, started = denoiser.reruns, time.perf_counter()
-    task(job, picture, denoiser, progress)
+    for page in picture.pages:
+        page.nodata = page.nodata if denoiser.nodata is None else denoiser.nodata
+    picture.values = range_of(denoiser.range, picture.pages)
+    own = dtype_range(picture.pages[0].pixels.dtype)
+    reruns, passed_over, started = denoiser.reruns, denoiser.passed_over, time.perf_counter()
+    task(job, picture, partial(denoiser, values=picture.values), progress)
     seconds = time.perf_counter() - started
     width, height = picture.size
     if denoiser.reruns > reruns:
         picture.remark(
             f"{denoiser.reruns - reruns} tiles were not finite in half precision and were run again in fp32."
         )
+    if denoiser.passed_over > passed_over:
+        count = denoiser.passed_over - passed_over
+        picture.remark(f"{count:,} pixels hold no data or lie far outside the range: left as they were.")
     return Facts(
         width=width,
         height=height,
@@ -94,4 +105,6 @@ def measured(task: Task, job: Job, picture: Picture, denoiser: Denoiser, progres
         tile=denoiser.tile_in_force(height, width),
         precision=next(name for name, dtype in PRECISIONS.items() if dtype == precision),
         seconds=seconds,
+        values=picture.values,
+        by_type=picture.values == own,
     )

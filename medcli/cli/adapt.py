@@ -18,6 +18,7 @@ from medcli.errors import InputError, OutputError
 if TYPE_CHECKING:
     from medcli.batch.plan import Job
     from medcli.cli.training import Display
+    from medcli.images.values import RangeChoice
     from medcli.train.adapt import Adapted, Lesson
     from medcli.train.judge import Look
 
@@ -52,6 +53,8 @@ class Request:
     save: Path | None
     force: bool
     quiet: bool
+    range: RangeChoice = "auto"
+    nodata: float | None = None
 
     def say(self, text: str) -> None:
         """A line on standard error."""
@@ -73,6 +76,8 @@ class Request:
               help="auto, cpu, cuda, cuda:N or mps.")  # fmt: skip
 @click.option("--precision", default="auto", show_default=True, type=click.Choice(["auto", "fp32", "bf16"]))
 @options.threads()
+@options.ranges
+@click.option("--nodata", type=options.number, metavar="VALUE", help="Means nothing.  [default: as the file says]")
 @click.option("-r", "--recursive", is_flag=True, help="Look into subfolders, and mirror them.")
 @click.option("-f", "--force", is_flag=True, help="Overwrite.")
 @click.option("-n", "--dry-run", is_flag=True, help="Say what the noise is like and what would be done.")
@@ -86,6 +91,9 @@ def command(
     seed: int,
     device: str,
     precision: str,
+    range_: str,
+    range_from: Path | None,
+    nodata: float | None,
     recursive: bool,
     force: bool,
     dry_run: bool,
@@ -97,7 +105,8 @@ def command(
     if Path("-") in (*inputs, place):
         raise click.UsageError("Pictures to adapt to are files: a pipe can be read only once.")
     jobs = make_plan(inputs, Naming(place, folder=is_folder), recursive=recursive, force=force)
-    request = Request(model, minutes, device, precision, seed, save, force, quiet)
+    values = options.chosen_range(range_, range_from)
+    request = Request(model, minutes, device, precision, seed, save, force, quiet, values, nodata)
     weights = None if dry_run else _place(request, jobs)
     with TemporaryDirectory(prefix="med-adapt-") as folder:
         chosen = _adapted(request, jobs, Path(folder), weights)
@@ -126,7 +135,7 @@ def _adapted(request: Request, jobs: Sequence[Job], folder: Path, weights: Path 
     if missing:
         raise InputError(f"There is no file {missing[0]}.")
     model = load_network(locate(request.model, request.say))
-    found = lesson(*model, open_pictures([job.source for job in jobs], folder))
+    found = lesson(*model, open_pictures([job.source for job in jobs], folder, request.range, request.nodata))
     request.say(_noise(found.seen))
     if found.obstacle:
         request.say(f"not adapted: {found.obstacle}; {request.model} is used as it is")
@@ -210,8 +219,13 @@ def _denoise(request: Request, jobs: Sequence[Job], model: str, *, rehearse: boo
     from medcli.cli import session
     from medcli.zoo.catalog import locate
 
-    settings = Settings(digest(locate(model)), precision=request.precision)
+    settings = Settings(
+        digest(locate(model)), precision=request.precision, range=str(request.range), nodata=request.nodata
+    )
     files = Files(jobs, settings, Streams(sys.stdin.buffer, sys.stdout.buffer))
-    asked = session.Request(model, Denoise(), request.device, request.precision, False, "auto", None)
+    asked = session.Request(
+        model, Denoise(), request.device, request.precision, False, "auto", None,
+        range=request.range, nodata=request.nodata,
+    )  # fmt: skip
     run = session.Session(asked, files, jobs, quiet=request.quiet)
     (run.rehearse if rehearse else run.perform)(force=request.force)

@@ -60,6 +60,17 @@ With a model that was trained for it (med train --pool corruption):
                  size, as its resolution grows with it
 Without them the model's answer is taken for every pixel.
 
+\b
+Which values are black and white:
+  --range auto       8 bits: 0 and 255. Wider integers and floats: the type's own
+                     (0 to 65535; 0 to 1) if the picture fills half of it, else
+                     robust ends of its values, one range for all its pages
+  --range dtype      the type's own ends, whatever the picture holds
+  --range LOW:HIGH   these; --range-from FIRST those of a picture, for a series
+Values outside are mapped back as they are, nothing is clipped. What is no data
+(NaN, infinity, GDAL's nodata, --nodata VALUE) and what lies further outside than
+the range is wide comes back bit for bit, and does not spread.
+
 Every option can be set in the environment: MED_DENOISE_MODEL, MED_DENOISE_DEVICE, ...
 """
 
@@ -132,6 +143,8 @@ Every option can be set in the environment: MED_DENOISE_MODEL, MED_DENOISE_DEVIC
 @click.option(
     "--overlap", type=click.IntRange(min=0), metavar="N", help="Of tiles, in pixels.  [default: what the network needs]"
 )
+@options.ranges
+@click.option("--nodata", type=options.number, metavar="VALUE", help="Means nothing.  [default: as the file says]")
 @click.option("-r", "--recursive", is_flag=True, help="Look into subfolders, and mirror them.")
 @click.option(
     "--suffix",
@@ -174,6 +187,9 @@ def command(
     seed: int | None,
     tile: TileSize,
     overlap: int | None,
+    range_: str,
+    range_from: Path | None,
+    nodata: float | None,
     recursive: bool,
     suffix: str | None,
     format_: str | None,
@@ -203,6 +219,7 @@ def command(
     jobs = make_plan(inputs, Naming(place, suffix, format_, is_folder), recursive=recursive, force=force, say=tell)
     _check_idle("--suffix", jobs[0].target == place, f"-o {place} is the whole name of the result.")
     _check_idle("--overlap", tile == 0, "--tile 0 takes the whole picture at once.")
+    values = options.chosen_range(range_, range_from)
     weights = locate(model, tell)
     if model in entries() and entries()[model].domain == "noise":
         tell(f"{model} has learned to make noise (med synth-pairs --model); the denoisers are in 'med models list'.")
@@ -215,11 +232,11 @@ def command(
         task = _enlarging(upscale, weights, strength, max_pixels, format_)
     settings = Settings(
         digest(weights), strength, ensemble, precision, format_, quality,
-        upscale or 1, BLACK if mask else "", refine, samples, seed,
+        upscale or 1, BLACK if mask else "", refine, samples, seed, str(values), nodata,
     )  # fmt: skip
     streams = Streams(_received(inputs, dry_run), _binary(sys.stdout))
     files = Files(jobs, settings, streams, masks=masks, max_pixels=max_pixels, keep_time=keep_time)
-    request = Request(model, task, device, precision, ensemble, tile, overlap, refine, samples, seed)
+    request = Request(model, task, device, precision, ensemble, tile, overlap, refine, samples, seed, values, nodata)
     session = Session(request, files, jobs, as_objects=as_objects, quiet=quiet)
     if dry_run:
         session.rehearse(force=force)

@@ -6,15 +6,17 @@ import os
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import click
 from click.shell_completion import CompletionItem
 
 from medcli import cpu
 
-Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
+if TYPE_CHECKING:
+    from medcli.images.values import RangeChoice
 
+Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 TileSize = int | Literal["auto"]
 DEVICES = re.compile(r"auto|cpu|mps|cuda(:\d+)?")
 
@@ -116,6 +118,42 @@ def strength(value: str) -> float:
     if not 0 <= number <= 1:
         raise click.BadParameter(f"{value} is not between 0 (nothing changes) and 1 (all of it).")
     return number
+
+
+def number(value: str) -> float:
+    """Any number, or nan."""
+    try:
+        return float(value)
+    except ValueError:
+        raise click.BadParameter(f"'{value}' is no number.") from None
+
+
+def ranges(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Adds --range and --range-from, which `chosen_range` reads."""
+    file = click.Path(path_type=Path, dir_okay=False, exists=True)
+    words = "Which values are black and white.  [default: auto, see 'med denoise --help']"
+    command = click.option("--range-from", metavar="FILE", type=file, help="Take the range of this picture for all.")(
+        command
+    )
+    return click.option("--range", "range_", metavar="auto|dtype|LOW:HIGH", default="auto", help=words)(command)
+
+
+def chosen_range(given: str, first: Path | None) -> RangeChoice:
+    """The range of --range, or of the picture of --range-from. Raises UsageError for what is none, InputError."""
+    from medcli.errors import InputError, MedcliError
+    from medcli.images import read
+    from medcli.images.values import parse_range, range_of
+
+    if first is not None and given != "auto":
+        raise click.UsageError("--range and --range-from exclude each other.")
+    if first is not None:
+        return range_of("auto", read(first).pages)
+    try:
+        return parse_range(given)
+    except InputError:
+        raise
+    except MedcliError as error:
+        raise click.BadParameter(f"{error.problem} {error.hint}", param_hint="--range") from None
 
 
 def assigned(pairs: Sequence[str], option: str) -> dict[str, Any]:

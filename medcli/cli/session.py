@@ -22,11 +22,12 @@ from medcli.images.landing import sweep
 
 if TYPE_CHECKING:
     from medcli.engine.denoiser import Denoiser
+    from medcli.images.values import RangeChoice
 
 
 @dataclass(frozen=True)
 class Request:
-    """What was asked of the machine: which model, for what, and how it is to be run. The last three: `Settings`."""
+    """What was asked of the machine: which model, for what, and how it is to be run. The last five: `Settings`."""
 
     model: str
     task: Task
@@ -38,6 +39,8 @@ class Request:
     refine: int | None = None
     samples: int | None = None
     seed: int | None = None
+    range: RangeChoice = "auto"
+    nodata: float | None = None
 
 
 class Session:
@@ -90,6 +93,8 @@ class Session:
             refine=asked.refine,
             samples=asked.samples,
             seed=asked.seed,
+            range=asked.range,
+            nodata=asked.nodata,
         )
         self._device = str(denoiser.device)
         return partial(self._restore, denoiser, display)

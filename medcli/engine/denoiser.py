@@ -14,10 +14,11 @@ from torch import Tensor, nn
 
 from medcli.engine import memory, tiling
 from medcli.engine.device import choose_device, choose_precision, unsupported, wait
-from medcli.engine.pixels import Pixels, as_canvas, is_eight_bit, read_tile, reflected, write_rows
+from medcli.engine.pixels import Canvas, Pixels, as_canvas, is_eight_bit, read_tile, reflected, write_rows
 from medcli.engine.strategies import Place, Plain, Strategy
 from medcli.engine.tiling import Grid, Span
 from medcli.errors import DeviceError, MedcliError, ModelError, ran_out
+from medcli.images.values import RangeChoice, ValueRange, choose_range, valid_masks
 
 Progress = Callable[[int, int], None]
 
@@ -46,7 +47,10 @@ class Denoiser:
     overlap: pixels that neighbouring tiles share. Unless given: twice the receptive field, at most 64 pixels and at
         most a quarter of the tile.
     half_safe: whether the model bears fp16 and bf16; only "auto" asks.
+    range: which values are 0 and 1 for the network: "auto" and "dtype" as in `medcli.images.values`, or a `ValueRange`.
+    nodata: pixels of this value in all channels mean nothing, as NaN and infinity do.
 
+    `passed_over` counts the pixels that came back as they were because they meant nothing or lay far outside the range.
     `reruns` counts the tiles that came out non-finite in half precision and were run again in fp32.
     Use it from one thread at a time; others may decode and encode meanwhile.
     Raises DeviceError for a device or precision that is not there, MedcliError for a tile and overlap that do not fit.
@@ -62,6 +66,8 @@ class Denoiser:
         tile: int | Literal["auto"] = "auto",
         overlap: int | None = None,
         half_safe: bool = True,
+        range: RangeChoice = "auto",
+        nodata: float | None = None,
     ) -> None:
         self.device = choose_device(device)
         choose_precision(precision, self.device, half_safe=half_safe)
@@ -74,31 +80,48 @@ class Denoiser:
         self.multiple = self.strategy.multiple(traits.multiple)
         self.reach = self.strategy.reach(traits.receptive_field)
         self.tile, self.overlap = tile, overlap
-        self.reruns = 0
+        self.range, self.nodata = range, nodata
+        self.reruns = self.passed_over = 0
         self._ceiling = sys.maxsize  # the largest tile that memory has not yet proved too small for
         _check_tiles(tile, overlap, self.multiple)
 
-    def __call__(self, pixels: Pixels, *, strength: float = 1.0, progress: Progress | None = None) -> Pixels:
+    def __call__(
+        self,
+        pixels: Pixels,
+        *,
+        strength: float = 1.0,
+        progress: Progress | None = None,
+        values: ValueRange | None = None,
+        nodata: float | None = None,
+    ) -> Pixels:
         """The restored picture, an array of the same shape and dtype.
 
-        pixels: (H, W) or (H, W, C), uint8, uint16 or float in [0, 1]. C is the network's number of channels, or 1:
-            gray runs as equal channels and comes back as their mean. Integers are rounded and clipped at the end;
-            floats are clipped nowhere, and those that are not finite come back as they were.
+        pixels: (H, W) or (H, W, C), boolean, integers of up to 32 bits, or float. C is the network's number of
+            channels, or 1: gray runs as equal channels and comes back as their mean. Integers are rounded and stop at
+            the ends of their type; floats are clipped nowhere.
         strength: 0 gives the input's own pixels, bit for bit, without running the network; 1 the network's answer;
             between them, pixels + strength * (answer - pixels).
         progress: called with (passes done, all passes) at the start and after each pass of the network over a tile;
             starts anew with smaller tiles.
+        values: the range, where it is known already, as that of all pages of a file; else by `range`.
+        nodata: of this picture; else that of the denoiser.
 
         Raises InputError or ModelError for an array that does not fit, DeviceError when the tile does not fit the
         memory, ModelError when the network's answer is not finite even in fp32.
         """
-        canvas = as_canvas(pixels, self.channels)
+        layers = as_canvas(pixels, self.channels)
         if not 0 <= strength <= 1:
             raise MedcliError(f"A strength of {strength} makes no sense.", "Give 0 (nothing changes) to 1 (all of it).")
         if strength == 0:
             return np.array(pixels)
+        nodata = self.nodata if nodata is None else nodata
+        values = values or choose_range(self.range, [layers], valid_masks([layers], [nodata]))
+        canvas = Canvas(layers, values, nodata).look()
+        self.passed_over += canvas.passed_over
+        if canvas.is_void:
+            return np.array(pixels)
         result = np.empty(pixels.shape, pixels.dtype)
-        target = result.reshape(canvas.shape)
+        target = result.reshape(layers.shape)
         while not self._fits(canvas, target, strength, progress):
             memory.release(self.device)
         return result
@@ -113,9 +136,9 @@ class Denoiser:
         tile = self._tile()
         return tile if tile and max(height, width) > tile else 0
 
-    def _fits(self, canvas: Pixels, target: Pixels, strength: float, progress: Progress | None) -> bool:
+    def _fits(self, canvas: Canvas, target: Pixels, strength: float, progress: Progress | None) -> bool:
         """Fill `target`; False when memory ran out and smaller tiles, now in force, are worth a try."""
-        height, width = canvas.shape[:2]
+        height, width = canvas.pixels.shape[:2]
         tile = self.tile_in_force(height, width)
         try:
             self._fill(canvas, target, strength, self._grid(height, width, tile), progress)
@@ -128,18 +151,18 @@ class Denoiser:
             return False
         return True
 
-    def _fill(self, canvas: Pixels, target: Pixels, strength: float, grid: Grid, progress: Progress | None) -> None:
-        precision = self.precision_in_force(canvas)
+    def _fill(self, canvas: Canvas, target: Pixels, strength: float, grid: Grid, progress: Progress | None) -> None:
+        precision = self.precision_in_force(canvas.pixels)
 
         def answer(rows: Span, columns: Span) -> Tensor:
-            spans = zip((rows, columns), canvas.shape, strict=False)
+            spans = zip((rows, columns), canvas.pixels.shape, strict=False)
             place = Place(*(torch.from_numpy(reflected(span, length)) for span, length in spans))
             return self._restored(read_tile(canvas, rows, columns), place, precision)
 
         with torch.inference_mode(), self._watched(progress, len(grid) * self.strategy.passes):
-            for top, band in tiling.bands(grid, canvas.shape[2], answer):
+            for top, band in tiling.bands(grid, canvas.pixels.shape[2], answer):
                 rows = slice(top, top + len(band))
-                write_rows(band, canvas[rows], target[rows], strength)
+                write_rows(band, canvas, rows, target[rows], strength)
 
     @contextmanager
     def _watched(self, progress: Progress | None, total: int) -> Iterator[None]:

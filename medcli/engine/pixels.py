@@ -1,11 +1,12 @@
-"""Arrays to network floats and back: the only place that knows what a dtype means.
+"""Arrays to network floats and back, window by window. What the numbers mean is `medcli.images.values`'s business.
 
-uint8 and uint16 span [0, 1] from 0 to their maximum, whatever the picture holds. Floats are in [0, 1] already; values
-outside pass unclipped both ways. A float that is not finite comes back as it was: NaN often marks "no data".
+Pixels that are no data (NaN, infinity, a value that says so), and those far outside the range of the picture, are
+shown to the network as their surroundings would have them, and come back as they were.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -15,12 +16,52 @@ from torch import Tensor
 
 from medcli.engine.tiling import Span
 from medcli.errors import InputError, ModelError
+from medcli.images.filling import BLOCK, REACH, block_colours, filled
+from medcli.images.values import TYPES, Floats, Mask, ValueRange, missing
 
 Pixels = npt.NDArray[Any]
 
-_WHITE = {"uint8": 255.0, "uint16": 65535.0}
-_FLOATS = ("float16", "float32", "float64")
 _ROWS_AT_ONCE = 32  # a piece of a band that stays in the cache while it is scaled, blended and rounded
+
+
+@dataclass(frozen=True)
+class Canvas:
+    """A picture as it is shown to a network. pixels: (H, W, C) in one of `TYPES`; values: what is 0 and 1 there.
+
+    nodata: pixels whose channels are all of this value mean nothing. deep: a colour for each block, (h, w, C) float32
+    as the network sees it; None where every pixel is shown. passed_over: how many pixels are not.
+    """
+
+    pixels: Pixels
+    values: ValueRange
+    nodata: float | None = None
+    deep: Floats | None = None
+    passed_over: int = 0
+
+    def look(self) -> Canvas:
+        """The same, with what it takes to fill what cannot be shown; needs no copy of the picture."""
+        if self.nodata is None and self.values.holds(self.pixels.dtype):
+            return self
+        passed_over = 0
+        for top in range(0, len(self.pixels), _ROWS_AT_ONCE):
+            passed_over += int(np.count_nonzero(self.seen(self.pixels[top : top + _ROWS_AT_ONCE])[1]))
+        if passed_over in (0, self.pixels[..., 0].size):
+            return replace(self, passed_over=passed_over)
+        strips = (self.seen(self.pixels[top : top + BLOCK]) for top in range(0, len(self.pixels), BLOCK))
+        deep = block_colours((unit, ~hole) for unit, hole in strips)
+        return replace(self, deep=deep, passed_over=passed_over)
+
+    @property
+    def is_void(self) -> bool:
+        """Whether no pixel at all can be shown."""
+        return self.passed_over == self.pixels[..., 0].size
+
+    def seen(self, window: Pixels) -> tuple[Floats, Mask]:
+        """(h, w, C) of the picture as the network sees it, and (h, w): where it must not."""
+        unit = self.values.to_unit(window)
+        hole = self.values.far_outside(unit)
+        lost = missing(window, self.nodata)
+        return unit, hole if lost is None else hole | lost
 
 
 def as_canvas(pixels: Pixels, channels: int) -> Pixels:
@@ -28,11 +69,8 @@ def as_canvas(pixels: Pixels, channels: int) -> Pixels:
 
     Raises InputError for an array that is no picture, ModelError for one that does not fit the network.
     """
-    if pixels.dtype.name not in (*_WHITE, *_FLOATS):
-        raise InputError(
-            f"Pixels of type {pixels.dtype.name} have no agreed range.",
-            "Give uint8, uint16, or float where 0 is black and 1 is white.",
-        )
+    if pixels.dtype.name not in TYPES:
+        raise InputError(f"Pixels of type {pixels.dtype.name} are not known here.", f"Give {', '.join(TYPES)}.")
     if pixels.ndim not in (2, 3) or pixels.size == 0:
         raise InputError(
             f"An array of shape {pixels.shape} is no picture.",
@@ -49,29 +87,30 @@ def is_eight_bit(pixels: Pixels) -> bool:
     return bool(pixels.dtype == np.uint8)
 
 
-def read_tile(canvas: Pixels, rows: Span, columns: Span) -> Tensor:
-    """(1, C, rows, columns) float32 in channels-last order; beyond the border the picture is mirrored.
+def read_tile(canvas: Canvas, rows: Span, columns: Span) -> Tensor:
+    """(1, C, rows, columns) float32 in channels-last order; beyond the border the picture is mirrored."""
+    if canvas.deep is None:
+        floats = canvas.values.to_unit(_window(canvas.pixels, rows, columns))
+    else:
+        floats = _filled(canvas, canvas.deep, rows, columns)
+    return torch.from_numpy(floats).permute(2, 0, 1)[None]
 
-    In a float picture, NaN and minus infinity read as 0 and plus infinity as 1, so that they do not spread.
+
+def write_rows(answer: Tensor, canvas: Canvas, rows: slice, target: Pixels, strength: float) -> None:
+    """Blend `answer`, (rows, W, C) float32, with those rows of the canvas and store it in `target`, of the same shape.
+
+    What was not shown stays. Integers are rounded and stop at the ends of their type.
     """
-    floats = torch.from_numpy(_window(canvas, rows, columns)).to(torch.float32)
-    white = _WHITE.get(canvas.dtype.name)
-    floats = floats.div_(white) if white else floats.nan_to_num_(nan=0.0, posinf=1.0, neginf=0.0)
-    return floats.permute(2, 0, 1)[None]
-
-
-def write_rows(answer: Tensor, source: Pixels, target: Pixels, strength: float) -> None:
-    """Blend `answer`, (rows, W, C) float32, with `source` and store it in `target`, both (rows, W, C) of one dtype.
-
-    Integers are rounded and clipped to their range. `answer` is used up: it is scratch room afterwards.
-    """
-    white = _WHITE.get(source.dtype.name)
     for top in range(0, len(answer), _ROWS_AT_ONCE):
         piece = slice(top, top + _ROWS_AT_ONCE)
-        if white:
-            target[piece] = _whole_numbers(answer[piece], source[piece], white, strength)
-        else:
-            target[piece] = _floats(answer[piece], source[piece], strength)
+        source = canvas.pixels[rows][piece]
+        unit, hole = canvas.seen(source) if canvas.deep is not None else (canvas.values.to_unit(source), None)
+        with np.errstate(invalid="ignore"):
+            result = canvas.values.changed(source, answer[piece].numpy() - unit, strength)
+        target[piece] = result
+        if hole is not None:
+            new = missing(result, canvas.nodata)  # a number that means "no data" must not come from anywhere else
+            np.copyto(target[piece], source, where=(hole if new is None else hole | new)[..., None])
 
 
 def reflected(span: Span, length: int) -> npt.NDArray[np.intp]:
@@ -81,32 +120,23 @@ def reflected(span: Span, length: int) -> npt.NDArray[np.intp]:
     return np.where(places < length, places, period - places)
 
 
-def _window(canvas: Pixels, rows: Span, columns: Span) -> Pixels:
-    """A copy, in the machine's byte order: torch takes no foreign, read-only or reversed memory."""
-    height, width = canvas.shape[:2]
-    if rows.stop <= height and columns.stop <= width:
-        window = canvas[rows.start : rows.stop, columns.start : columns.stop]
-    else:
-        window = canvas[np.ix_(reflected(rows, height), reflected(columns, width))]
-    return np.array(window, dtype=canvas.dtype.newbyteorder("="), order="C")
+def _window(pixels: Pixels, rows: Span, columns: Span) -> Pixels:
+    height, width = pixels.shape[:2]
+    if min(rows.start, columns.start) >= 0 and rows.stop <= height and columns.stop <= width:
+        window: Pixels = pixels[rows.start : rows.stop, columns.start : columns.stop]
+        return window
+    return pixels[np.ix_(reflected(rows, height), reflected(columns, width))]
 
 
-def _native(source: Pixels) -> Tensor:
-    return torch.from_numpy(np.array(source, dtype=source.dtype.newbyteorder("="), order="C"))
-
-
-def _whole_numbers(answer: Tensor, source: Pixels, white: float, strength: float) -> Pixels:
-    answer.mul_(white)
-    if strength < 1:
-        answer = torch.lerp(_native(source).to(torch.float32), answer, strength)
-    return answer.round_().clamp_(0, white).numpy()
-
-
-def _floats(answer: Tensor, source: Pixels, strength: float) -> Pixels:
-    before = _native(source)
-    before = before.to(torch.promote_types(before.dtype, torch.float32))
-    after = torch.lerp(before, answer.to(before.dtype), strength)
-    return torch.where(before.isfinite(), after, before).numpy()
+def _filled(canvas: Canvas, deep: Floats, rows: Span, columns: Span) -> Floats:
+    """The window with its holes filled as in the whole picture, whatever its borders cut through."""
+    wide = [Span(span.start - REACH, span.stop + REACH) for span in (rows, columns)]
+    unit, hole = canvas.seen(_window(canvas.pixels, *wide))
+    inner = slice(REACH, -REACH), slice(REACH, -REACH)
+    if not hole[inner].any():
+        return np.ascontiguousarray(unit[inner])
+    down, along = (reflected(span, side) // BLOCK for span, side in zip(wide, canvas.pixels.shape, strict=False))
+    return np.ascontiguousarray(filled(unit, hole, deep[np.ix_(down, along)])[inner])
 
 
 def _remedy(found: int) -> str:

@@ -13,6 +13,7 @@ from medcli.images.exif import orientation
 from medcli.images.formats import FORMATS
 from medcli.images.picture import Metadata, Page, Picture
 from medcli.images.raster import bands, turned
+from medcli.images.values import ValueRange, dtype_range
 
 LOSSES = {"icc": "colour profile", "exif": "EXIF", "xmp": "XMP", "dpi": "resolution"}
 NATIVE: Mapping[int | bytes, str] = {  # what stays behind with its format: tags of TIFF, chunks of PNG, marks of JPEG
@@ -35,7 +36,7 @@ def fit(picture: Picture, name: str) -> Picture:
     check(picture, name)
     form = FORMATS[name]
     turn = 1 if "exif" in form.carries else orientation(picture.metadata.exif)
-    pages = [turned(deepened(page, form.depths), turn) for page in picture.pages]
+    pages = [turned(deepened(page, form.depths, picture.values), turn) for page in picture.pages]
     fitted = Picture(pages, name, picture.metadata)
     if turn != 1:
         fitted.remark(f"{name.upper()} has no orientation tag: the pixels were turned upright.")
@@ -83,10 +84,11 @@ def _losses(picture: Picture, fitted: Picture, name: str) -> list[str]:
     if name == "bmp" and any(page.pixels.ndim == 2 and page.alpha is not None for page in picture.pages):
         lines.append("BMP knows no gray with alpha: written as three equal channels and alpha.")
     for before, after in zip(picture.pages, fitted.pages, strict=True):
-        if before.pixels.dtype != after.pixels.dtype:
-            bits = after.pixels.dtype.itemsize * 8
-            what = "[0, 1] float was clipped and scaled" if before.pixels.dtype.kind == "f" else "16 bit was rounded"
-            lines.append(f"{label} cannot hold {before.pixels.dtype}: {what} to {bits} bit.")
+        if (depth := before.pixels.dtype) != after.pixels.dtype:
+            span = picture.values or dtype_range(depth)
+            plain = depth == "uint16" and span == dtype_range(depth)
+            what = "16 bit was rounded" if plain else f"{span.words} was clipped and scaled"
+            lines.append(f"{label} cannot hold {depth}: {what} to {after.pixels.dtype.itemsize * 8} bit.")
     return lines
 
 
@@ -102,21 +104,25 @@ def _private(key: int | bytes) -> str | None:
     return "private tags" if isinstance(key, int) and key >= 32768 and key not in CARRIED else None
 
 
-def deepened(page: Page, depths: tuple[str, ...]) -> Page:
-    """`page` in its own dtype where `depths` has it, else in the last, deepest one of `depths`."""
+def deepened(page: Page, depths: tuple[str, ...], values: ValueRange | None = None) -> Page:
+    """`page` in its own dtype where `depths` has it, else in the last, deepest one of `depths`.
+
+    values: of the pixels; alpha spans its type.
+    """
     if str(page.pixels.dtype) in depths:
         return page
-    return Page(rescaled(page.pixels, depths[-1]), None if page.alpha is None else rescaled(page.alpha, depths[-1]))
+    alpha = None if page.alpha is None else rescaled(page.alpha, depths[-1])
+    return Page(rescaled(page.pixels, depths[-1], values), alpha)
 
 
-def rescaled(values: NDArray[np.generic], depth: str) -> NDArray[np.generic]:
-    """uint16 or float [0, 1] of any shape to the integer `depth`, rounded; not-a-number becomes 0."""
-    full = np.iinfo(depth).max
-    result = np.empty(values.shape, depth)
-    for rows in bands(values):
-        if values.dtype.kind == "f":
-            band = np.nan_to_num(values[rows].astype(np.float64), nan=0.0, posinf=1.0, neginf=0.0)
-            result[rows] = np.rint(np.clip(band, 0.0, 1.0) * full)
-        else:
-            result[rows] = (values[rows].astype(np.uint32) + 128) // 257  # 65535 = 257 * 255: exact for widened 8 bit
+def rescaled(pixels: NDArray[np.generic], depth: str, values: ValueRange | None = None) -> NDArray[np.generic]:
+    """Values of any shape to the integer `depth`, from end to end of it, clipped and rounded; NaN becomes 0.
+
+    values: which become the ends; None for those of their type.
+    """
+    span, full = values or dtype_range(pixels.dtype), dtype_range(depth)
+    result = np.empty(pixels.shape, depth)
+    for rows in bands(pixels):
+        unit = np.nan_to_num(span.to_unit(pixels[rows]), nan=0.0, posinf=1.0, neginf=0.0)
+        result[rows] = full.from_unit(unit.clip(0, 1), depth)
     return result

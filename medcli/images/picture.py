@@ -9,19 +9,24 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from medcli.images.values import ValueRange
+
+GDAL_NODATA = 42113
 
 ByteOrder = Literal["<", ">"]  # least significant byte first, or last
 
 
 @dataclass
 class Page:
-    """One raster. `pixels` is (H, W) gray or (H, W, 3) RGB in uint8, uint16 or float32; the dtype decides the range.
+    """One raster. `pixels` is (H, W) gray or (H, W, 3) RGB in one of the types of `medcli.images.values`.
 
-    `alpha`, where there is one, is (H, W) in the same dtype and passes untouched.
+    `alpha`, where there is one, is (H, W) in the same dtype and passes untouched. `nodata`: pixels of this value in all
+    channels mean nothing.
     """
 
     pixels: NDArray[np.generic]
     alpha: NDArray[np.generic] | None = None
+    nodata: float | None = None
 
 
 @dataclass(frozen=True)
@@ -54,15 +59,30 @@ class Metadata:
     byteorder: ByteOrder = "<"  # TIFF
     bigtiff: bool = False
 
+    def nodata(self, number: int) -> float | None:
+        """The value that means nothing on this page, counted from 0, as GDAL's tag says; None without, or unreadable."""
+        before = (
+            tag for layout in reversed(self.tiff[: number + 1]) for tag in layout.tags
+        )  # slices share a directory
+        text = next((content for code, _, _, content in before if code == GDAL_NODATA), b"")
+        try:
+            return float(text.partition(b"\0")[0])
+        except ValueError:
+            return None
+
 
 @dataclass
 class Picture:
-    """A file's content. `notes` has one line for each conversion that reading, and later writing, had to make."""
+    """A file's content. `notes` has one line for each conversion that reading, and later writing, had to make.
+
+    values: which values of all pages are black and white, where that has been found out; else the type decides.
+    """
 
     pages: list[Page]
     format: str
     metadata: Metadata = field(default_factory=Metadata)
     notes: list[str] = field(default_factory=list)
+    values: ValueRange | None = None
 
     def remark(self, *lines: str) -> None:
         """Add notes; a line that is there already is not said twice."""

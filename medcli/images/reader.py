@@ -43,6 +43,8 @@ def _decoded(source: Source) -> Picture:
     if format is None:
         raise InputError(f"{source.name} is not a picture that medcli knows.", f"{KNOWN} are read.")
     picture = cast(Picture, importlib.import_module(FORMATS[format].codec).decode(source))
+    for number, page in enumerate(picture.pages):
+        page.nodata = picture.metadata.nodata(number)
     named = format_of(source.name)
     if named is not None and named != format:
         picture.remark(f"{source.name} holds a {format.upper()} picture, whatever its name says.")
