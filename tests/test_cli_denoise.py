@@ -40,7 +40,7 @@ LINE = re.compile(
     r"\d+\.\d\d s, \d+\.\d\d MP/s"
 )
 KEYS = ["status", "input", "output", "model", "device", "precision", "tile", "width", "height", "pages"]
-KEYS += ["seconds", "megapixels_per_second", "notes", "error"]
+KEYS += ["range", "seconds", "megapixels_per_second", "notes", "error"]
 
 
 @dataclass
@@ -418,6 +418,7 @@ class TestManyPictures:
             "width": 40,
             "height": 30,
             "pages": 1,
+            "range": [0, 255],
             "seconds": 0,
             "megapixels_per_second": 0,
             "notes": [],

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pickle
 import shutil
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -14,11 +15,12 @@ import torch
 from PIL import Image
 
 from medcli.batch.synth import NoiseDrawer, Order, plan, synthesise
-from medcli.data.cache import PixelCache, open_cache
+from medcli.data.cache import PixelCache, Reading, open_cache
 from medcli.data.crops import Frame, Framing, MadeNoisy, Recorded, stacked
 from medcli.data.folders import matched, pictures_in
 from medcli.data.mates import MANIFEST, recorded_pairs
 from medcli.errors import InputError, OutputError, RecipeError, TrainingError
+from medcli.images.values import ValueRange
 from medcli.methods.base import Needs
 from medcli.noise.base import Noise
 from medcli.noise.chain import chained
@@ -113,15 +115,31 @@ class TestCache:
     def test_keeps_depth_gray_and_pages(self, tmp_path: Path) -> None:
         folder = tmp_path / "deep"
         folder.mkdir()
-        stack = (np.arange(2 * 20 * 30).reshape(2, 20, 30) * 7).astype(np.uint16)
+        stack = (np.arange(2 * 20 * 30).reshape(2, 20, 30) * 54).astype(np.uint16)
         tifffile.imwrite(folder / "stack.tif", stack)
-        floats = np.linspace(-1, 2, 600, dtype=np.float32).reshape(20, 30)
+        floats = np.linspace(-0.4, 1.4, 600, dtype=np.float32).reshape(20, 30)
         tifffile.imwrite(folder / "float.tif", floats)
         cache = cache_of(folder, tmp_path)
         assert [Path(name).name for name in cache.names] == ["float.tif", "stack.tif#1", "stack.tif#2"]
         assert cache.gray
         assert (cache[0][..., 0] == floats).all()
         assert (cache[2][..., 0] == stack[1]).all()
+
+    def test_reads_counts_in_their_range_and_pictures_of_one_scene_in_one(self, tmp_path: Path) -> None:
+        ramp = np.linspace(100, 300, 600).reshape(20, 30)
+        (tmp_path / "low").mkdir()
+        paths = [tmp_path / "low" / "a.tif", tmp_path / "low" / "b.tif"]
+        first, second = ramp.astype(np.uint16), (ramp * 2).astype(np.float32)
+        first[5:9, 5:9] = 9999  # no data
+        for path, values in zip(paths, (first, second), strict=True):
+            tifffile.imwrite(path, values, extratags=[(42113, 2, 0, "9999", True)])
+        read = partial(open_cache, paths, tmp_path / "cache", smallest=16)
+        apart, given, joint = read(), read(reading=Reading(ValueRange(0, 600))), read(scenes=[paths, paths])
+        for cache, ends in ((apart, (0, 1)), (given, (1 / 6, 1 / 2)), (joint, (0, 0.4))):
+            assert cache[0].dtype == np.float32
+            assert (cache[0].min(), cache[0].max()) == pytest.approx(ends, abs=0.02)
+        assert (joint[1].min(), joint[1].max()) == pytest.approx((0.2, 1), abs=0.01)
+        assert apart[1].min() == pytest.approx(0, abs=0.01)
 
     def test_reaches_other_processes_as_a_file_name(self, picture_folder: Path, tmp_path: Path) -> None:
         cache = cache_of(picture_folder, tmp_path)

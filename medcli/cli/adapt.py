@@ -127,6 +127,7 @@ def _place(request: Request, jobs: Sequence[Job]) -> Path:
 
 def _adapted(request: Request, jobs: Sequence[Job], folder: Path, weights: Path | None) -> str:
     """The model to use, by name or file; without a place for weights it is the one that there is."""
+    from medcli.data.cache import Reading
     from medcli.train.adapt import lesson, open_pictures
     from medcli.zoo.catalog import locate
     from medcli.zoo.weights import load_network
@@ -135,7 +136,8 @@ def _adapted(request: Request, jobs: Sequence[Job], folder: Path, weights: Path 
     if missing:
         raise InputError(f"There is no file {missing[0]}.")
     model = load_network(locate(request.model, request.say))
-    found = lesson(*model, open_pictures([job.source for job in jobs], folder, request.range, request.nodata))
+    reading = Reading(request.range, request.nodata)
+    found = lesson(*model, open_pictures([job.source for job in jobs], folder, reading))
     request.say(_noise(found.seen))
     if found.obstacle:
         request.say(f"not adapted: {found.obstacle}; {request.model} is used as it is")

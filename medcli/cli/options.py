@@ -130,17 +130,14 @@ def number(value: str) -> float:
 
 def ranges(command: Callable[..., Any]) -> Callable[..., Any]:
     """Adds --range and --range-from, which `chosen_range` reads."""
-    file = click.Path(path_type=Path, dir_okay=False, exists=True)
+    first = click.option("--range-from", metavar="FILE", type=FILE, help="Take the range of this picture for all.")
     words = "Which values are black and white.  [default: auto, see 'med denoise --help']"
-    command = click.option("--range-from", metavar="FILE", type=file, help="Take the range of this picture for all.")(
-        command
-    )
-    return click.option("--range", "range_", metavar="auto|dtype|LOW:HIGH", default="auto", help=words)(command)
+    return click.option("--range", "range_", metavar="auto|dtype|LOW:HIGH", default="auto", help=words)(first(command))
 
 
 def chosen_range(given: str, first: Path | None) -> RangeChoice:
-    """The range of --range, or of the picture of --range-from. Raises UsageError for what is none, InputError."""
-    from medcli.errors import InputError, MedcliError
+    """The range of --range, or of the picture of --range-from. Raises UsageError for what is no range, InputError."""
+    from medcli.errors import MedcliError
     from medcli.images import read
     from medcli.images.values import parse_range, range_of
 
@@ -150,8 +147,6 @@ def chosen_range(given: str, first: Path | None) -> RangeChoice:
         return range_of("auto", read(first).pages)
     try:
         return parse_range(given)
-    except InputError:
-        raise
     except MedcliError as error:
         raise click.BadParameter(f"{error.problem} {error.hint}", param_hint="--range") from None
 

@@ -11,7 +11,16 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from medcli.cli.options import EXISTING_FOLDER, FOLDER, assigned, complete_model, name_or_path, threads
+from medcli.cli.options import (
+    EXISTING_FOLDER,
+    FOLDER,
+    assigned,
+    chosen_range,
+    complete_model,
+    name_or_path,
+    ranges,
+    threads,
+)
 
 if TYPE_CHECKING:
     from medcli.train.recipe import Recipe
@@ -54,6 +63,7 @@ OWN_STEPS = 10_000
 @threads()
 @click.option("--workers", type=click.IntRange(min=0), help="Processes that draw patches.")
 @click.option("--cache", type=FOLDER, help="Where decoded pictures are kept.")
+@ranges
 @click.option("--report-every", default=100, show_default=True, type=click.IntRange(min=1), help="In steps.")
 @click.option("--save-every", default=500, show_default=True, type=click.IntRange(min=1), help="In steps.")
 @click.option("-q", "--quiet", is_flag=True, help="Say nothing but errors.")
@@ -88,6 +98,7 @@ def command(output: Path, recipe: str | None, pool: str | None, noise: str | Non
     _refuse_mixtures(pool, noise, options)
     quiet = options.pop("quiet") or os.environ.get("RANK", "0") != "0"  # under torchrun one process speaks
     limits = Limits(**{key: options.pop(key) for key in ("minutes", "save_every", "report_every")})
+    options["range"] = chosen_range(options.pop("range_"), options.pop("range_from"))
     places = {each.name: options.pop(each.name) for each in fields(Options) if each.name in options}
     run = Options(output, limits=limits, command=_command(), **places)
     given, pd = options.pop("method_options"), options.pop("pd")

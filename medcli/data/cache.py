@@ -7,8 +7,10 @@ import json
 import math
 import mmap
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -17,15 +19,20 @@ from numpy.typing import NDArray
 
 from medcli import images
 from medcli.errors import InputError, OutputError, TrainingError
+from medcli.images.filling import unit_filled
 from medcli.images.picture import Page
+from medcli.images.values import RangeChoice, ValueRange, dtype_range, joint_range, missing, range_of
 
-FORMAT = 4
+FORMAT = 5
 ALIGNMENT = 8  # bytes; a picture starts at a multiple, whatever its dtype
 
 
 @dataclass(frozen=True)
 class Slot:
-    """Where a picture lies: first byte, (H, W, C) with C of 1 or 3, and dtype (uint8, uint16 or float32)."""
+    """Where a picture lies: first byte, (H, W, C) with C of 1 or 3, and dtype.
+
+    Its values span [0, 1] as those of its dtype do: pictures of another range are kept in float32.
+    """
 
     offset: int
     shape: tuple[int, int, int]
@@ -72,17 +79,33 @@ class PixelCache:
             self.mapping.madvise(mmap.MADV_DONTNEED)
 
 
-def open_cache(paths: Sequence[Path], cache_dir: Path, *, smallest: int) -> PixelCache:
+@dataclass(frozen=True)
+class Reading:
+    """What pixel values mean. range: which are black and white; nodata: which means nothing, None for the file's."""
+
+    range: RangeChoice = "auto"
+    nodata: float | None = None
+
+
+def open_cache(
+    paths: Sequence[Path],
+    cache_dir: Path,
+    *,
+    smallest: int,
+    reading: Reading = Reading(),
+    scenes: Sequence[Sequence[Path]] = (),
+) -> PixelCache:
     """The cache of these pictures, built when there is none or when one of them has changed. Each page is a picture.
 
-    smallest: pictures with a side below this many pixels are left out and named in `skipped`.
+    smallest: pictures with a side below this many pixels are left out and named in `skipped`. scenes: for each path,
+    all pictures of its scene, which are read in one range of values so that they stay comparable.
     Raises TrainingError where no usable picture is left, OutputError where the cache cannot be written.
     """
-    stem = cache_dir / _fingerprint(paths, smallest)
+    stem = cache_dir / _fingerprint(paths, smallest, reading, scenes)
     index_path, pixel_path = stem.with_suffix(".json"), stem.with_suffix(".pixels")
     if not _is_whole(index_path, pixel_path):
         try:
-            _build(paths, smallest, index_path, pixel_path)
+            _build(_decode(paths, smallest, reading, scenes), index_path, pixel_path)
         except OSError as error:
             raise OutputError(
                 f"The decoded pictures cannot be kept in {cache_dir}: {error.strerror}.",
@@ -109,31 +132,60 @@ def _mapped(file: Path, names: list[str], slots: list[Slot], skipped: list[str])
     return PixelCache(file, mapping, names, slots, skipped)
 
 
-def _decode(paths: Sequence[Path], smallest: int, skipped: list[str]) -> Iterator[tuple[str, NDArray[Any]]]:
-    for path in paths:
+def _decode(
+    paths: Sequence[Path], smallest: int, reading: Reading, scenes: Sequence[Sequence[Path]]
+) -> Iterator[tuple[str, NDArray[Any] | None]]:
+    """(name, pixels) of each page; (why, None) for what cannot be used."""
+    for number, path in enumerate(paths):
         try:
-            pages = images.read(path).pages
+            pages = _pages(path, reading)
         except InputError as error:
-            skipped.append(f"{path}: {error.problem}")
+            yield f"{path}: {error.problem}", None
             continue
-        for number, page in enumerate(pages, start=1):
-            name = f"{path}#{number}" if len(pages) > 1 else str(path)
+        values = _range(path, pages, reading, scenes[number] if scenes else ())
+        for place, page in enumerate(pages, start=1):
+            name = f"{path}#{place}" if len(pages) > 1 else str(path)
             if min(page.pixels.shape[:2]) < smallest:
-                skipped.append(f"{name}: smaller than the {smallest} pixel patch")
+                yield f"{name}: smaller than the {smallest} pixel patch", None
             else:
-                yield name, _in_order(page)
+                yield name, _in_order(page, values)
 
 
-def _in_order(page: Page) -> NDArray[Any]:
-    """(H, W, C), contiguous and in the machine's byte order."""
+def _pages(path: Path, reading: Reading) -> list[Page]:
+    pages = images.read(path).pages
+    for page in pages:
+        page.nodata = page.nodata if reading.nodata is None else reading.nodata
+    return pages
+
+
+def _range(path: Path, pages: Sequence[Page], reading: Reading, scene: Sequence[Path]) -> ValueRange:
+    """Of the picture, or where that is found in the values, of all pictures of its scene that can be read."""
+    own = range_of(reading.range, pages)
+    if reading.range != "auto" or pages[0].pixels.dtype == np.uint8:
+        return own
+    ranges, dtypes = [own], [pages[0].pixels.dtype]
+    for other in scene:
+        if other != path:
+            with suppress(InputError):
+                mates = _pages(other, reading)
+                ranges.append(range_of(reading.range, mates))
+                dtypes.append(mates[0].pixels.dtype)
+    return joint_range(ranges, dtypes)[0]
+
+
+def _in_order(page: Page, values: ValueRange) -> NDArray[Any]:
+    """(H, W, C), contiguous and in the machine's byte order; float32 where the values do not span those of the type."""
     pixels = page.pixels if page.pixels.ndim == 3 else page.pixels[..., np.newaxis]
+    lost = missing(pixels, page.nodata)
+    if values != dtype_range(pixels.dtype) or (lost is not None and lost.any()):
+        pixels = unit_filled(pixels, values, page.nodata)
     return np.ascontiguousarray(pixels, dtype=pixels.dtype.newbyteorder("="))
 
 
-def _fingerprint(paths: Sequence[Path], smallest: int) -> str:
+def _fingerprint(paths: Sequence[Path], smallest: int, reading: Reading, scenes: Sequence[Sequence[Path]]) -> str:
     """Of all that decides the index. Paths count as they are spelled too: so the pictures are called in it."""
-    digest = hashlib.blake2b(f"{FORMAT} {smallest}".encode(), digest_size=16)
-    for path in paths:
+    digest = hashlib.blake2b(f"{FORMAT} {smallest} {reading.range} {reading.nodata}".encode(), digest_size=16)
+    for path in (*paths, *chain.from_iterable(scenes)):
         digest.update(f"\n{path}\t{path.absolute()}\t{_state(path)}".encode(errors="surrogateescape"))
     return digest.hexdigest()
 
@@ -147,7 +199,7 @@ def _state(path: Path) -> str:
     return f"{status.st_size}\t{status.st_mtime_ns}"
 
 
-def _build(paths: Sequence[Path], smallest: int, index_path: Path, pixel_path: Path) -> None:
+def _build(pictures: Iterable[tuple[str, NDArray[Any] | None]], index_path: Path, pixel_path: Path) -> None:
     index_path.parent.mkdir(parents=True, exist_ok=True)
     skipped: list[str] = []
     names: list[str] = []
@@ -155,7 +207,10 @@ def _build(paths: Sequence[Path], smallest: int, index_path: Path, pixel_path: P
     partial = pixel_path.with_suffix(f".{os.getpid()}.tmp")
     try:
         with partial.open("wb") as out:
-            for name, pixels in _decode(paths, smallest, skipped):
+            for name, pixels in pictures:
+                if pixels is None:
+                    skipped.append(name)
+                    continue
                 out.write(bytes(-out.tell() % ALIGNMENT))
                 slots.append((out.tell(), pixels.shape, pixels.dtype.name))
                 names.append(name)

@@ -19,6 +19,7 @@ from torch import Generator, Tensor
 
 from medcli.data.cache import PixelCache
 from medcli.data.variation import Variation
+from medcli.images.values import dtype_range
 from medcli.noise.base import Noise, uniform
 from medcli.noise.views import views
 
@@ -179,10 +180,8 @@ def stacked(source: Source, step: int, indices: Sequence[int]) -> Stacked:
 
 def as_unit(pixels: NDArray[Any]) -> NDArray[np.float32]:
     """float32, where integers span [0, 1]; floats keep their values, and those that are not finite become 0."""
-    if pixels.dtype.kind == "f":
-        return np.nan_to_num(pixels.astype(np.float32), nan=0.0, posinf=0.0, neginf=0.0)
-    scaled: NDArray[np.float32] = pixels.astype(np.float32) / np.float32(np.iinfo(pixels.dtype).max)
-    return scaled
+    unit = dtype_range(pixels.dtype).to_unit(pixels)
+    return np.nan_to_num(unit, nan=0.0, posinf=0.0, neginf=0.0) if pixels.dtype.kind == "f" else unit
 
 
 def _patch(pictures: PixelCache, framing: Framing, generator: Generator) -> Tensor:

@@ -14,6 +14,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from medcli.images.values import ValueRange, missing
+
 Array = NDArray[Any]
 Floats = NDArray[np.float32]
 Mask = NDArray[np.bool_]
@@ -54,6 +56,25 @@ def filled(values: Floats, hole: Mask, deep: Floats) -> Floats:
     return result
 
 
+def unit_filled(pixels: Array, values: ValueRange, nodata: float | None = None) -> Floats:
+    """(H, W[, C]) as a network is shown it, in one piece: float32 in which the range is [0, 1], without holes.
+
+    A picture without anything to be shown is 0 all over.
+    """
+    unit = values.to_unit(pixels)
+    lost, hole = missing(pixels, nodata), values.far_outside(unit)
+    hole = hole if lost is None else hole | lost
+    if not hole.any():
+        return unit
+    if hole.all():
+        return np.zeros_like(unit)
+    layers = unit.reshape(*hole.shape, -1)
+    tops = range(0, len(layers), BLOCK)
+    colours = block_colours((layers[top : top + BLOCK], ~hole[top : top + BLOCK]) for top in tops)
+    down, along = (np.arange(side) // BLOCK for side in hole.shape)
+    return filled(layers, hole, colours[np.ix_(down, along)]).reshape(unit.shape)
+
+
 def broadcast(mask: Array, pixels: Array) -> Array:
     """(H, W) as it is for gray, (H, W, 1) for colour."""
     return mask if pixels.ndim == 2 else mask[..., None]
@@ -62,12 +83,14 @@ def broadcast(mask: Array, pixels: Array) -> Array:
 def _spread(sums: Floats, counts: Floats) -> Floats:
     """Push-pull: means where something was counted; elsewhere the answer to the same question at half resolution."""
     known = counts > 0
-    means: Floats = sums / broadcast(np.where(known, counts, 1), sums)
+    means: Floats = np.asarray(sums / broadcast(np.where(known, counts, 1), sums), np.float32)
     if known.all():
         return means
     height, width = counts.shape
     half = (max(1, width // 2), max(1, height // 2))
-    small_sums, small_counts = (cv2.resize(level, half, interpolation=cv2.INTER_AREA) for level in (sums, counts))
+    small_sums, small_counts = (
+        np.asarray(cv2.resize(level, half, interpolation=cv2.INTER_AREA), np.float32) for level in (sums, counts)
+    )
     small_sums = small_sums.reshape(*small_counts.shape, *sums.shape[2:])  # OpenCV drops a channel axis of length 1
     coarse = cv2.resize(_spread(small_sums, small_counts), (width, height), interpolation=cv2.INTER_LINEAR)
     return np.where(broadcast(known, sums), means, np.reshape(coarse, means.shape))

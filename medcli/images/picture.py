@@ -60,10 +60,11 @@ class Metadata:
     bigtiff: bool = False
 
     def nodata(self, number: int) -> float | None:
-        """The value that means nothing on this page, counted from 0, as GDAL's tag says; None without, or unreadable."""
-        before = (
-            tag for layout in reversed(self.tiff[: number + 1]) for tag in layout.tags
-        )  # slices share a directory
+        """The value that means nothing on this page, counted from 0, as GDAL's tag says; None where none does.
+
+        Pages without the tag are as the last one before them that has it: slices share a directory.
+        """
+        before = (tag for layout in reversed(self.tiff[: number + 1]) for tag in layout.tags)
         text = next((content for code, _, _, content in before if code == GDAL_NODATA), b"")
         try:
             return float(text.partition(b"\0")[0])

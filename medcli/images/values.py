@@ -67,7 +67,7 @@ class ValueRange:
             return unit.astype(np.float32, copy=False)
 
     def from_unit(self, unit: Array, dtype: DTypeLike) -> Array:
-        """The values of `dtype` again: integers are rounded and stop at the ends of their type; floats are as they are."""
+        """The values of `dtype` again, as `stored` has them."""
         values = unit.astype(_working(np.dtype(dtype)))
         return stored(values * (self.high - self.low) + self.low, dtype)
 
@@ -83,7 +83,7 @@ class ValueRange:
     def far_outside(self, unit: Floats) -> Mask:
         """(H, W): where any channel of `unit`, (H, W[, C]), lies too far outside to be shown to a network."""
         far = ~((unit >= -FARTHEST) & (unit <= 1 + FARTHEST))
-        return far.any(axis=2) if far.ndim == 3 else far
+        return np.asarray(far.any(axis=2) if far.ndim == 3 else far)
 
     def holds(self, dtype: np.dtype[Any]) -> bool:
         """Whether no value of this type lies too far outside."""
@@ -100,8 +100,10 @@ UNIT = ValueRange(0.0, 1.0)
 
 def parse_range(text: str) -> RangeChoice:
     """`auto`, `dtype` or `LOW:HIGH`. Raises MedcliError for anything else."""
-    if text == "auto" or text == "dtype":
-        return text
+    if text == "auto":
+        return "auto"
+    if text == "dtype":
+        return "dtype"
     low, _, high = text.partition(":")
     try:
         ends = float(low), float(high)
@@ -174,9 +176,10 @@ def stored(values: Array, dtype: DTypeLike) -> Array:
         with np.errstate(over="ignore"):
             return values.astype(kind)
     if kind.kind == "b":
-        return values > 0.5
+        return np.asarray(values > 0.5)
     least, most = np.iinfo(kind).min, np.iinfo(kind).max
-    return np.nan_to_num(np.rint(values).clip(least, most), nan=least).astype(kind)
+    whole: Array = np.nan_to_num(np.rint(values).clip(least, most), nan=least).astype(kind)
+    return whole
 
 
 def _working(dtype: np.dtype[Any]) -> type[np.floating[Any]]:

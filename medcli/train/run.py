@@ -15,6 +15,7 @@ from torch import nn
 from medcli import __version__
 from medcli.archs.ludvae import LUDVAE
 from medcli.errors import ModelError, OutputError, RecipeError, TrainingError, ran_out
+from medcli.images.values import RangeChoice
 from medcli.methods.base import AsksItsOwnWay, CutsPatches, Method
 from medcli.methods.losses import LOSSES
 from medcli.registry import ARCHITECTURES, METHODS, nearest, resolve
@@ -38,7 +39,7 @@ class Options:
     """What a run needs beside its recipe: pictures, a folder to write to, a machine, and when to stop.
 
     data, noisy, clean, pairs, val: see `medcli.train.sources`. command, data_licence: for the model card. again: how
-    one that was stopped goes on, in words.
+    one that was stopped goes on, in words. range: which values of the pictures are black and white.
     """
 
     output: Path
@@ -56,10 +57,11 @@ class Options:
     limits: Limits | None = None
     cache: Path | None = None
     again: str = "--resume"
+    range: RangeChoice = "auto"
 
     def folders(self) -> Folders:
         cache = self.cache or user_cache_path("medcli") / "pictures"
-        return Folders(cache, self.data, self.noisy, self.clean, self.pairs, self.val)
+        return Folders(cache, self.data, self.noisy, self.clean, self.pairs, self.val, self.range)
 
 
 def train(recipe: Recipe, options: Options, report: Callable[[Line], None], say: Callable[[str], None]) -> Path:

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
+from functools import partial
 from itertools import count
 from pathlib import Path
 
 import torch
 
-from medcli.data.cache import PixelCache, open_cache
+from medcli.data.cache import PixelCache, Reading, open_cache
 from medcli.data.crops import Framing, MadeNoisy, Recorded, Source, keyed, keyed_generator
 from medcli.data.folders import matched, pictures_in
 from medcli.data.mates import MANIFEST, recorded_noises, recorded_pairs
 from medcli.data.variation import Variation
 from medcli.errors import RecipeError
+from medcli.images.values import RangeChoice
 from medcli.methods.base import Needs
 from medcli.noise.base import Noise
 from medcli.noise.notation import entries, parse
@@ -33,7 +35,7 @@ class Folders:
 
     pairs: folders of mates with a manifest; clean then says where the pictures lie now of which the mates were made.
     val: judges the model; like data, or with a manifest or subfolders `noisy` and `clean` where pictures are recorded.
-    cache: where decoded pictures are kept.
+    cache: where decoded pictures are kept. range: which values are black and white.
     """
 
     cache: Path
@@ -42,6 +44,7 @@ class Folders:
     clean: Sequence[Path] = ()
     pairs: Sequence[Path] = ()
     val: Path | None = None
+    range: RangeChoice = "auto"
 
 
 @dataclass(frozen=True)
@@ -217,14 +220,25 @@ def _files(folders: Sequence[Path]) -> list[Path]:
 
 
 def _checked(paths: _Paths, recipe: Recipe, folders: Folders) -> _Pictures:
-    caches = [open_cache(files, folders.cache, smallest=recipe.patch) for files in paths.views]
+    read = partial(open_cache, cache_dir=folders.cache, smallest=recipe.patch, reading=Reading(folders.range))
+    scenes = _scenes(paths) if paths.aligned else {}
+    caches = [read(files, scenes=[scenes[path] for path in files] if scenes else ()) for files in paths.views]
     once = list(dict.fromkeys(paths.clean))  # several mates may share a clean picture
-    clean = open_cache(once, folders.cache, smallest=recipe.patch) if once else None
+    clean = read(once, scenes=[scenes[path] for path in once] if scenes else ()) if once else None
     if paths.aligned:
         columns = [*paths.views, *([paths.clean] if clean else [])]
         aligned = _aligned([*caches, *filter(None, [clean])], columns)
         caches, clean = aligned[: len(caches)], aligned[-1] if clean else None
     return _Pictures(caches, clean, paths.aligned)
+
+
+def _scenes(paths: _Paths) -> dict[Path, list[Path]]:
+    """All pictures of its scene, for each file: those of one row, and of rows that share the last column."""
+    rows = list(zip(*paths.views, *([paths.clean] if paths.clean else []), strict=True))
+    groups: dict[Path, dict[Path, None]] = {row[-1]: {} for row in rows}
+    for row in rows:
+        groups[row[-1]].update(dict.fromkeys(row))
+    return {path: list(groups[row[-1]]) for row in rows for path in row}
 
 
 def _aligned(caches: Sequence[PixelCache], columns: Sequence[Sequence[Path]]) -> list[PixelCache]:
