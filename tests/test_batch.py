@@ -252,6 +252,30 @@ class TestManifest:
             (tmp_path / name).write_bytes(content)
             assert self.current(tmp_path)
 
+    @pytest.mark.skipif(os.name == "nt", reason="Windows keeps no time of changes")
+    def test_an_edit_of_equal_size_and_time_is_noticed(self, manifest: Manifest, tmp_path: Path) -> None:
+        source = tmp_path / "in.png"
+        before = source.stat()
+        while source.stat().st_ctime_ns == before.st_ctime_ns:  # the kernel's clock ticks every few milliseconds
+            source.write_bytes(source.read_bytes()[::-1].upper())
+            os.utime(source, ns=(before.st_atime_ns, before.st_mtime_ns))
+        assert (source.stat().st_size, source.stat().st_mtime_ns) == (before.st_size, before.st_mtime_ns)
+        assert not self.current(tmp_path)
+
+    def test_nothing_is_read_again_that_was_not_touched(
+        self, manifest: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        with landing(
+            tmp_path / "out/b.png",
+            lambda partial: manifest.record(
+                tmp_path / "out/b.png", "s", Identity.of(tmp_path / "in.png"), Identity.of(partial)
+            ),
+        ) as file:
+            file.write(b"b")
+        monkeypatch.setattr("medcli.batch.manifest.digest", None)
+        assert self.current(tmp_path)
+        assert Manifest(tmp_path / "out").up_to_date(tmp_path / "out/b.png", tmp_path / "in.png", "s")
+
     def test_it_knows_its_own_results(self, manifest: Manifest, tmp_path: Path) -> None:
         result = tmp_path / "out/a.png"
         older = Identity.of(result)

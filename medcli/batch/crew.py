@@ -24,6 +24,9 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 
+PATIENCE = 10.0  # seconds that a worker has to end its last task when nobody waits for the others any more
+
+
 @dataclass(frozen=True)
 class Lost:
     """What is known of a task whose process died. how: `was killed by signal 9`."""
@@ -35,7 +38,7 @@ def spread(work: Callable[[T], R], tasks: Sequence[T], processes: int) -> Genera
     """(number of a task, its result) as they come in; one process is this one.
 
     work: what can be pickled, with the tasks and their results, and does not raise. Closing the generator leaves no
-    process behind, and lets tasks in hand be finished.
+    process behind, and lets tasks in hand be finished if that takes no longer than PATIENCE.
     """
     if processes == 1:
         yield from _alone(work, tasks)
@@ -77,7 +80,10 @@ class _Crew(Generic[T, R]):
             for pipe in self._busy:
                 pipe.close()
             for process in self._hired:
-                process.join()
+                process.join(PATIENCE)
+                if process.is_alive():  # it may be caught in a decoder; a file that it writes is not there until whole
+                    process.kill()
+                    process.join()
 
     def _hire(self) -> None:
         here, there = self._context.Pipe()

@@ -17,27 +17,40 @@ from medcli.errors import OutputError
 
 FILE_NAME = ".medcli.jsonl"
 CHUNK = 1 << 20
+RENAMING_NS = 2 * 10**9  # from the last look at a result to its final name
 
 
 @dataclass(frozen=True)
 class Identity:
-    """What makes a file this file: its content. Size (bytes) and modification time spare reading it again."""
+    """What makes a file this file: its content. Size (bytes) and times spare reading it again.
+
+    The modification time can be set, and is coarse on some file systems; the change time is the kernel's own. It is
+    missing (0) in manifests of earlier versions, and is then not compared.
+    """
 
     size: int
     mtime_ns: int
     blake2b: str
+    ctime_ns: int = 0
 
     @classmethod
     def of(cls, path: Path) -> Identity:
         """Reads the file once. Raises OSError."""
         status = path.stat()
-        return cls(status.st_size, status.st_mtime_ns, digest(path))
+        return cls(status.st_size, status.st_mtime_ns, digest(path), status.st_ctime_ns)
 
-    def matches(self, path: Path) -> bool:
-        """Whether the file at `path` is this one; False where there is none."""
+    def matches(self, path: Path, renamed: bool = False) -> bool:
+        """Whether the file at `path` is this one; False where there is none.
+
+        renamed: it may have got its name after its identity was taken, which counts as a change at that moment.
+        """
         try:
             status = path.stat()
-            return status.st_size == self.size and (status.st_mtime_ns == self.mtime_ns or digest(path) == self.blake2b)
+            if status.st_size != self.size:
+                return False
+            later = status.st_ctime_ns - self.ctime_ns if self.ctime_ns else 0
+            untouched = status.st_mtime_ns == self.mtime_ns and 0 <= later <= (RENAMING_NS if renamed else 0)
+            return untouched or digest(path) == self.blake2b
         except OSError:
             return False
 
@@ -101,11 +114,11 @@ class Manifest:
         past = self._past(target)
         if not past or past[-1].settings != settings:
             return False
-        return past[-1].result.matches(target) and past[-1].source.matches(source)
+        return past[-1].result.matches(target, renamed=True) and past[-1].source.matches(source)
 
     def made(self, target: Path) -> bool:
         """Whether the file at `target` is one that a run made, and unchanged since."""
-        return any(entry.result.matches(target) for entry in reversed(self._past(target)))
+        return any(entry.result.matches(target, renamed=True) for entry in reversed(self._past(target)))
 
     def record(self, target: Path, settings: str, source: Identity, result: Identity) -> None:
         """Appends an entry; call it before `target` gets its name."""

@@ -7,7 +7,7 @@ by bytes: a large one travels alone. A picture that fails is reported and the ot
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -15,6 +15,7 @@ from medcli.batch.plan import STREAM, Job
 from medcli.batch.report import Facts, Outcome
 from medcli.errors import InputError, MedcliError, OutputError, ran_out
 from medcli.images import Picture
+from medcli.images.reader import READER
 
 AHEAD = 2  # pictures being read or waiting for the network
 BEHIND = 2  # pictures being written
@@ -39,12 +40,14 @@ class Stages:
     write: Callable[[Job, Picture], None]
 
 
-def run(jobs: Sequence[Job], stages: Stages, *, budget: int = BUDGET) -> Iterator[Outcome]:
+def run(jobs: Sequence[Job], stages: Stages, *, budget: int = BUDGET) -> Generator[Outcome, None, None]:
     """Does the jobs and yields what became of each, in their order.
 
-    Raises only what `prepare` raises. Stopping early (closing the iterator, Ctrl-C) lets a write in progress finish.
+    Raises only what `prepare` raises. Stopping early (closing the iterator, Ctrl-C) lets a write in progress finish,
+    but waits for no reader: a decoder may hang.
     """
-    with ThreadPoolExecutor(AHEAD, "med-read") as readers, ThreadPoolExecutor(BEHIND, "med-write") as writers:
+    readers = ThreadPoolExecutor(AHEAD, READER)
+    with ThreadPoolExecutor(BEHIND, "med-write") as writers:
         try:
             yield from _Line(deque(jobs), stages, readers, writers, budget).outcomes()
         finally:

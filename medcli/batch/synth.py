@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import io
 import time
-from collections.abc import Generator, Mapping, Sequence
-from contextlib import closing
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -192,11 +192,12 @@ def synthesise(order: Order, tasks: Sequence[Task], processes: int = 1) -> Gener
     be kept.
     """
     ledger = Ledger(order.noisy)
-    sweep((order.noisy / task.output).parent for task in tasks)
+    folders = {(order.noisy / task.output).parent for task in tasks}
+    sweep(folders)
     todo = [(task, ledger.past(task)) for task in tasks]
     early: dict[int, Made] = {}
     due = 0
-    with closing(spread(partial(make, order=order), todo, processes)) as results:
+    with _swept(folders), closing(spread(partial(make, order=order), todo, processes)) as results:
         for number, result in results:
             made = _failed(result, tasks[number], order) if isinstance(result, Lost) else result
             if made.row and made.row != ledger.past(made.task):
@@ -206,6 +207,15 @@ def synthesise(order: Order, tasks: Sequence[Task], processes: int = 1) -> Gener
                 yield early.pop(due)
                 due += 1
     ledger.tidy()
+
+
+@contextmanager
+def _swept(folders: set[Path]) -> Iterator[None]:
+    """In the end nothing is left of what a worker was writing that had to be killed."""
+    try:
+        yield
+    finally:
+        sweep(folders)
 
 
 def make(todo: tuple[Task, Row | None], order: Order) -> Made:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import threading
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import NoReturn
 
@@ -32,6 +34,9 @@ Examples:
   med denoise shoot/ -o clean/ --recursive
   med denoise - < noisy.png > clean.png
 """
+
+
+READER, PATIENCE = "med-read", 0.2  # threads of `medcli.images.reader`; seconds
 
 
 class Door(LazyGroup):
@@ -62,10 +67,30 @@ def main() -> NoReturn:
     signal.signal(signal.SIGTERM, _terminate)
     try:
         code = _code()
+    except SystemExit as stopped:
+        _abandon_readers(stopped.code)
+        raise
     finally:
         for number in (signal.SIGINT, signal.SIGTERM):  # all is told; the interpreter takes itself down in peace
             signal.signal(number, signal.SIG_IGN)
+    _abandon_readers(code)
     sys.exit(code)
+
+
+def _abandon_readers(code: object) -> None:
+    """Ends the process at once where a thread still decodes, perhaps for ever: the interpreter would wait for it.
+
+    By now everything else is tidied up, and a reader has nothing to lose.
+    """
+    readers = [thread for thread in threading.enumerate() if thread.name.startswith(READER)]
+    for thread in readers:
+        thread.join(PATIENCE)
+    if any(thread.is_alive() for thread in readers):
+        for stream in (sys.stdout, sys.stderr):
+            with suppress(OSError, ValueError):
+                if stream is not None:
+                    stream.flush()
+        os._exit(code if isinstance(code, int) else 1)
 
 
 def _spare_addresses() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
@@ -69,7 +70,8 @@ class Session:
         with Display(len(todo), animate=terminal_can_animate(), quiet=self._quiet) as display:
             stages = Stages(self._files.read, partial(self._prepare, display), self._files.write)
             self._tell_all(settled.values(), display)
-            self._tell_all(run(todo, stages), display)
+            with closing(run(todo, stages)) as outcomes:
+                self._tell_all(outcomes, display)
             self._conclude(display)
 
     def _settled(self, *, force: bool) -> dict[Job, Outcome]:

@@ -196,7 +196,7 @@ def _state(path: Path) -> str:
         status = path.stat()
     except OSError as error:
         return f"{error.strerror}"
-    return f"{status.st_size}\t{status.st_mtime_ns}"
+    return f"{status.st_size}\t{status.st_mtime_ns}\t{status.st_ctime_ns}"
 
 
 def _build(pictures: Iterable[tuple[str, NDArray[Any] | None]], index_path: Path, pixel_path: Path) -> None:

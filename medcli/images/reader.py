@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import importlib
+import threading
+from concurrent.futures import Future
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 from medcli.errors import InputError
 from medcli.images import others, raw
 from medcli.images.formats import FORMATS, KNOWN, format_of, sniff
 from medcli.images.picture import Picture
 from medcli.images.source import MAX_PIXELS, Source, opened
+
+READER = "med-read"  # how the names of threads that decode begin
 
 
 def read(source: Path | bytes, *, name: str = "", max_pixels: int = MAX_PIXELS) -> Picture:
@@ -19,9 +23,25 @@ def read(source: Path | bytes, *, name: str = "", max_pixels: int = MAX_PIXELS) 
     Pixels come as they are stored: the orientation tag stays in the metadata and is not applied.
     The thumbnail inside EXIF, which would show the old pixels, is dropped. `name` stands for bytes in messages;
     `max_pixels` bounds width x height summed over all pages, and is checked before anything is decoded.
+    Called in the main thread, it decodes in another one, so that a signal is heard even while a C library decodes.
     Raises InputError: missing, empty, truncated, not a picture, of an unsupported kind, or too large.
     """
     label = name or (str(source) if isinstance(source, Path) else "The input")
+    if threading.current_thread() is not threading.main_thread():
+        return _read(source, label, max_pixels)
+    future: Future[Picture] = Future()
+    threading.Thread(target=_settle, args=(future, source, label, max_pixels), name=READER, daemon=True).start()
+    return future.result()
+
+
+def _settle(future: Future[Picture], *what: Any) -> None:
+    try:
+        future.set_result(_read(*what))
+    except BaseException as error:  # whatever it is, it is raised where the picture was asked for
+        future.set_exception(error)
+
+
+def _read(source: Path | bytes, label: str, max_pixels: int) -> Picture:
     with opened(source, label, max_pixels) as opening:
         try:
             return _decoded(opening)
