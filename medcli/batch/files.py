@@ -85,6 +85,7 @@ class Files:
         self._manifests = {root: Manifest(root) for root in {job.root for job in jobs} if root is not None}
         self._sources: dict[Job, Identity] = {}
         self._keep_time, self._told = keep_time, set[str]()
+        self._received = b""  # from standard input
 
     def settle(self, job: Job) -> Outcome | None:
         """The outcome of a job that needs no work or must not be done; None for one to be done."""
@@ -120,7 +121,8 @@ class Files:
     def read(self, job: Job) -> Picture:
         """Raises InputError, OSError; OutputError where the result's format cannot hold what the picture has."""
         if job.source == STREAM:
-            picture = read(self._streams.stdin.read(), name="Standard input", max_pixels=self._max_pixels)
+            self._received = self._streams.stdin.read()
+            picture = read(self._received, name="Standard input", max_pixels=self._max_pixels)
         elif not job.source.exists():
             raise _absent(job)
         else:
@@ -149,6 +151,12 @@ class Files:
             job.target.write_bytes(buffer.getbuffer())
 
     def _encode(self, picture: Picture, file: BinaryIO, job: Job) -> None:
+        asked = self._settings
+        as_it_is = asked.strength == 0 and asked.upscale == 1 and asked.quality is None
+        if as_it_is and self._format(job, picture) == picture.format:
+            picture.notes[:] = ["At strength 0 nothing changes: the file was copied."]
+            file.write(self._received if job.source == STREAM else job.source.read_bytes())
+            return
         write(picture, file, format=self._format(job, picture), quality=self._settings.quality)
 
     def _format(self, job: Job, picture: Picture) -> str:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import sys
 import threading
+import warnings
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -64,6 +66,7 @@ def main() -> NoReturn:
     """Runs `med` with the arguments of this process and ends it with a documented exit code."""
     cpu.set_openmp_defaults()
     _spare_addresses()
+    _silence_libraries()
     signal.signal(signal.SIGTERM, _terminate)
     try:
         code = _code()
@@ -105,6 +108,16 @@ def _spare_addresses() -> None:
         arena_max = -8  # M_ARENA_MAX of malloc.h
         if mallopt := getattr(ctypes.CDLL(None), "mallopt", None):
             mallopt(arena_max, 1)
+
+
+def _silence_libraries() -> None:
+    """What matters of their warnings is said in our words; `python -W` and their own variables bring them back."""
+    os.environ.setdefault("OPENCV_LOG_LEVEL", "OFF")
+    if not logging.getLogger().handlers:
+        logging.getLogger().addHandler(logging.NullHandler())  # else Python prints them to standard error
+    if not sys.warnoptions:
+        warnings.simplefilter("ignore")
+        os.environ.setdefault("PYTHONWARNINGS", "ignore")  # of processes that are started
 
 
 def _code() -> int:

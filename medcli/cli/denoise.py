@@ -115,7 +115,7 @@ Every option can be set in the environment: MED_DENOISE_MODEL, MED_DENOISE_DEVIC
     default=1.0,
     show_default="1",
     metavar="0..1",
-    help="0 gives the picture back, 1 is the network's answer.",
+    help="0 copies the file, 1 is the network's answer.",
 )
 @click.option("--ensemble", is_flag=True, help="Mean over eight flips and turns: a little better, 8 times the work.")
 @click.option("--mask", type=options.name_or_path, metavar="FILE|DIR|black", help="Fill in missing pixels.")
@@ -204,7 +204,7 @@ def command(
     from medcli.batch.files import Files, Settings, Streams
     from medcli.batch.fill import Fill
     from medcli.batch.manifest import digest
-    from medcli.batch.plan import Naming, make_plan
+    from medcli.batch.plan import Naming, make_plan, skipped
     from medcli.batch.restore import Denoise
     from medcli.cli.session import Request, Session
     from medcli.zoo.catalog import entries, locate
@@ -237,7 +237,8 @@ def command(
     streams = Streams(_received(inputs, dry_run), _binary(sys.stdout))
     files = Files(jobs, settings, streams, masks=masks, max_pixels=max_pixels, keep_time=keep_time)
     request = Request(model, task, device, precision, ensemble, tile, overlap, refine, samples, seed, values, nodata)
-    session = Session(request, files, jobs, as_objects=as_objects, quiet=quiet)
+    passed = skipped(inputs, recursive)
+    session = Session(request, files, jobs, skipped=passed, as_objects=as_objects, quiet=quiet)
     if dry_run:
         session.rehearse(force=force)
     else:

@@ -48,10 +48,18 @@ class Session:
     """Rehearses or performs the jobs, and tells of each: lines for people on stderr, objects for programs on stdout."""
 
     def __init__(
-        self, request: Request, files: Files, jobs: Sequence[Job], *, as_objects: bool = False, quiet: bool = False
+        self,
+        request: Request,
+        files: Files,
+        jobs: Sequence[Job],
+        *,
+        skipped: str = "",
+        as_objects: bool = False,
+        quiet: bool = False,
     ) -> None:
+        """skipped: what else lies in the folders, in words."""
         self._request, self._files, self._jobs = request, files, jobs
-        self._as_objects, self._quiet = as_objects, quiet
+        self._skipped, self._as_objects, self._quiet = skipped, as_objects, quiet
         self._device = ""  # unknown until the model is loaded
         self._tally = Tally()
 
@@ -119,9 +127,9 @@ class Session:
 
     def _conclude(self, display: Display) -> None:
         failures = self._tally.errors
-        if len(self._jobs) > 1:
-            display.line(self._tally.summary(display.seconds))
-        elif failures:
+        if len(self._jobs) > 1 or self._skipped:
+            display.line("; ".join(filter(None, (self._tally.summary(display.seconds), self._skipped))))
+        if failures and len(self._jobs) == 1:
             raise failures[0]
         if failures:
             why = "\n".join(error.problem for error in failures)
