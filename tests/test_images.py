@@ -327,6 +327,8 @@ def test_palettes_of_grays_become_gray(format: str, levels: int) -> None:
     image.putpalette([255 - level for level in range(levels) for _ in range(3)] + [9, 8, 7])
     first = read(by_pillow(image, format))
     np.testing.assert_array_equal(first.pages[0].pixels, 255 - values)
+    if format == "png":  # a profile of colours says nothing of grays
+        assert read(by_pillow(image, format, icc_profile=ICC)).pages[0].pixels.ndim == 3
 
 
 def test_a_profile_in_a_bmp_is_read_by_others_where_the_header_says() -> None:

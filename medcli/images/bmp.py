@@ -29,25 +29,26 @@ def decode(source: Source) -> Picture:
     """A `Picture` of one page. Raises InputError for a damaged file."""
     image = opened_as("BmpImagePlugin:BmpImageFile", None, source)
     source.admit(*image.size)
-    page, lines = page_of(image, source)
+    icc, lines = _profile(source)
+    page, converted = page_of(image, source, icc)
     dpi = image.info.get("dpi")
-    meta = Metadata(dpi=(float(dpi[0]), float(dpi[1])) if dpi and all(dpi) else None)
-    picture = Picture([page], "bmp", meta, lines)
-    _read_profile(source, picture)
-    return picture
+    meta = Metadata(icc=icc, dpi=(float(dpi[0]), float(dpi[1])) if dpi and all(dpi) else None)
+    return Picture([page], "bmp", meta, converted + lines)
 
 
-def _read_profile(source: Source, picture: Picture) -> None:
+def _profile(source: Source) -> tuple[bytes | None, list[str]]:
     """The colour profile in a header of 124 bytes; a note on what cannot be kept of the others."""
-    head = source.head(14 + 124)[14:]
+    data = source.content()
+    head = data[14 : 14 + 124]
     size = int.from_bytes(head[:4], "little")
     kind = head[COLOURS_AT : COLOURS_AT + 4] if size >= 108 else b""
-    if kind == EMBEDDED and size == 124:
+    if kind == EMBEDDED and size == len(head) == 124:
         at, length = struct.unpack_from("<II", head, PROFILE_AT)
-        content = source.content()[14 + at :][:length]
-        picture.metadata.icc = content if len(content) == length else None
-    if (kind in (EMBEDDED, LINKED) or (kind == CALIBRATED and any(head[60:108]))) and not picture.metadata.icc:
-        picture.remark("The colour space in the header could not be kept: dropped.")
+        if length and 14 + at + length <= len(data):
+            return data[14 + at : 14 + at + length], []
+    if kind in (EMBEDDED, LINKED) or (kind == CALIBRATED and any(head[60:108])):
+        return None, ["The colour space in the header could not be kept: dropped."]
+    return None, []
 
 
 def encode(picture: Picture, stream: BinaryIO, quality: int | None) -> None:

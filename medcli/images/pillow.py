@@ -37,7 +37,8 @@ def opened_as(plugin: str, data: bytes | None, source: Source) -> ImageFile.Imag
 
 
 def page_of(image: Image.Image, source: Source, icc: bytes | None = None) -> tuple[Page, list[str]]:
-    """The decoded page and the notes on what was converted. `icc` is used to convert CMYK, and is then spent."""
+    """The decoded page and the notes on what was converted. `icc` is used to convert CMYK, and is then spent;
+    a palette that has one stays colour."""
     load(image, source)
     lines: list[str] = []
     if image.mode not in PLAIN and not image.mode.startswith("I;16"):
@@ -64,7 +65,7 @@ def _converted(image: Image.Image, source: Source, icc: bytes | None) -> tuple[I
         return image.convert("L"), ["1-bit black and white was converted to 8-bit gray."]
     if image.mode in ("P", "PA"):
         clear = image.mode == "PA" or "transparency" in image.info
-        mode = ("L" if _has_gray_palette(image) else "RGB") + "A" * clear
+        mode = ("L" if _has_gray_palette(image) and icc is None else "RGB") + "A" * clear
         name = "8-bit gray" + " with alpha" * clear if mode.startswith("L") else mode
         return image.convert(mode), [f"Palette colours were converted to {name}."]
     if image.mode == "CMYK":

@@ -80,7 +80,7 @@ def decode(source: Source) -> Picture:
     shown = [others[0], *(each for each in others if head.palette and each.kind in (b"PLTE", b"tRNS"))]
     # the decoders see the pixels alone: nothing else can trip them, or make them talk
     plain = b"".join((SIGNATURE, *(data[each.start : each.stop] for each in shown + pixels), END))
-    page, converted = _pixels(plain, data, pixels, head, source)
+    page, converted = _pixels(plain, data, pixels, head, source, meta.icc)
     picture.remark(*converted)
     if key is not None and not head.palette and page.alpha is None:
         if len(key) != (2 if page.pixels.ndim == 2 else 6):
@@ -122,9 +122,11 @@ def chunks(data: bytes, source: Source) -> tuple[list[Chunk], int]:
     raise source.damaged(f"it breaks off after {len(data)} bytes")
 
 
-def _pixels(plain: bytes, data: bytes, pixels: list[Chunk], head: Header, source: Source) -> tuple[Page, list[str]]:
+def _pixels(
+    plain: bytes, data: bytes, pixels: list[Chunk], head: Header, source: Source, icc: bytes | None
+) -> tuple[Page, list[str]]:
     if head.bits <= 8:
-        page, lines = page_of(opened_as("PngImagePlugin:PngImageFile", plain, source), source)
+        page, lines = page_of(opened_as("PngImagePlugin:PngImageFile", plain, source), source, icc)
         return page, lines or _bits_note(head)
     _expect_sound(data, pixels, head, source)
     array = unpacked(plain)  # Pillow has no 16-bit colour
