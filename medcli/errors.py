@@ -28,6 +28,10 @@ class MedcliError(Exception):
         self.problem = problem
         self.hint = hint
 
+    def __reduce__(self) -> tuple[type[MedcliError], tuple[str, str]]:
+        """Another process gets both parts."""
+        return type(self), (self.problem, self.hint)
+
 
 # CPU, MPS and the libraries below them say it only in words; oneDNN does not even name memory.
 _OUT_OF_MEMORY = (

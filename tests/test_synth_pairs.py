@@ -81,6 +81,25 @@ def test_the_pixels_are_those_of_med_eval(spec: str, picture_folder: Path, noisy
         assert drawn[pair.name] == pair.drawn
 
 
+@pytest.mark.parametrize("processes", [1, 2])
+def test_a_locked_subfolder_fails_alone(
+    processes: int, picture_folder: Path, noisy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (picture_folder / "lost+found").mkdir()
+    scan = os.scandir
+
+    def refuse(folder: str | Path) -> Any:
+        if Path(folder).name == "lost+found":
+            raise PermissionError(13, "Permission denied", str(folder))
+        return scan(folder)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    with pytest.raises(SomeFailed) as caught:
+        run("--from", picture_folder, "--to", noisy, "--noise", "gaussian:25", "--processes", processes)
+    assert caught.value.hint == f"The folder {picture_folder / 'lost+found'} cannot be read: Permission denied."
+    assert len(rows(noisy)) == 5
+
+
 def test_every_output_has_a_line(picture_folder: Path, noisy: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run("--from", picture_folder, "--to", noisy, "--noise", "gaussian:5-50", "--seed", 3)
     printed = capsys.readouterr().err.splitlines()

@@ -99,11 +99,15 @@ class Order:
 
 @dataclass(frozen=True)
 class Task:
-    """One mate. source, output: relative to the folders, with slashes. draw: its number, from 0."""
+    """One mate. source, output: relative to the folders, with slashes. draw: its number, from 0.
+
+    error: why it cannot be made, where that is known from the start.
+    """
 
     source: str
     output: str
     draw: int
+    error: MedcliError | None = None
 
 
 @dataclass(frozen=True)
@@ -165,11 +169,13 @@ def plan(
     """
     _refuse_overlap(clean, noisy)
     folders = [f"{draw:04d}/" for draw in range(count)] if count > 1 else [""]
-    names = pictures_in(clean)
+    locked: dict[Path, InputError] = {}
+    names = pictures_in(clean, locked)
     outputs = [_output(name, depth, format).as_posix() for name in names]
     _refuse_collisions(names, outputs, noisy)
     pairs = zip(names, outputs, strict=True)
-    return [Task(name.as_posix(), f + output, draw) for name, output in pairs for draw, f in enumerate(folders)]
+    tasks = [Task(name.as_posix(), f + output, draw) for name, output in pairs for draw, f in enumerate(folders)]
+    return tasks + [Task(name.as_posix(), name.as_posix(), 0, error) for name, error in locked.items()]
 
 
 def rehearse(order: Order, tasks: Sequence[Task]) -> Generator[Made, None, None]:
@@ -177,6 +183,9 @@ def rehearse(order: Order, tasks: Sequence[Task]) -> Generator[Made, None, None]
     ledger = Ledger(order.noisy)
     for task in tasks:
         past = ledger.past(task)
+        if task.error is not None:
+            yield Made(task, "failed", error=task.error)
+            continue
         try:
             current = past and _is_current(past, task, order, digest((order.clean / task.source).read_bytes()))
             yield Made(task, "skipped", past) if current else Made(task, "planned")
@@ -222,6 +231,8 @@ def make(todo: tuple[Task, Row | None], order: Order) -> Made:
     """One mate, unless it is there already. todo: what, and the row of an earlier run for the same output."""
     started = time.perf_counter()
     try:
+        if error := todo[0].error:
+            raise error
         return replace(_made(*todo, order), seconds=time.perf_counter() - started)
     except (MedcliError, OSError, MemoryError) as error:
         return _failed(error, todo[0], order)

@@ -12,21 +12,31 @@ from medcli.images import supported
 LISTED = 10  # names in a letter
 
 
-def pictures_in(folder: Path) -> list[Path]:
+def pictures_in(folder: Path, locked: dict[Path, InputError] | None = None) -> list[Path]:
     """Relative paths of the pictures in a folder and its subfolders, sorted; hidden ones are passed over.
 
-    Raises InputError where there is none.
+    locked: gets the subfolders that cannot be read, by relative path; None to leave them out.
+    Raises InputError where there is no picture, and where the folder itself cannot be read.
     """
     if not folder.is_dir():
         raise InputError(f"There is no folder {folder}.", "Name a folder of pictures.")
     found: list[Path] = []
-    for here, subfolders, names in os.walk(folder):
+    closed: dict[Path, InputError] = {} if locked is None else locked
+    for here, subfolders, names in os.walk(folder, onerror=lambda error: _note(error, folder, closed)):
         subfolders[:] = [name for name in subfolders if not name.startswith(".")]
         paths = (Path(here, name) for name in names if not name.startswith("."))
         found += [path.relative_to(folder) for path in paths if supported(path)]
     if not found:
         raise InputError(f"The folder {folder} holds no pictures.")
     return sorted(found, key=Path.as_posix)
+
+
+def _note(error: OSError, folder: Path, locked: dict[Path, InputError]) -> None:
+    problem = f"The folder {error.filename} cannot be read: {error.strerror}."
+    refused = InputError(problem, "Check its permissions.")
+    if Path(error.filename) == folder:
+        raise refused from error
+    locked[Path(error.filename).relative_to(folder)] = refused
 
 
 def nested(one: Path, other: Path) -> bool:
