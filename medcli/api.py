@@ -17,6 +17,7 @@ from medcli.engine.strategies import Flips, Strategy, parse
 from medcli.errors import InputError
 from medcli.images import Page, read
 from medcli.images.values import ValueRange, as_choice
+from medcli.zoo.abilities import abilities
 from medcli.zoo.catalog import locate, need_masks
 from medcli.zoo.weights import Card, load_network
 
@@ -59,6 +60,7 @@ def load(
         half_safe=card.half_safe,
         range=as_choice(range),
         nodata=nodata,
+        keep_brightness=not abilities(card.noises).fills,
     )
 
 

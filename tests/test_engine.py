@@ -104,7 +104,8 @@ class Overflowing(Toy):
 
 
 def engine(network: Toy, **options: Any) -> Denoiser:
-    return Denoiser(network, **{"device": "cpu", "precision": "fp32", **options})
+    """The network's own answers: what a gray picture keeps of its brightness is in test_brightness.py."""
+    return Denoiser(network, **{"device": "cpu", "precision": "fp32", "keep_brightness": False, **options})
 
 
 def noise(*shape: int, depth: str = "float32") -> np.ndarray[Any, Any]:

@@ -128,8 +128,9 @@ def _place(request: Request, jobs: Sequence[Job]) -> Path:
 def _adapted(request: Request, jobs: Sequence[Job], folder: Path, weights: Path | None) -> str:
     """The model to use, by name or file; without a place for weights it is the one that there is."""
     from medcli.data.cache import Reading
+    from medcli.images.picture import is_gray
     from medcli.train.adapt import lesson, open_pictures
-    from medcli.zoo.catalog import locate
+    from medcli.zoo.catalog import gray_warning, locate
     from medcli.zoo.weights import load_network
 
     missing = [job.source for job in jobs if not job.source.exists()]
@@ -139,6 +140,9 @@ def _adapted(request: Request, jobs: Sequence[Job], folder: Path, weights: Path 
     reading = Reading(request.range, request.nodata)
     found = lesson(*model, open_pictures([job.source for job in jobs], folder, reading))
     request.say(_noise(found.seen))
+    warning = gray_warning(request.model)
+    if warning and all(is_gray(found.pictures[place]) for place in range(len(found.pictures))):
+        request.say(warning)
     if found.obstacle:
         request.say(f"not adapted: {found.obstacle}; {request.model} is used as it is")
         _recommend(request, found)

@@ -18,7 +18,7 @@ from medcli.cli.progress import Display, terminal_can_animate
 
 if TYPE_CHECKING:
     from medcli.batch.evaluate import Method
-    from medcli.batch.pairs import FilePairs, NoisedPictures
+    from medcli.batch.pairs import FilePairs, NoisedPictures, Pixels
     from medcli.batch.summary import Protocol, Table
     from medcli.engine.denoiser import Denoiser
     from medcli.metrics import Metric
@@ -93,7 +93,7 @@ class Machine:
         from medcli.batch.evaluate import Method
 
         return [
-            Method(name, partial(denoiser, strength=self.strength, progress=display.advance))
+            Method(name, _warned(name, partial(denoiser, strength=self.strength, progress=display.advance), display))
             for name, denoiser in denoisers.items()
         ]
 
@@ -104,6 +104,21 @@ class Machine:
         device = next(iter(denoisers.values())).device
         passes = ", eight flips and turns" if self.ensemble else ""
         return f"models on {device}, precision {self.precision}, strength {self.strength:g}{passes}"
+
+
+def _warned(name: str, restore: Callable[[Pixels], Pixels], display: Display) -> Callable[[Pixels], Pixels]:
+    """The same, with a line at the first gray picture where the model is known not to restore them."""
+    from medcli.images.picture import is_gray
+    from medcli.zoo.catalog import gray_warning
+
+    warnings = iter([line] if (line := gray_warning(name)) else [])
+
+    def method(noisy: Pixels) -> Pixels:
+        if is_gray(noisy) and (line := next(warnings, "")):
+            display.line(line)
+        return restore(noisy)
+
+    return method
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ from medcli.cli.progress import Display, letter, terminal_can_animate
 from medcli.errors import MedcliError, SomeFailed
 from medcli.images import Picture
 from medcli.images.landing import sweep
+from medcli.images.picture import is_gray
 
 if TYPE_CHECKING:
     from medcli.engine.denoiser import Denoiser
@@ -90,6 +91,7 @@ class Session:
     def _prepare(self, display: Display) -> Restore:
         from medcli.api import load  # imports torch: meanwhile the first picture is being read
         from medcli.engine.memory import keep_heap
+        from medcli.zoo.catalog import gray_warning
 
         keep_heap()
         asked = self._request
@@ -107,9 +109,11 @@ class Session:
             nodata=asked.nodata,
         )
         self._device = str(denoiser.device)
-        return partial(self._restore, denoiser, display)
+        return partial(self._restore, denoiser, display, gray_warning(asked.model))
 
-    def _restore(self, denoiser: Denoiser, display: Display, job: Job, picture: Picture) -> Facts:
+    def _restore(self, denoiser: Denoiser, display: Display, warning: str, job: Job, picture: Picture) -> Facts:
+        if warning and all(is_gray(page.pixels) for page in picture.pages):
+            picture.remark(warning)
         display.begin("stdin" if job.source == STREAM else job.source.name, denoiser.strategy.passes)
         return measured(self._request.task, job, picture, denoiser, display.advance)
 

@@ -12,12 +12,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from medcli.engine import memory, tiling
+from medcli.engine import brightness, memory, tiling
 from medcli.engine.device import choose_device, choose_precision, unsupported, wait
 from medcli.engine.pixels import Canvas, Pixels, as_canvas, is_eight_bit, read_tile, reflected, write_rows
 from medcli.engine.strategies import Place, Plain, Strategy
 from medcli.engine.tiling import Grid, Span
 from medcli.errors import DeviceError, MedcliError, ModelError, ran_out
+from medcli.images.picture import is_gray
 from medcli.images.values import RangeChoice, ValueRange, choose_range, valid_masks
 
 Progress = Callable[[int, int], None]
@@ -49,6 +50,8 @@ class Denoiser:
     half_safe: whether the model bears fp16 and bf16; only "auto" asks.
     range: which values are 0 and 1 for the network: "auto" and "dtype" as in `medcli.images.values`, or a `ValueRange`.
     nodata: pixels of this value in all channels mean nothing, as NaN and infinity do.
+    keep_brightness: whether gray pictures keep their local mean (`medcli.engine.brightness`); not for a network that
+        fills in what is missing.
 
     `passed_over` counts the pixels that came back as they were because they meant nothing or lay far outside the range.
     `reruns` counts the tiles that came out non-finite in half precision and were run again in fp32.
@@ -68,6 +71,7 @@ class Denoiser:
         half_safe: bool = True,
         range: RangeChoice = "auto",
         nodata: float | None = None,
+        keep_brightness: bool = True,
     ) -> None:
         self.device = choose_device(device)
         choose_precision(precision, self.device, half_safe=half_safe)
@@ -82,6 +86,7 @@ class Denoiser:
         self.tile, self.overlap = tile, overlap
         self.range, self.nodata = range, nodata
         self.reruns = self.passed_over = 0
+        self.keep_brightness = keep_brightness
         self._ceiling = sys.maxsize  # the largest tile that memory has not yet proved too small for
         _check_tiles(tile, overlap, self.multiple)
 
@@ -97,8 +102,8 @@ class Denoiser:
         """The restored picture, an array of the same shape and dtype.
 
         pixels: (H, W) or (H, W, C), boolean, integers of up to 32 bits, or float. C is the network's number of
-            channels, or 1: gray runs as equal channels and comes back as their mean. Integers are rounded and stop at
-            the ends of their type; floats are clipped nowhere.
+            channels, or 1: gray runs as equal channels and comes back as their mean, and equal channels are run as gray.
+            Integers are rounded and stop at the ends of their type; floats are clipped nowhere.
         strength: 0 gives the input's own pixels, bit for bit, without running the network; 1 the network's answer;
             between them, pixels + strength * (answer - pixels).
         progress: called with (passes done, all passes) at the start and after each pass of the network over a tile;
@@ -114,6 +119,9 @@ class Denoiser:
             raise MedcliError(f"A strength of {strength} makes no sense.", "Give 0 (nothing changes) to 1 (all of it).")
         if strength == 0:
             return np.array(pixels)
+        if layers.shape[2] > 1 and is_gray(layers):
+            one = self(layers[..., :1], strength=strength, progress=progress, values=values, nodata=nodata)
+            return np.repeat(one, layers.shape[2], axis=2)
         nodata = self.nodata if nodata is None else nodata
         values = values or choose_range(self.range, [layers], valid_masks([layers], [nodata]))
         canvas = Canvas(layers, values, nodata).look()
@@ -159,8 +167,15 @@ class Denoiser:
             place = Place(*(torch.from_numpy(reflected(span, length)) for span, length in spans))
             return self._restored(read_tile(canvas, rows, columns), place, precision)
 
+        def noisy(rows: Span) -> Tensor:
+            return read_tile(canvas, rows, Span(0, width))[0, 0]
+
+        height, width, channels = canvas.pixels.shape
+        bands = tiling.bands(grid, channels, answer)
+        if self.keep_brightness and channels < self.channels:
+            bands = brightness.kept(bands, noisy, height, width)
         with torch.inference_mode(), self._watched(progress, len(grid) * self.strategy.passes):
-            for top, band in tiling.bands(grid, canvas.pixels.shape[2], answer):
+            for top, band in bands:
                 rows = slice(top, top + len(band))
                 write_rows(band, canvas, rows, target[rows], strength)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     import numpy as np
@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
 GDAL_NODATA = 42113
 
+ROWS_AT_ONCE = 256
 ByteOrder = Literal["<", ">"]  # least significant byte first, or last
 
 
@@ -27,6 +28,20 @@ class Page:
     pixels: NDArray[np.generic]
     alpha: NDArray[np.generic] | None = None
     nodata: float | None = None
+
+
+def is_gray(pixels: NDArray[Any]) -> bool:
+    """Whether (H, W) or (H, W, C) has one channel, or equal ones; ends at the first rows that differ."""
+    if pixels.ndim == 2 or pixels.shape[2] == 1:
+        return True
+    import numpy as np
+
+    floats = pixels.dtype.kind == "f"
+    for top in range(0, len(pixels), ROWS_AT_ONCE):
+        first, *others = np.moveaxis(pixels[top : top + ROWS_AT_ONCE], 2, 0)
+        if not all(np.array_equal(first, other, equal_nan=floats) for other in others):
+            return False
+    return True
 
 
 @dataclass(frozen=True)

@@ -28,8 +28,8 @@ class Entry:
     """One model of the zoo: a row of `models.yaml`.
 
     domain: what pictures it is for, a key of `schema.DOMAINS`; noise: what it removes and how much of it, in words.
-    architecture, config, strategy, channels, noises: as on the card of its weights. value_range: of pictures. multiple,
-    receptive_field: of its network, in pixels. macs_per_pixel: multiplications in a picture of 256x256, per pixel.
+    architecture, config, strategy, channels, noises, gray: as on the card of its weights. value_range: of pictures.
+    multiple, receptive_field: of its network, in pixels. macs_per_pixel: multiplications per pixel of 256x256.
     source: 'bundled', or a file on the Hub; file: its name there, or below `medcli/weights`. naming: of the tensors,
     where they are not ours. bytes: None where nobody stated it. licence: of the weights; data_licence: of the
     pictures it was trained on. scores: protocol to figure. tolerance: of the test vector, in grey levels of 255;
@@ -50,6 +50,7 @@ class Entry:
     multiple: int
     receptive_field: int
     half_safe: bool
+    gray: bool | None
     parameters: int
     macs_per_pixel: int
     source: str | HubFile
@@ -155,7 +156,7 @@ def as_row(entry: Entry) -> Row:
     if entry.hub is not None:
         row["source"] = {key: getattr(entry.hub, key) for key in HUB_FIELDS}
         del row["file"]
-    empty: Row = {"naming": "", "noises": [], "tolerance": None}
+    empty: Row = {"naming": "", "noises": [], "gray": None, "tolerance": None}
     return {key: value for key, value in row.items() if key not in empty or value != empty[key]}
 
 
@@ -181,6 +182,21 @@ def need_masks(card: Card, given: Iterable[str]) -> None:
         f"'{card.id}' is not asked through masks, so it has no use for {' or '.join(given)}.",
         f"Models that are: {known}." if known else "Models that 'med train --method amsnet' makes are.",
     )
+
+
+def gray_warning(name: str) -> str:
+    """One line for gray pictures where the model called `name` is known not to restore them; empty for others.
+
+    name: of the zoo or a file's. The catalogue knows it of weights that were published before cards could say so.
+    """
+    from medcli.zoo.weights import read_card
+
+    known = entries()
+    card = known[name].card if name in known else read_card(locate(name))
+    if card.gray is not False or card.channels == 1:
+        return ""
+    better = " or ".join(f"-m {entry.id}" for entry in known.values() if entry.gray)
+    return f"{name} has not learned gray pictures and hardly changes them" + (f"; try {better}." if better else ".")
 
 
 def unknown(name: str, known: Iterable[str]) -> ModelError:

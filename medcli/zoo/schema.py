@@ -308,6 +308,7 @@ FIELDS: Mapping[str, Kind] = {
     "multiple": _whole(1),
     "receptive_field": _whole(0),
     "half_safe": _yes_or_no,
+    "gray": _yes_or_no,
     "parameters": _whole(1),
     "macs_per_pixel": _whole(1),
     "source": _source,
@@ -325,5 +326,5 @@ FIELDS: Mapping[str, Kind] = {
     "tolerance": _number,
 }
 
-BUNDLED_OPTIONAL: Mapping[str, Any] = {"naming": "", "noises": []}
+BUNDLED_OPTIONAL: Mapping[str, Any] = {"naming": "", "noises": [], "gray": None}
 HUB_OPTIONAL: Mapping[str, Any] = {**BUNDLED_OPTIONAL, "file": None, "tolerance": None}

@@ -35,7 +35,8 @@ class Card:
     architecture, config: name in the table of architectures and the arguments of its constructor.
     strategy: how the engine applies the network; channels: of the picture it takes; noise: what it was trained to
     remove, in words; noises: the same in the notation of noises, from which `medcli.zoo.abilities` tells what else it
-    can do; half_safe: whether fp16 gives the same pictures.
+    can do; half_safe: whether fp16 gives the same pictures; gray: whether it restores gray pictures, which run as equal
+    channels, None where nobody has measured it.
     """
 
     id: str
@@ -52,6 +53,7 @@ class Card:
     recipe: str = ""
     steps: int = 0
     half_safe: bool = True
+    gray: bool | None = None
     version: str = ""
 
     @property
@@ -83,7 +85,8 @@ def _card(values: dict[str, Any]) -> Card:
     sample = Card(id="", architecture="", config={})
     for item in fields(Card):
         value = getattr(card, item.name)
-        if type(value) is not type(getattr(sample, item.name)):
+        allowed = (bool, type(None)) if item.name == "gray" else (type(getattr(sample, item.name)),)
+        if type(value) not in allowed:
             raise TypeError(f"{item.name} is {value!r}")
     if not all(isinstance(name, str) for name in (*card.noises, *card.training_data)):
         raise TypeError("noises or training_data is not a list of names")
