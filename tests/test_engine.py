@@ -161,7 +161,7 @@ def test_integers_are_rounded_and_clipped() -> None:
         def answer(self, batch: Tensor) -> Tensor:
             return batch + torch.tensor([-2.0, 0.4 / 255, 2.0])[:, None, None]
 
-    assert engine(Add())(np.full((2, 2, 3), 10, np.uint8))[0, 0].tolist() == [0, 10, 255]
+    assert engine(Add())(np.full((2, 2, 3), (10, 10, 11), np.uint8))[0, 0].tolist() == [0, 10, 255]
 
 
 def test_floats_outside_the_range_are_clipped_neither_before_nor_after() -> None:

@@ -102,7 +102,7 @@ class Denoiser:
         """The restored picture, an array of the same shape and dtype.
 
         pixels: (H, W) or (H, W, C), boolean, integers of up to 32 bits, or float. C is the network's number of
-            channels, or 1: gray runs as equal channels and comes back as their mean, and equal channels are run as gray.
+            channels, or 1: gray runs as equal channels and comes back as their mean, and equal channels run as gray.
             Integers are rounded and stop at the ends of their type; floats are clipped nowhere.
         strength: 0 gives the input's own pixels, bit for bit, without running the network; 1 the network's answer;
             between them, pixels + strength * (answer - pixels).
