@@ -165,7 +165,7 @@ def test_denoise_warns_of_gray_pictures_and_of_no_others(tmp_path: Path) -> None
 def test_eval_warns_once(tmp_path: Path) -> None:
     for number in range(2):
         save(tmp_path / "clean" / f"{number}.png", flat(120, 0, 16, 16))
-    asked = [
+    arguments = [
         "eval",
         "-m",
         "med-gaussian",
@@ -176,7 +176,7 @@ def test_eval_warns_once(tmp_path: Path) -> None:
         "--metrics",
         "psnr",
     ]
-    told = CliRunner().invoke(med, asked)
+    told = CliRunner().invoke(med, arguments)
     assert told.exit_code == 0, told.output
     assert told.output.count("has not learned gray") == 1
 
