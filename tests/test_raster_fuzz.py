@@ -9,7 +9,8 @@ from pictures import by_pillow, coded, exif_block, metadata, noise, page
 from PIL import Image
 from structure_fuzz import failures
 
-from medcli.images import Picture
+from medcli.errors import InputError
+from medcli.images import Picture, read
 
 RGB = Image.fromarray(noise("uint8", (13, 17, 3)))
 CASES = 300
@@ -44,3 +45,12 @@ def webps() -> list[bytes]:
 @pytest.mark.parametrize(("format", "samples"), [("jpeg", jpegs), ("png", pngs), ("webp", webps)])
 def test_a_broken_structure_is_read_or_refused(format: str, samples: Any) -> None:
     assert failures(format, samples(), range(CASES)) == []
+
+
+def test_repeated_chunks_do_not_make_huge_sides_likely() -> None:
+    small = by_pillow(RGB, "webp", quality=50)
+    chunk = bytearray(small[12:])
+    chunk[8 + 6 : 8 + 10] = b"\xff\x3f\xff\x3f"
+    body = b"WEBP" + bytes(chunk) * 500
+    with pytest.raises(InputError, match="too short"):
+        read(b"RIFF" + len(body).to_bytes(4, "little") + body)

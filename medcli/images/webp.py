@@ -33,10 +33,11 @@ def decode(source: Source) -> Picture:
         raise source.damaged(f"it breaks off after {len(data)} bytes")
     listed = chunks(data[:end])
     width, height = _size(listed, source)
-    lossy = listed[0][0] == b"VP8 "
-    source.admit(width, height, most=PIXELS_PER_BYTE * len(data) if lossy else source.most_pixels(len(data)))
     held = dict(reversed(listed))  # the first of a kind counts
     frame = dict(reversed(chunks(held[b"ANMF"], 16))) if b"ANMF" in held else held
+    packed = len(frame.get(b"VP8L") or frame.get(b"VP8 ", b""))
+    lossy = listed[0][0] == b"VP8 "
+    source.admit(width, height, most=PIXELS_PER_BYTE * packed if lossy else source.most_pixels(packed))
     meta = Metadata(icc=held.get(b"ICCP"), xmp=held.get(b"XMP "), lossless=b"VP8L" in frame)
     if b"EXIF" in held:
         meta.exif = exif.tidied(held[b"EXIF"], width, height)
