@@ -29,6 +29,7 @@ from medcli.data.folders import matched, pictures_in
 from medcli.engine.classical import CLASSICAL, classical
 from medcli.errors import InputError, MedcliError, ModelError
 from medcli.images import read
+from medcli.images.values import ValueRange
 from medcli.metrics import PER_PICTURE, psnr
 from medcli.noise.gaussian import Gaussian
 from medcli.noise.notation import parse
@@ -198,7 +199,7 @@ def test_help_needs_neither_torch_nor_numpy() -> None:
 def test_real_pairs_go_in_and_out_as_integers_unless_asked_otherwise(picture_folder: Path, noisy_folder: Path) -> None:
     seen = []
 
-    def spy(noisy: Any) -> Any:
+    def spy(noisy: Any, _values: ValueRange) -> Any:
         seen.append(noisy.dtype)
         return noisy
 

@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import medcli
+from medcli.batch.pairs import FilePairs, as_floats
 from medcli.cli import med as door
 from medcli.errors import MedcliError
 from medcli.images import Page, Picture, read, write
@@ -254,3 +255,64 @@ def test_other_formats_get_the_range_that_was_found(tmp_path: Path) -> None:
     write(picture, tmp_path / "a.png")
     assert read(tmp_path / "a.png").pages[0].pixels.tolist() == [[0, 32768, 65535, 65535]]
     assert "100 to 200 was clipped and scaled" in picture.notes[0]
+
+
+class TestOtherCommands:
+    """Counts between 100 and 400, clean and noisy, are read as the picture that they are."""
+
+    @pytest.fixture
+    def folders(self, tmp_path: Path) -> tuple[Path, Path]:
+        clean, mates = tmp_path / "clean", tmp_path / "noisy"
+        for number in range(2):
+            for folder, pixels in ((clean, scene()), (mates, noisy())):
+                folder.mkdir(exist_ok=True)
+                tifffile.imwrite(folder / f"{number}.tif", stored(pixels * 300 + 100, np.uint16))
+        return clean, mates
+
+    def test_eval_measures_on_the_scale_of_the_values(self, folders: tuple[Path, Path], tmp_path: Path) -> None:
+        clean, mates = folders
+        told = {}
+        for name, options in (("auto", []), ("dtype", ["--range", "dtype"]), ("given", ["--range", "100:400"])):
+            file = tmp_path / f"{name}.json"
+            med("eval", "--clean", clean, "--noisy", mates, "--classical", "nlm", "--metrics", "psnr", "--json", file,
+                "-q", *options)  # fmt: skip
+            told[name] = json.loads(file.read_text())
+        scores = {name: [row["mean"]["psnr"] for row in table["tables"][0]["methods"]] for name, table in told.items()}
+        assert scores["given"][0] == pytest.approx(-20 * np.log10(0.06), abs=0.5)
+        assert scores["auto"][0] == pytest.approx(scores["given"][0], abs=2)
+        assert scores["auto"][1] > scores["auto"][0] + 2
+        assert scores["dtype"][0] > 60
+
+    def test_pairs_of_one_scene_are_on_one_scale(self, folders: tuple[Path, Path]) -> None:
+        for rounded in (True, False):
+            (pair,) = FilePairs(folders[1], folders[0], [(Path("0.tif"), Path("0.tif"))], round=rounded)
+            error = as_floats(pair.noisy, pair.scale) - pair.clean
+            assert pair.noisy.dtype == (np.uint16 if rounded else np.float32)
+            assert abs(error.mean()) < 0.01
+            assert 0.04 < error.std() < 0.08
+
+    def test_noise_is_added_on_the_scale_of_the_values(self, folders: tuple[Path, Path], tmp_path: Path) -> None:
+        clean = tifffile.imread(folders[0] / "0.tif")
+        marked = clean.copy()
+        marked[:9] = 65535
+        tifffile.imwrite(folders[0] / "0.tif", marked, extratags=[(42113, 2, 0, "65535", True)])
+        make = [
+            "synth-pairs",
+            "--from",
+            folders[0],
+            "--to",
+            tmp_path / "made",
+            "--noise",
+            "gaussian:25",
+            "--processes",
+            "1",
+        ]
+        assert "range " in med(*make)
+        made = tifffile.imread(tmp_path / "made" / "0.tif")
+        np.testing.assert_array_equal(made[:9], marked[:9])
+        width = float(clean[9:].max()) - float(clean[9:].min())
+        assert (made[9:].astype(float) - clean[9:]).std() == pytest.approx(25 / 255 * width, rel=0.1)
+        assert "2 up to date" in med(*make)
+        assert "2 done" in med(*make, "--range", "0:1000")
+        made = tifffile.imread(tmp_path / "made" / "0.tif")
+        assert (made[9:].astype(float) - clean[9:]).std() == pytest.approx(98, rel=0.1)

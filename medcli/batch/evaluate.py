@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from medcli.batch.pairs import Pair, Pixels, as_floats, as_stored
 from medcli.engine.classical import classical
 from medcli.errors import MedcliError
+from medcli.images.values import ValueRange
 from medcli.metrics import Fid, Metric
 from medcli.noise.base import Noise
 from medcli.noise.gaussian import Gaussian
@@ -18,10 +19,13 @@ WARM_UP = 64  # side in pixels of the first, untimed call: what loads late shoul
 
 @dataclass(frozen=True)
 class Method:
-    """A row of the table. restore: (H, W) or (H, W, 3), integers or floats, to the same shape and dtype."""
+    """A row of the table. restore: (H, W) or (H, W, 3), integers or floats, and which of its values are 0 and 1.
+
+    It gives back the same shape, dtype and range.
+    """
 
     name: str
-    restore: Callable[[Pixels], Pixels]
+    restore: Callable[[Pixels, ValueRange], Pixels]
 
 
 @dataclass(frozen=True)
@@ -48,7 +52,7 @@ class Result:
     fid: Mapping[str, float]
 
 
-def _untouched(noisy: Pixels) -> Pixels:
+def _untouched(noisy: Pixels, _values: ValueRange) -> Pixels:
     return noisy
 
 
@@ -63,7 +67,11 @@ def baseline(name: str, noise: Noise | None) -> Method:
     sigma = known_sigma(noise)
     restore = classical(name, sigma)
     told = "sigma estimated" if sigma is None else f"sigma {sigma:g}"
-    return Method(f"{name} ({told})", lambda noisy: as_stored(restore(as_floats(noisy)), noisy.dtype))
+
+    def scaled(noisy: Pixels, values: ValueRange) -> Pixels:
+        return as_stored(restore(as_floats(noisy, values)), noisy.dtype, values)
+
+    return Method(f"{name} ({told})", scaled)
 
 
 def known_sigma(noise: Noise | None) -> float | None:
@@ -79,7 +87,7 @@ def evaluate(
     fid: bool = False,
     begin: Callable[[str], None] = lambda _: None,
 ) -> Result:
-    """Scores of the noisy input and of each method; results are clipped to [0, 1] before they are measured.
+    """Scores of the noisy input and of each method, on the scale of the clean picture, clipped to [0, 1].
 
     metrics: "psnr" must be among them. begin: called with a name before each picture and method.
     Raises MedcliError, naming picture and method, where a picture cannot be restored or measured.
@@ -89,7 +97,7 @@ def evaluate(
     scores: list[Score] = []
     for pair in pairs:
         if not scores:
-            _warm_up(methods, pair.noisy)
+            _warm_up(methods, pair)
         for method in rows:
             begin(f"{method.name}: {pair.name}")
             try:
@@ -100,11 +108,11 @@ def evaluate(
 
 
 def _score(method: Method, pair: Pair, metrics: Mapping[str, Metric], distance: Fid | None) -> Score:
-    before = metrics["psnr"](as_floats(pair.noisy).clip(0, 1), pair.clean)
+    before = metrics["psnr"](as_floats(pair.noisy, pair.scale).clip(0, 1), pair.clean)
     started = time.perf_counter()
-    answer = method.restore(pair.noisy)
+    answer = method.restore(pair.noisy, pair.scale)
     seconds = time.perf_counter() - started
-    restored = as_floats(answer).clip(0, 1)
+    restored = as_floats(answer, pair.scale).clip(0, 1)
     values = {name: metric(restored, pair.clean) for name, metric in metrics.items()}
     if distance is not None:
         distance.add(restored, pair.clean)
@@ -113,6 +121,6 @@ def _score(method: Method, pair: Pair, metrics: Mapping[str, Metric], distance: 
     return Score(pair.name, method.name, values, change, seconds, height * width, pair.drawn)
 
 
-def _warm_up(methods: Sequence[Method], noisy: Pixels) -> None:
+def _warm_up(methods: Sequence[Method], pair: Pair) -> None:
     for method in methods:
-        method.restore(noisy[:WARM_UP, :WARM_UP].copy())
+        method.restore(pair.noisy[:WARM_UP, :WARM_UP].copy(), pair.scale)

@@ -18,7 +18,8 @@ from torch import Tensor
 
 from medcli.data.crops import keyed_generator
 from medcli.errors import InputError
-from medcli.images import read
+from medcli.images import Page, read
+from medcli.images.values import RangeChoice, ValueRange, dtype_range, joint_range, range_of
 from medcli.noise.base import Noise
 from medcli.noise.chain import clipped
 
@@ -32,19 +33,27 @@ class Pair:
     """One picture twice. noisy: (H, W) or (H, W, 3) as a method gets it; integers where it is, or would be, a file's.
 
     name: relative path. clean: float32, same shape, in [0, 1]. drawn: the noise with its level; empty for files.
+    values: which of the noisy picture are 0 and 1 in the clean one; None for those of its type.
     """
 
     name: str
     noisy: Pixels
     clean: Floats
     drawn: str = ""
+    values: ValueRange | None = None
+
+    @property
+    def scale(self) -> ValueRange:
+        """The one on which both pictures are compared."""
+        return self.values or dtype_range(self.noisy.dtype)
 
 
 @dataclass(frozen=True)
 class NoisedPictures:
     """Clean pictures of `folder`, with noise that is added in float.
 
-    clip: to [0, 1] after every component of the noise. round: to 8 bits in the end, as a file would hold it.
+    clip: to [0, 1] after every component of the noise. round: to 8 bits in the end, as a file would hold it. range:
+    which values of the files are black and white.
     """
 
     folder: Path
@@ -53,6 +62,7 @@ class NoisedPictures:
     seed: int = 0
     clip: bool = False
     round: bool = False
+    range: RangeChoice = "auto"
 
     def __len__(self) -> int:
         return len(self.names)
@@ -60,7 +70,8 @@ class NoisedPictures:
     def __iter__(self) -> Iterator[Pair]:
         """Raises InputError for a file that cannot be read, has several pages, or is none that the noise fits."""
         for name in self.names:
-            clean = as_floats(_pixels(self.folder / name))
+            page = _page(self.folder / name)
+            clean = _on_scale(page.pixels, range_of(self.range, [page]))
             generator = keyed_generator(self.seed, str(self.noise), name.as_posix())
             draw = partial(one_draw, self.noise, clip=self.clip)
             try:
@@ -74,13 +85,15 @@ class NoisedPictures:
 class FilePairs:
     """Pairs of files: (noisy, clean), relative to their folders.
 
-    round: the noisy file's own integers go into a method; else floats.
+    round: the noisy file's own values go into a method; else floats on the scale of the clean picture. range: which
+    values are black and white; where that is found in the values, one range that covers both files of a pair.
     """
 
     noisy: Path
     clean: Path
     names: Sequence[tuple[Path, Path]]
     round: bool = True
+    range: RangeChoice = "auto"
 
     def __len__(self) -> int:
         return len(self.names)
@@ -88,13 +101,19 @@ class FilePairs:
     def __iter__(self) -> Iterator[Pair]:
         """Raises InputError for a file that cannot be read or has several pages, and for pairs of two sizes."""
         for noisy_name, clean_name in self.names:
-            noisy, clean = _pixels(self.noisy / noisy_name), as_floats(_pixels(self.clean / clean_name))
+            pages = _page(self.noisy / noisy_name), _page(self.clean / clean_name)
+            noisy, values = pages[0].pixels, [range_of(self.range, [page]) for page in pages]
+            values = joint_range(values, [page.pixels.dtype for page in pages])
+            clean = _on_scale(pages[1].pixels, values[1])
             if noisy.shape != clean.shape:
                 raise InputError(
                     f"{self.noisy / noisy_name} is {_size(noisy)}, but {self.clean / clean_name} is {_size(clean)}.",
                     "The two pictures of a pair must match pixel by pixel.",
                 )
-            yield Pair(clean_name.as_posix(), noisy if self.round else as_floats(noisy), clean)
+            if self.round:
+                yield Pair(clean_name.as_posix(), noisy, clean, values=values[0])
+            else:
+                yield Pair(clean_name.as_posix(), as_floats(noisy, values[0]), clean)
 
 
 def one_draw(noise: Noise, clean: Tensor, generator: torch.Generator, /, *, clip: bool = False) -> tuple[Tensor, str]:
@@ -126,27 +145,27 @@ def thinned(names: Sequence[Any], limit: int | None) -> list[Any]:
     return [names[place * len(names) // count] for place in range(count)]
 
 
-def as_floats(pixels: Pixels) -> Floats:
-    """float32 where integers span [0, 1]; floats keep their values."""
-    if pixels.dtype.kind == "f":
-        return pixels.astype(np.float32)
-    scaled: Floats = pixels.astype(np.float32) / np.float32(np.iinfo(pixels.dtype).max)
-    return scaled
+def as_floats(pixels: Pixels, values: ValueRange | None = None) -> Floats:
+    """float32 in which the range is [0, 1]; values: None for those of the type, so that floats keep theirs."""
+    return (values or dtype_range(pixels.dtype)).to_unit(pixels)
 
 
-def as_stored(pixels: Floats, dtype: Any) -> Pixels:
-    """What a file of this dtype would hold: integers are clipped to [0, 1], scaled and rounded; floats stay."""
-    if np.dtype(dtype).kind == "f":
-        return pixels.astype(dtype)
-    scaled: Pixels = (pixels.astype(np.float64).clip(0, 1) * np.iinfo(dtype).max).round().astype(dtype)
-    return scaled
+def as_stored(pixels: Floats, dtype: Any, values: ValueRange | None = None) -> Pixels:
+    """What a file of this dtype would hold: integers are rounded and stop at their ends; values: as in `as_floats`."""
+    return (values or dtype_range(dtype)).from_unit(pixels, dtype)
 
 
-def _pixels(path: Path) -> Pixels:
+def _on_scale(pixels: Pixels, values: ValueRange) -> Floats:
+    """A clean picture; where its ends were found in its values, what lies beyond them is clipped."""
+    unit = values.to_unit(pixels)
+    return unit if values == dtype_range(pixels.dtype) else unit.clip(0, 1)
+
+
+def _page(path: Path) -> Page:
     pages = read(path).pages
     if len(pages) != 1:
         raise InputError(f"{path} has {len(pages)} pages.", "Save them as single pictures to have each one scored.")
-    return pages[0].pixels
+    return pages[0]
 
 
 def _size(pixels: Pixels) -> str:

@@ -25,6 +25,7 @@ class Protocol:
 
     pictures, against: folders of the noisy (or, with noise, the clean) and of the clean pictures. clip, round: as the
     classes of `medcli.batch.pairs` have them. models: how they were run, in words; empty without models.
+    range: which values are 0 and 1, as asked.
     """
 
     noise: str
@@ -35,6 +36,7 @@ class Protocol:
     round: bool
     seed: int
     models: str
+    range: str = "auto"
 
     def sentence(self) -> str:
         """All of it in one line, to stand with every table."""
@@ -46,8 +48,9 @@ class Protocol:
             scored = "as 8-bit files would hold them" if self.round else "in float"
             rounding = "rounded to 8 bits" if self.round else "not rounded"
             made = f"{self.noise} on {count} of {self.pictures}, seed {self.seed}, {self._clipping()}, {rounding}"
+        span = f", values {self.range}" if self.range != "auto" else ""
         models = f"; {self.models}" if self.models else ""
-        return f"{made}; results scored {scored}, clipped to [0, 1], over all channels{models}."
+        return f"{made}; results scored {scored}, clipped to [0, 1], over all channels{span}{models}."
 
     def _clipping(self) -> str:
         if self.clip:

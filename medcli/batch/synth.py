@@ -30,8 +30,10 @@ from medcli.data.folders import nested, pictures_in
 from medcli.data.mates import MANIFEST, PAGES, Row, Side, digest, parsed, present, way
 from medcli.errors import InputError, MedcliError, OutputError
 from medcli.images import Page, Picture, format_of, read, write
+from medcli.images.filling import broadcast
 from medcli.images.formats import FORMATS
 from medcli.images.landing import landing, sweep
+from medcli.images.values import RangeChoice, dtype_range, missing, range_of
 from medcli.noise.base import Noise, spell
 from medcli.noise.chain import Chain
 from medcli.noise.pool import Pool
@@ -85,6 +87,7 @@ class Order:
 
     depth: a key of DEPTHS, None for that of the clean file. format: one of LOSSLESS, None for the clean file's if that
     is lossless and can hold the depth. overwrite: also what is up to date, and files that nobody here has made.
+    range: which values of the clean files are black and white.
     """
 
     clean: Path
@@ -95,6 +98,7 @@ class Order:
     depth: str | None = None
     format: str | None = None
     overwrite: bool = False
+    range: RangeChoice = "auto"
 
 
 @dataclass(frozen=True)
@@ -243,20 +247,26 @@ def add_noise(picture: Picture, task: Task, order: Order) -> tuple[str, str]:
 
     Draw 0 is that of `med eval` for the same seed, noise and name; further draws add their number to the key. Pages are
     drawn one after the other. Values that are not finite count as black or white, and floats keep them.
-    Raises InputError where the noise does not fit the picture.
+    What is no data stays. Raises InputError where the noise does not fit the picture.
     """
+    values = range_of(order.range, picture.pages)
     generator = keyed_generator(order.seed, order.drawer.name, task.source, *([task.draw] if task.draw else []))
-    drawn = []
+    own, drawn = dtype_range(picture.pages[0].pixels.dtype), []
     for number, page in enumerate(picture.pages):
         depth = DEPTHS[order.depth] if order.depth else str(page.pixels.dtype)
-        noisy, words = _noisy(as_floats(page.pixels), order.drawer, generator, keep=depth == "float32")
+        span = values if depth == page.pixels.dtype else None
+        noisy, words = _noisy(as_floats(page.pixels, values), order.drawer, generator, keep=depth == "float32")
         alpha = page.alpha
         if alpha is not None and alpha.dtype != depth:
             alpha = as_stored(as_floats(alpha), depth)
-        picture.pages[number] = Page(as_stored(noisy, depth), alpha)
+        pixels, lost = as_stored(noisy, depth, span), missing(page.pixels, page.nodata)
+        if span and lost is not None:
+            np.copyto(pixels, page.pixels, where=broadcast(lost, pixels))
+        picture.pages[number] = Page(pixels, alpha)
         drawn.append(words)
     depths = dict.fromkeys(str(page.pixels.dtype) for page in picture.pages)
-    return PAGES.join(drawn if len(set(drawn)) > 1 else drawn[:1]), "; ".join(map(_protocol, depths))
+    told = [] if values == own else [f"range {values.words}"]
+    return PAGES.join(drawn if len(set(drawn)) > 1 else drawn[:1]), "; ".join([*told, *map(_protocol, depths)])
 
 
 def _spelled(noise: Noise) -> str:
@@ -298,8 +308,8 @@ def _refuse_collisions(names: Sequence[Path], outputs: Sequence[str], folder: Pa
 
 def _is_current(past: Row, task: Task, order: Order, source_sha256: str) -> bool:
     """Whether the past row is what would be made now, and its file is there."""
-    asked = (task.source, task.draw, order.seed, order.drawer.name, order.drawer.spelled, order.depth)
-    known = (past.source, past.draw, past.seed, past.noise, past.spelled, past.depth)
+    asked = (task.source, task.draw, order.seed, order.drawer.name, order.drawer.spelled, order.depth, str(order.range))
+    known = (past.source, past.draw, past.seed, past.noise, past.spelled, past.depth, past.range)
     if order.overwrite or (*known, past.source_sha256) != (*asked, source_sha256):
         return False
     return past.output_sha256 == present(order.noisy / task.output)
@@ -329,6 +339,7 @@ def _made(task: Task, past: Row | None, order: Order) -> Made:
         source_sha256=stamp,
         output_sha256=digest(encoded),
         medcli=__version__,
+        range=str(order.range),
     )
     _land(encoded, target, (row.output_sha256, past.output_sha256 if past else ""), order)
     return Made(task, "done", row, tuple(picture.notes))
@@ -354,7 +365,7 @@ def _noisy(clean: Floats, drawer: Drawer, generator: torch.Generator, *, keep: b
 
 
 def _protocol(depth: str) -> str:
-    if depth == "float32":
+    if np.dtype(depth).kind == "f":
         return "noise added in float, clipped and rounded only where the noise says so"
     return f"noise added in float, clipped at the end, rounded to {np.iinfo(depth).bits} bits"
 

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from medcli.batch.pairs import FilePairs, NoisedPictures, Pixels
     from medcli.batch.summary import Protocol, Table
     from medcli.engine.denoiser import Denoiser
+    from medcli.images.values import RangeChoice, ValueRange
     from medcli.metrics import Metric
     from medcli.noise.base import Noise
 
@@ -49,6 +50,9 @@ Metrics:
   ms-ssim        five scales; sides of at least 176 pixels
   lpips, fid     lower is better; only with weights that are on this machine, nothing is downloaded
 
+Figures are measured where the range of the values, as 'med denoise' finds it or --range says, is [0, 1]: PSNR has its
+width for a peak. Both pictures of a pair are put on one scale, and clipped to it.
+
 A draw of noise depends on the seed, the noise and the picture's relative name alone, so neither order nor number of
 files changes it.
 """
@@ -57,7 +61,10 @@ CLASSICAL = ("bm3d", "nlm", "wavelet")
 
 @dataclass(frozen=True)
 class Request:
-    """Which pictures, and what is done to them before anything is measured. round: None for what is usual."""
+    """Which pictures, and what is done to them before anything is measured. round: None for what is usual.
+
+    range: which of their values are black and white.
+    """
 
     clean: Path
     noisy: Path | None
@@ -66,6 +73,7 @@ class Request:
     round: bool | None
     seed: int
     limit: int | None
+    range: RangeChoice = "auto"
 
 
 @dataclass(frozen=True)
@@ -106,17 +114,17 @@ class Machine:
         return f"models on {device}, precision {self.precision}, strength {self.strength:g}{passes}"
 
 
-def _warned(name: str, restore: Callable[[Pixels], Pixels], display: Display) -> Callable[[Pixels], Pixels]:
+def _warned(name: str, restore: Callable[..., Pixels], display: Display) -> Callable[[Pixels, ValueRange], Pixels]:
     """The same, with a line at the first gray picture where the model is known not to restore them."""
     from medcli.images.picture import is_gray
     from medcli.zoo.catalog import gray_warning
 
     warnings = iter([line] if (line := gray_warning(name)) else [])
 
-    def method(noisy: Pixels) -> Pixels:
+    def method(noisy: Pixels, values: ValueRange) -> Pixels:
         if is_gray(noisy) and (line := next(warnings, "")):
             display.line(line)
-        return restore(noisy)
+        return restore(noisy, values=values)
 
     return method
 
@@ -190,6 +198,7 @@ class Files:
 @click.option("--strength", type=options.strength, default=1.0, show_default="1", metavar="0..1", help="Of models.")
 @click.option("--tile", type=options.tile, metavar="auto|N|0", default="auto", show_default=True, help="Of models.")
 @options.threads()
+@options.ranges
 @click.option("-q", "--quiet", is_flag=True, help="No bar; only tables and errors.")
 def command(
     models: tuple[str, ...],
@@ -210,13 +219,15 @@ def command(
     ensemble: bool,
     strength: float,
     tile: TileSize,
+    range_: str,
+    range_from: Path | None,
     quiet: bool,
 ) -> None:
     from medcli.batch.evaluate import evaluate
     from medcli.batch.summary import Table
     from medcli.zoo.catalog import ignore
 
-    request = Request(clean, noisy, noise, clip, rounded, seed, limit)
+    request = Request(clean, noisy, noise, clip, rounded, seed, limit, options.chosen_range(range_, range_from))
     _check(request)
     rulers, fid = _rulers(metrics)
     tasks = [Task(each, pairs, _baselines(classical, each)) for each, pairs in _sources(request)]
@@ -270,12 +281,13 @@ def _sources(request: Request) -> Iterator[tuple[Noise | None, NoisedPictures | 
 
     if request.noisy is not None:
         names = thinned(matched(request.noisy, request.clean), request.limit)
-        yield None, FilePairs(request.noisy, request.clean, names, round=request.round is not False)
+        yield None, FilePairs(request.noisy, request.clean, names, request.round is not False, request.range)
         return
     pictures = thinned(pictures_in(request.clean), request.limit)
     rounded = bool(request.round)
     for noise in map(parse, request.noise):
-        pairs = NoisedPictures(request.clean, pictures, noise, request.seed, clip=bool(request.clip), round=rounded)
+        clip = bool(request.clip)
+        pairs = NoisedPictures(request.clean, pictures, noise, request.seed, clip, rounded, request.range)
         yield noise, pairs
 
 
@@ -297,6 +309,7 @@ def _protocol(request: Request, task: Task, models: str) -> Protocol:
         round=task.pairs.round,
         seed=request.seed,
         models=models,
+        range=str(request.range),
     )
 
 

@@ -167,6 +167,7 @@ def span(value: str) -> tuple[float, float]:
 @click.option(
     "--format", "format_", type=options.ImageFormat(["png", "tiff", "bmp"]), help="Of mates.  [default: as above]"
 )
+@options.ranges
 @click.option("--processes", type=click.IntRange(min=1), metavar="N", help="At work side by side.  [default: cores]")
 @options.threads(exposed=True, help="Of learning with --like, and the default of --processes.  [default: cores]")
 @click.option("--overwrite", is_flag=True, help="Replace files of anybody; make again what is up to date.")
@@ -190,6 +191,8 @@ def command(
     count: int,
     depth: str | None,
     format_: str | None,
+    range_: str,
+    range_from: Path | None,
     processes: int | None,
     threads: int | None,
     overwrite: bool,
@@ -201,15 +204,16 @@ def command(
     _check(depth, format_)
     learned, taught = Learned(model, direction, sigma, temperature, device), Taught(like, minutes, option, config)
     _refuse_mixtures(noise, pool, learned, taught)
+    values = options.chosen_range(range_, range_from)
     tasks = plan(clean, noisy, count=count, depth=depth, format=format_)
     if like is not None:
-        lesson = _lesson(clean, noisy, like, taught, learned)
+        lesson = replace(_lesson(clean, noisy, like, taught, learned), range=str(values))
         ready = prepare(lesson, overwrite=overwrite, rehearse=dry_run, quiet=quiet)
         learned = replace(learned, model=str(lesson.place))
     drawer = _drawer(noise, pool, learned) if like is None or ready else None
     processes = min(processes or threads or usable_cores(), len(tasks))
     work = Work(clean, noisy, len(tasks), processes, slow=bool(learned.model))
-    order = Order(clean, noisy, drawer, seed, count, depth, format_, overwrite) if drawer else None
+    order = Order(clean, noisy, drawer, seed, count, depth, format_, overwrite, values) if drawer else None
     made = _outcomes(order, tasks, work.processes, rehearse=dry_run)
     with Display(len(tasks), animate=terminal_can_animate(), quiet=quiet) as display, closing(made):
         tell_all(made, work, display)

@@ -26,7 +26,7 @@ class Row:
     folder, as output is. draw: its number, from 0. makes: which of the two the output is. noise, spelled: what made it,
     by name and to the last number; drawn: what came of it, page by page where pages differ. depth: as asked, None for
     that of the source; protocol: what became of the values. medcli: the version that made the file, which is no part of
-    its identity.
+    its identity. range: which values are black and white, as asked.
     """
 
     source: str
@@ -43,6 +43,7 @@ class Row:
     source_sha256: str
     output_sha256: str
     medcli: str
+    range: str = "auto"
 
     def line(self) -> bytes:
         return json.dumps(asdict(self)).encode() + b"\n"

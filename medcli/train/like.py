@@ -21,6 +21,7 @@ from medcli.data.crops import Recorded, Source
 from medcli.data.folders import pictures_in
 from medcli.errors import OutputError, RecipeError
 from medcli.images.landing import landing
+from medcli.images.values import parse_range
 from medcli.methods.base import Method
 from medcli.train import checkpoint
 from medcli.train.loop import Limits, Line, Trainer
@@ -46,6 +47,7 @@ WORDS = {
     "minutes": "--minutes",
     "options": "--option",
     "config": "--config",
+    "range": "--range",
 }
 
 State = Literal["new", "begun", "done"]
@@ -68,11 +70,14 @@ class Lesson:
     options: dict[str, Any] = field(default_factory=dict)
     config: dict[str, Any] = field(default_factory=dict)
     device: str = "auto"
+    range: str = "auto"
 
     def wish(self) -> Wish:
         """Reads every picture. Raises InputError where a folder has none, ModelError where there is no such model."""
         start = sha256_of(locate(self.init)) if self.init else ""
-        return Wish(_digest(self.noisy), _digest(self.clean), start, self.minutes, self.options, self.config)
+        return Wish(
+            _digest(self.noisy), _digest(self.clean), start, self.minutes, self.options, self.config, self.range
+        )
 
     def recipe(self) -> Recipe:
         """As the package has it, with what was asked for."""
@@ -101,6 +106,7 @@ class Lesson:
             command=command,
             limits=limits,
             again="the same command",
+            range=parse_range(self.range),
         )
 
 
@@ -114,6 +120,7 @@ class Wish:
     minutes: float | None
     options: dict[str, Any]
     config: dict[str, Any]
+    range: str = "auto"
 
     def differs(self, other: Wish) -> list[str]:
         """The names in which it does."""
