@@ -105,7 +105,7 @@ def command(
     if Path("-") in (*inputs, place):
         raise click.UsageError("Pictures to adapt to are files: a pipe can be read only once.")
     jobs = make_plan(inputs, Naming(place, folder=is_folder), recursive=recursive, force=force)
-    values = options.chosen_range(range_, range_from)
+    values = options.chosen_range(range_, range_from, nodata)
     request = Request(model, minutes, device, precision, seed, save, force, quiet, values, nodata)
     weights = None if dry_run else _place(request, jobs)
     with TemporaryDirectory(prefix="med-adapt-") as folder:

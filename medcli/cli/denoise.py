@@ -219,7 +219,7 @@ def command(
     jobs = make_plan(inputs, Naming(place, suffix, format_, is_folder), recursive=recursive, force=force, say=tell)
     _check_idle("--suffix", jobs[0].target == place, f"-o {place} is the whole name of the result.")
     _check_idle("--overlap", tile == 0, "--tile 0 takes the whole picture at once.")
-    values = options.chosen_range(range_, range_from)
+    values = options.chosen_range(range_, range_from, nodata)
     weights = locate(model, tell)
     if model in entries() and entries()[model].domain == "noise":
         tell(f"{model} has learned to make noise (med synth-pairs --model); the denoisers are in 'med models list'.")

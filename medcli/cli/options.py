@@ -135,7 +135,7 @@ def ranges(command: Callable[..., Any]) -> Callable[..., Any]:
     return click.option("--range", "range_", metavar="auto|dtype|LOW:HIGH", default="auto", help=words)(first(command))
 
 
-def chosen_range(given: str, first: Path | None) -> RangeChoice:
+def chosen_range(given: str, first: Path | None, nodata: float | None = None) -> RangeChoice:
     """The range of --range, or of the picture of --range-from. Raises UsageError for what is no range, InputError."""
     from medcli.errors import MedcliError
     from medcli.images import read
@@ -144,7 +144,10 @@ def chosen_range(given: str, first: Path | None) -> RangeChoice:
     if first is not None and given != "auto":
         raise click.UsageError("--range and --range-from exclude each other.")
     if first is not None:
-        return range_of("auto", read(first).pages)
+        pages = read(first).pages
+        for page in pages:
+            page.nodata = page.nodata if nodata is None else nodata
+        return range_of("auto", pages)
     try:
         return parse_range(given)
     except MedcliError as error:
