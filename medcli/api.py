@@ -17,13 +17,11 @@ from medcli.engine.strategies import Flips, Strategy, parse
 from medcli.errors import InputError
 from medcli.images import Page, read
 from medcli.images.values import ValueRange, as_choice
-from medcli.zoo.abilities import abilities
-from medcli.zoo.catalog import locate, need_masks
-from medcli.zoo.weights import Card, load_network
+from medcli.zoo.model import Model, find_model
 
 
 def load(
-    name: str | Path = "photo",
+    name: str | Path | Model = "photo",
     *,
     device: str = "auto",
     precision: str = "auto",
@@ -38,7 +36,8 @@ def load(
 ) -> Denoiser:
     """A denoiser with its model loaded, to be called with arrays.
 
-    name: of a model, a weight file, or the folder of a training run. device: auto, cpu, cuda, cuda:N or mps.
+    name: of a model, a weight file, the folder of a training run, or a model found before.
+    device: auto, cpu, cuda, cuda:N or mps.
     precision: auto, fp32, fp16 or bf16. tile: side in pixels, 0 for the whole picture at once, or auto: by free memory.
     overlap: pixels, None for what the network needs. ensemble: the mean of eight flips and turns, eight times the work.
     refine, samples, seed: of a model that is asked through masks, see `medcli.engine.masked`; None for its own.
@@ -48,19 +47,19 @@ def load(
     Raises ModelError for an unknown or corrupt model, or one without masks that is given what concerns them,
     DeviceError for a device that is not there.
     """
-    network, card = load_network(locate(str(name)))
-    strategy = _asked(card, {"refine": refine, "samples": samples, "seed": seed})
+    model = name if isinstance(name, Model) else find_model(str(name))
+    strategy = _strategy(model, {"refine": refine, "samples": samples, "seed": seed})
     return Denoiser(
-        network,
+        model.network(),
         Flips(strategy) if ensemble else strategy,
         device=device,
         precision=precision,
         tile=tile,
         overlap=overlap,
-        half_safe=card.half_safe,
+        half_safe=model.card.half_safe,
         range=as_choice(range),
         nodata=nodata,
-        keep_brightness=not abilities(card.noises).fills,
+        keep_brightness=not model.capabilities.inpaints,
     )
 
 
@@ -94,13 +93,13 @@ def denoise(
     return restored.pixels if restored.alpha is None else np.dstack([restored.pixels, restored.alpha])
 
 
-def _asked(card: Card, given: Mapping[str, int | None]) -> Strategy:
-    """How the card's network is asked, with the numbers of its masks that are given."""
-    strategy = parse(card.strategy)
+def _strategy(model: Model, given: Mapping[str, int | None]) -> Strategy:
+    """How the model's network is applied, with the numbers of its masks that are given."""
+    strategy = parse(model.card.strategy)
     numbers: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
     if not numbers:
         return strategy
-    need_masks(card, numbers)
+    model.require_blind_spot(numbers)
     assert isinstance(strategy, Masks)
     return replace(strategy, **numbers)
 

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 import medcli.train.adapt as subject
 import medcli.train.bands as bands
-import medcli.zoo.catalog
+import medcli.zoo.model
 from medcli.cli import med
 from medcli.data.cache import Slot
 from medcli.data.correlation import LAGS, correlated, noise_correlation
@@ -358,12 +358,12 @@ def test_a_model_with_masks_that_is_no_better_is_forgotten(
 def test_shared_noise_is_denoised_without_adapting(
     model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, known: list[str]
 ) -> None:
-    monkeypatch.setattr(medcli.zoo.catalog, "masked_models", lambda: known)
+    monkeypatch.setattr(medcli.zoo.model, "blind_spot_models", lambda: known)
     picture = noisy(tmp_path / "photo.png", smooth=3)
     result = med_adapt(picture, "-m", model, "--device", "cpu")
     assert result.exit_code == 0, result.output
     assert "not adapted: neighbouring pixels share their noise" in result.output
-    assert ("can learn from such pictures: -m one or -m two" in result.output) == bool(known)
+    assert ("can learn from such images: -m one or -m two" in result.output) == bool(known)
     assert (tmp_path / "photo.denoised.png").exists()
     assert not list(tmp_path.glob("photo*.safetensors"))
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 import medcli
 from medcli.cli import med
 from medcli.engine.denoiser import Denoiser
-from medcli.zoo import catalog
+from medcli.zoo.model import find_model
 
 
 class Wrong(nn.Module):
@@ -136,16 +136,16 @@ def save(path: Path, pixels: np.ndarray) -> Path:
 def test_a_model_that_fills_in_is_free_to_move_the_brightness(tmp_path: Path) -> None:
     from medcli.zoo import weights
 
-    path, (network, card) = tmp_path / "filling.safetensors", weights.load_network(catalog.locate("gaussian-dncnn"))
+    path, (network, card) = tmp_path / "filling.safetensors", weights.load_network(find_model("gaussian-dncnn").path)
     for noises, kept in ((["gaussian:25"], True), (["gaussian:25", "drop:0.5"], False)):
         weights.save(path, network, replace(card, noises=noises))
         assert medcli.load(path, device="cpu").keep_brightness == kept
 
 
 def test_the_warning_names_a_model_that_has_learned_gray() -> None:
-    assert "try -m photo" in catalog.gray_warning("med-pool")
-    assert not catalog.gray_warning("photo")
-    assert not catalog.gray_warning("amsnet-real")  # not measured
+    assert "try -m photo" in find_model("med-pool").gray_warning
+    assert not find_model("photo").gray_warning
+    assert not find_model("amsnet-real").gray_warning  # not measured
 
 
 def test_denoise_warns_of_gray_pictures_and_of_no_others(tmp_path: Path) -> None:

@@ -227,7 +227,7 @@ class TestOnePicture:
     def test_a_model_that_makes_noise_says_so(self, med: Med) -> None:
         ran = med("denoise", "in/0.png", "--model", "ludvae-camera")
         assert ran.code == 0
-        assert ran.err.startswith("ludvae-camera has learned to make noise")
+        assert ran.err.startswith("ludvae-camera generates noise")
 
     def test_times_are_kept_on_request(self, med: Med, home: Path) -> None:
         os.utime(home / "in/0.png", ns=(1_600_000_000_000_000_000, 1_500_000_000_123_456_000))
@@ -751,7 +751,7 @@ class TestMasks:
         monkeypatch.setattr(medcli.api, "load", never)
         ran = med("denoise", "in", "--refine", "--seed", "3", *dry)
         assert ran.code == 1
-        assert "'tiny' is not asked through masks, so it has no use for --refine or --seed." in ran.err
+        assert "'tiny' is not a blind-spot model, so it cannot take --refine or --seed." in ran.err
 
     def test_a_picture_in_the_place_of_a_number_is_told_apart(self, med: Med) -> None:
         ran = med("denoise", "--refine", "in/0.png")
@@ -826,7 +826,7 @@ class TestPython:
         assert np.array_equal(answers[0], answers[1])
         assert not np.array_equal(answers[0], answers[2])
         assert medcli.load(masked, refine=8, samples=2, ensemble=True).strategy.passes == 8 * 2 * (2 + 8)
-        with pytest.raises(ModelError, match="no use for refine"):
+        with pytest.raises(ModelError, match="cannot take refine"):
             medcli.load(tiny, refine=0)
         with pytest.raises(ModelError, match="samples=0"):
             medcli.load(masked, samples=0)

@@ -20,7 +20,7 @@ from medcli.errors import MedcliError
 from medcli.noise.notation import parse_pool
 from medcli.train import recipe as recipes
 from medcli.zoo import weights
-from medcli.zoo.abilities import abilities
+from medcli.zoo.capabilities import capabilities_of
 
 Train = Callable[..., str]
 TINY = """
@@ -97,7 +97,7 @@ class TestProduct:
         train("--data", "clean", "-o", "made")
         train("--noisy", "clean", "--clean", "clean", "-o", "recorded")
         card = weights.read_card(Path("made/tiny.safetensors"))
-        assert (card.noise, abilities(card.noises).fills) == ("what is missing", True)
+        assert (card.noise, capabilities_of(card).inpaints) == ("what is missing", True)
         card = weights.read_card(Path("recorded/tiny.safetensors"))
         assert (card.noise, card.noises) == ("", [])
 
@@ -200,7 +200,7 @@ class TestUsualMethod:
         small = ["--pool", "corruption", "--steps", "1", "--batch", "1", "--patch", "16"]
         assert "missing=true" in train("--data", "clean", *small, "-o", "run", recipe="")
         assert recipes.load("run/recipe.yaml").options == {"missing": True}
-        found = abilities(weights.read_card(Path("run/run.safetensors")).noises)
+        found = capabilities_of(weights.read_card(Path("run/run.safetensors")))
         assert found.fills
         assert sorted(found.enlarges) == [2, 3, 4]
         assert "enlarges 2, 3 or 4 times" in Path("run/README.md").read_text(encoding="utf-8")
@@ -225,8 +225,8 @@ class TestPairs:
         assert {*card.noises} <= {str(noise) for _, noise in parse_pool("corruption").noises}
         assert scales(card.noises) == scales(drawn)
         assert {each.partition(":")[0] for each in card.noises} == {each.partition(":")[0] for each in drawn}
-        assert abilities(card.noises).fills
-        assert abilities(card.noises).enlarges
+        assert capabilities_of(card).inpaints
+        assert capabilities_of(card).upscales
         assert "fills in missing pixels" in Path("run/README.md").read_text(encoding="utf-8")
 
 

@@ -27,8 +27,8 @@ from medcli.archs.restormer import Restormer
 from medcli.cli import med
 from medcli.cli.models.convert import command
 from medcli.errors import MedcliError, ModelError
+from medcli.zoo.checkpoint_formats import detect, renamed
 from medcli.zoo.convert import Found, Wish, converted, import_file
-from medcli.zoo.namings import detect, renamed
 from medcli.zoo.unpickle import tensors_in, unpickled, unwrapped
 from medcli.zoo.weights import Card, load_network, save
 
@@ -455,7 +455,7 @@ SYSTEM = f"{os.system.__module__}.system"
 HOSTILE = {
     "command": (saved({"a": Gadget("exit")}), SYSTEM),
     "command, older format": (saved(Gadget("exit"), legacy=True), SYSTEM),
-    "command, bare pickle": (pickle.dumps(Gadget("exit"), 4), SYSTEM),
+    "command, bare pickle": (pickle.dumps(Gadget("exit"), 4), "cannot be read as weights"),
     "eval, protocol 0": (pickle.dumps(Evaluated(""), 0), "asks Python for [a-z_.]*eval,"),
     "a class": (saved(argparse.Namespace(lr=1)), r"argparse\.Namespace"),
     "a network": (saved(nn.Conv2d(1, 1, 1)), r"torch\.nn\.modules\.conv\.Conv2d"),

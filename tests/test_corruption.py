@@ -18,12 +18,12 @@ from medcli.batch.enlarge import Enlarge, enlarged
 from medcli.batch.fill import Fill, filled, masks_for
 from medcli.batch.plan import STREAM, Job
 from medcli.batch.restore import Progress
-from medcli.errors import InputError, ModelError, OutputError, RecipeError
+from medcli.errors import InputError, ModelError, OutputError
 from medcli.images import Metadata, Page, Picture, TiffLayout, read
 from medcli.images.exif import times
 from medcli.noise.notation import bundled
 from medcli.noise.rescale import Rescale
-from medcli.zoo.abilities import abilities, filter_for, require_fills
+from medcli.zoo.capabilities import Capabilities, capabilities_of
 from medcli.zoo.weights import Card
 
 Pixels = NDArray[Any]
@@ -51,15 +51,19 @@ def card(*noises: str) -> Card:
     return Card(id="tiny", architecture="unet", config={}, noises=list(noises))
 
 
-class TestAbilities:
+def capabilities(*noises: str) -> Capabilities:
+    return capabilities_of(card(*noises))
+
+
+class TestCapabilities:
     def test_of_the_pool_of_corruptions(self) -> None:
-        found = abilities(list(bundled()["corruption"]))
-        assert found.fills
-        assert found.enlarges == dict.fromkeys([2, 3, 4], "bicubic")
+        found = capabilities(*bundled()["corruption"])
+        assert found.inpaints
+        assert found.upscales == dict.fromkeys([2, 3, 4], "bicubic")
         assert str(found) == "fills in missing pixels (--mask) and enlarges 2, 3 or 4 times (--upscale)"
 
     @pytest.mark.parametrize(
-        ("noises", "fills", "enlarges"),
+        ("noises", "inpaints", "upscales"),
         [
             ([], False, {}),
             (["gaussian:0-55", "noise"], False, {}),
@@ -72,23 +76,21 @@ class TestAbilities:
             (["nowhere.yaml", "drop:0.5"], True, {}),
         ],
     )
-    def test_follow_from_what_was_seen(self, noises: list[str], fills: bool, enlarges: dict[int, str]) -> None:
-        found = abilities(noises)
-        assert (found.fills, dict(found.enlarges)) == (fills, enlarges)
+    def test_follow_from_what_was_seen(self, noises: list[str], inpaints: bool, upscales: dict[int, str]) -> None:
+        found = capabilities(*noises)
+        assert (found.inpaints, dict(found.upscales)) == (inpaints, upscales)
 
-    def test_letters_say_what_the_model_can(self) -> None:
-        require_fills(card("drop:0.5"))
-        assert filter_for(card("rescale:2,filter=hamming"), 2) == "hamming"
+    def test_errors_say_what_the_model_can(self) -> None:
+        capabilities("drop:0.5").require_inpainting()
+        assert capabilities("rescale:2,filter=hamming").upscale_filter(2) == "hamming"
         with pytest.raises(ModelError, match="'tiny' was not trained to fill in"):
-            require_fills(card("gaussian:25"))
+            capabilities("gaussian:25").require_inpainting()
         with pytest.raises(ModelError, match="'tiny' was not trained to enlarge pictures"):
-            filter_for(card(), 2)
+            capabilities().upscale_filter(2)
         with pytest.raises(ModelError, match=r"enlarge 5 times(.|\n)*enlarges 2 or 3 times"):
-            filter_for(card("rescale:3", "rescale:2"), 5)
+            capabilities("rescale:3", "rescale:2").upscale_filter(5)
         with pytest.raises(ModelError, match=r"names a noise that is none(.|\n)*Did you mean 'drop'"):
-            require_fills(card("dropp:0.5"))
-        with pytest.raises(RecipeError):
-            abilities(["dropp:0.5"])
+            capabilities("dropp:0.5")
 
 
 class TestFilled:

@@ -236,7 +236,7 @@ class TestLetters:
             ("--minutes 3", click.UsageError, "need a folder to learn from"),
             ("--like clean", InputError, "must be apart"),
             ("--like .", InputError, "must be apart"),
-            ("--like mine -m photo", ModelError, "takes noise away"),
+            ("--like mine -m photo", ModelError, "cannot generate it"),
             ("--like mine --option views=3", RecipeError, "does not take these options"),
             ("--like mine --config widht=3", RecipeError, "Did you mean 'width'"),
             ("--like small", MedcliError, "smaller than the 32 pixel patch"),

@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +20,14 @@ import torch
 import yaml
 from click.shell_completion import ShellComplete
 from click.testing import CliRunner, Result
+from rich.filesize import decimal
 
 from medcli.cli import med, options
 from medcli.cli.models import COMMANDS
 from medcli.errors import MedcliError, ModelError, OutputError, SomeFailed
 from medcli.zoo import catalog, weights
 from medcli.zoo.fetch import HubFile
-from medcli.zoo.words import size
+from medcli.zoo.model import find_model
 
 CONFIG = {"channels": 1, "width": 2, "depth": 3, "batch_norm": False}
 CARD = weights.Card(id="tiny", architecture="dncnn", config=CONFIG)
@@ -118,7 +120,7 @@ class TestGroup:
             "for words in (['list'], ['list', '--json'], ['info', 'photo'], ['info', 'photo', '--json']):\n"
             "    med.main(['models', *words], prog_name='med', standalone_mode=False)\n"
             "options.complete_id(click.Context(med), click.Argument(['x']), '')\n"
-            "print('HEAVY', {'torch', 'numpy', 'rich', 'httpx', 'httpx2', 'safetensors'} & set(sys.modules))"
+            "print('HEAVY', {'torch', 'numpy', 'rich.console', 'httpx', 'httpx2', 'safetensors'} & set(sys.modules))"
         )
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
         assert done.stdout.endswith("HEAVY set()\n")
@@ -136,7 +138,7 @@ class TestListAndInfo:
         heading, photo, tiny = run("list").output.splitlines()
         assert heading.split() == ["model", "title", "domain", "size", "where", "licence"]
         assert photo.split()[-5:] == ["photo", "7.2", "MB", "bundled", "CC-BY-SA-4.0"]
-        assert tiny.split()[-5:] == ["gray", "1.0", "kB", "hub", "MIT"]
+        assert tiny.split()[-5:] == ["gray", "978", "bytes", "hub", "MIT"]
         assert hub.asked == 0
 
     def test_what_was_fetched_is_cached(self, hub: Hub) -> None:
@@ -183,7 +185,8 @@ class TestListAndInfo:
         assert "Did you mean 'photo'" in letter(name, "phota")
 
     def test_sizes_in_words(self) -> None:
-        assert [size(n) for n in (None, 512, 99_999, 464_154_961)] == ["not stated", "0.5 kB", "100.0 kB", "464.2 MB"]
+        sizes = [replace(catalog.find("photo"), bytes=number).size for number in (None, 512, 99_999, 464_154_961)]
+        assert sizes == ["not stated", "512 bytes", "100.0 kB", "464.2 MB"]
 
 
 class TestPull:
@@ -316,7 +319,7 @@ class TestPathAndRemove:
         folder.mkdir(parents=True)
         (folder / "tiny.safetensors").write_bytes(b"12345")
         assert entry.bytes is not None
-        assert f"removed, {size(entry.bytes + 5)} freed" in run("rm", "tiny").stderr
+        assert f"removed, {decimal(entry.bytes + 5)} freed" in run("rm", "tiny").stderr
         assert not catalog.is_here(entry)
         assert not folder.exists()
         assert "tiny: is not on this machine" in run("rm", "tiny").stderr
@@ -346,7 +349,7 @@ class TestBundle:
         assert result.exit_code == 0, result.output
         assert f"from {bundle} to {catalog.store()}" in result.stderr
         assert run("path", "tiny").output == f"{catalog.store() / 'tiny.safetensors'}\n"
-        assert catalog.locate("tiny").read_bytes() == (bundle / "tiny.safetensors").read_bytes()
+        assert find_model("tiny").path.read_bytes() == (bundle / "tiny.safetensors").read_bytes()
         assert run("verify", "tiny").exit_code == 0
         assert f"from {bundle}" not in run("pull", "--from-bundle", bundle, "tiny").stderr
         run("rm", "tiny")

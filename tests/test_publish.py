@@ -8,7 +8,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -23,8 +23,9 @@ from huggingface_hub import HfApi, ModelCard, constants
 
 from medcli.cli.models.publish import command
 from medcli.errors import ModelError, OutputError
-from medcli.zoo import catalog, modelcard, publish, vectors, weights
-from medcli.zoo.modelcard import Facts
+from medcli.zoo import catalog, modelcard, publish, test_vectors, weights
+from medcli.zoo.description import Description, describe
+from medcli.zoo.modelcard import Origin
 
 REPO = "tester/tiny"
 CARD = weights.Card(
@@ -39,10 +40,10 @@ CARD = weights.Card(
     recipe="tiny",
     steps=1200,
 )
-FACTS = Facts(
+ABOUT = Description(
     id="tiny",
-    model="tiny",
     architecture="dncnn",
+    config={},
     scores={"Set12, 8 bit, PSNR dB": 30.5, "Set12, 8 bit, SSIM": 0.91, "Set12, float, PSNR dB": 30.6},
 )
 
@@ -81,13 +82,13 @@ def publish_it(*arguments: object) -> Result:
 
 
 class TestPage:
-    @pytest.mark.parametrize("facts", [FACTS, modelcard.of_card(CARD), Facts("x", "x", "unet")], ids=lambda f: f.id)
-    def test_the_hub_reads_what_was_meant(self, facts: Facts) -> None:
-        data = ModelCard(modelcard.render(facts), ignore_metadata_errors=False).data
+    @pytest.mark.parametrize("about", [ABOUT, describe(CARD), Description("x", "unet", {})], ids=lambda a: a.id)
+    def test_the_hub_reads_what_was_meant(self, about: Description) -> None:
+        data = ModelCard(modelcard.render(about), ignore_metadata_errors=False).data
         assert (data.library_name, data.pipeline_tag) == ("medcli", "image-to-image")
-        assert {"denoising", "image-restoration", facts.architecture} <= set(data.tags)
+        assert {"denoising", "image-restoration", about.architecture} <= set(data.tags)
         results = {(r.dataset_name, r.dataset_config, r.metric_type): r.metric_value for r in data.eval_results or ()}
-        expected = {tuple(key.rsplit(", ", 2)): value for key, value in facts.scores.items()}
+        expected = {tuple(key.rsplit(", ", 2)): value for key, value in about.scores.items()}
         named = {"psnr": "PSNR dB", "ssim": "SSIM"}
         assert {(name, how, named[metric]): value for (name, how, metric), value in results.items()} == expected
 
@@ -114,54 +115,62 @@ class TestPage:
     )
     def test_licences_in_the_words_of_the_hub(self, spdx: str, hub: tuple[str, str | None]) -> None:
         assert modelcard.hub_licence(spdx) == hub
-        data = ModelCard(modelcard.render(replace(FACTS, licence=spdx))).data
+        data = ModelCard(modelcard.render(replace(ABOUT, licence=spdx))).data
         assert (data.license, data.license_name) == hub
 
     def test_data_sets_of_the_hub_stay_links(self) -> None:
-        facts = replace(FACTS, training_data=["owner/Waves_2", "My pictures"])
-        data = ModelCard(modelcard.render(facts)).data
+        about = replace(ABOUT, training_data=["owner/Waves_2", "My pictures"])
+        data = ModelCard(modelcard.render(about)).data
         assert data.datasets == ["owner/Waves_2", "my-pictures"]
 
     def test_limits_follow_from_the_facts(self) -> None:
         plain, bound = (
-            modelcard.render(facts) for facts in (FACTS, replace(FACTS, licence="CC-BY-NC-4.0", channels=1))
+            modelcard.render(about) for about in (ABOUT, replace(ABOUT, licence="CC-BY-NC-4.0", channels=1))
         )
         assert "commercial" not in plain
         assert "Not for commercial use: the weights are under CC-BY-NC-4.0" in bound
         assert "gray pictures only" in bound
-        assert "half precision" in modelcard.render(replace(FACTS, half_safe=False))
+        assert "half precision" in modelcard.render(replace(ABOUT, half_safe=False))
 
     def test_what_is_not_known_is_left_out_or_named(self) -> None:
-        page = modelcard.render(Facts(id="x", model="x", architecture="unet"))
+        page = modelcard.render(Description("x", "unet", {}))
         assert page.count("not stated") == 3  # pictures, their licence, that of the weights
         assert "No score was measured." in page
         for absent in ("What it is for", "How it was made", "Citation", "None"):
             assert absent not in page
 
     def test_the_same_facts_give_the_same_page(self) -> None:
-        assert modelcard.render(FACTS) == modelcard.render(replace(FACTS))
+        assert modelcard.render(ABOUT) == modelcard.render(replace(ABOUT))
 
     def test_a_command_is_retold_without_the_folders_of_this_machine(self) -> None:
-        told = modelcard.retold(["med", "train", "--data", "/home/me/my pictures", "-o", "~/secret/run", "--lr=0.1"])
+        told = modelcard.portable(["med", "train", "--data", "/home/me/my pictures", "-o", "~/secret/run", "--lr=0.1"])
         assert told == "med train --data 'my pictures' -o run --lr=0.1"
 
     def test_costs_are_those_of_the_network(self) -> None:
         config = {"channels": 1, "width": 8, "depth": 5, "batch_norm": False}
-        measures = modelcard.measure(weights.Card(id="x", architecture="dncnn", config=config))
-        assert measures == (sum(9 * a * b + b for a, b in ((1, 8), (8, 8), (8, 8), (8, 8), (8, 1))), 9 * 208, 1, 5)
-        assert modelcard.measure(CARD)[2:] == (weights.build(CARD).multiple, weights.build(CARD).receptive_field)
+        about, network = describe(weights.Card(id="x", architecture="dncnn", config=config)), weights.build(CARD)
+        assert about.parameters == sum(9 * a * b + b for a, b in ((1, 8), (8, 8), (8, 8), (8, 8), (8, 1)))
+        assert (about.macs_per_pixel, about.multiple, about.receptive_field) == (9 * 208, 1, 5)
+        about = describe(CARD)
+        assert (about.multiple, about.receptive_field) == (network.multiple, network.receptive_field)
+
+    def test_a_noise_model_is_recognised_by_its_network(self) -> None:
+        """Weight files of earlier versions do not say that they generate noise."""
+        about = describe(replace(weights.read_card(catalog.find("ludvae-camera").path), domain=""))
+        assert about.domain == "noise"
+        assert "med synth-pairs --from clean/ --to noisy/ --model" in modelcard.render(about)
+        assert "med denoise photo.png --model tiny.safetensors" in modelcard.render(describe(CARD))
 
 
 class TestFolder:
     def test_it_holds_what_others_need(self, run: Path, tmp_path: Path) -> None:
         ready = publish.prepare(run, tmp_path / "out", REPO)
         assert set(ready.files) == {path.name for path in (tmp_path / "out").iterdir()} == set(publish.NAMES)
-        assert json.loads((ready.path / "config.json").read_text()) == asdict(CARD)
+        assert json.loads((ready.path / "config.json").read_text()) == CARD.as_dict()
         weight_file = ready.path / "model.safetensors"
         assert weight_file.read_bytes() == (run / "tiny.safetensors").read_bytes()
-        assert ready.sha256 == hashlib.sha256(weight_file.read_bytes()).hexdigest()
         assert (ready.path / "recipe.yaml").read_text() == "id: tiny\n"
-        assert vectors.check(ready.path / "vector.safetensors", weights.load_network(weight_file)[0]) < 0.01
+        assert test_vectors.check(ready.path / "vector.safetensors", weights.load_network(weight_file)[0]) < 0.01
         for words in (f"hf download {REPO} model.safetensors", "--model model.safetensors", "1,200", "waves"):
             assert words in ready.page
 
@@ -176,7 +185,7 @@ class TestFolder:
         assert set(ready.files) == set(publish.NAMES) - {"recipe.yaml"}  # that of the run before is gone
 
     def test_the_page_in_the_run_is_taken_and_tells_the_new_address(self, run: Path, tmp_path: Path) -> None:
-        mine = modelcard.render(replace(modelcard.of_card(CARD), model="run/")) + "\n## Thanks\n\nto my cat\n"
+        mine = modelcard.render(describe(CARD), Origin("run/")) + "\n## Thanks\n\nto my cat\n"
         (run / "README.md").write_text(mine)
         page = publish.prepare(run, tmp_path / "out", REPO).page
         assert "to my cat" in page

@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 
 from medcli.errors import ModelError
 from medcli.zoo import catalog, weights
+from medcli.zoo.model import find_model
 
 CARD = weights.Card(id="tiny", architecture="unet", config=TINY_UNET, licence="MIT", training_data=["waves"], steps=3)
 
@@ -126,17 +127,17 @@ class TestCatalog:
         assert {path.name for path in catalog.WEIGHTS.glob("*.safetensors")} == names
 
     def test_names_files_and_runs_are_found(self, weight_file: Path) -> None:
-        assert catalog.locate("photo").name == "photo.safetensors"
-        assert catalog.locate(str(weight_file)) == weight_file
-        assert catalog.locate(str(weight_file.parent)) == weight_file
+        assert find_model("photo").path.name == "photo.safetensors"
+        assert find_model(str(weight_file)).path == weight_file
+        assert find_model(str(weight_file.parent)).path == weight_file
 
     def test_unknown_names_get_the_nearest(self, tmp_path: Path) -> None:
         with pytest.raises(ModelError, match="Did you mean 'photo'"):
-            catalog.locate("phota")
+            find_model("phota")
         with pytest.raises(ModelError, match="no model file"):
-            catalog.locate(str(tmp_path / "nowhere.safetensors"))
+            find_model(str(tmp_path / "nowhere.safetensors"))
         with pytest.raises(ModelError, match="holds 0 weight files"):
-            catalog.locate(str(tmp_path))
+            find_model(str(tmp_path))
 
     def test_corrupt_weights_are_refused(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         original = catalog.entries()["photo"].path.read_bytes()
@@ -148,7 +149,7 @@ class TestCatalog:
             else:
                 (tmp_path / "photo.safetensors").unlink()
             with pytest.raises(ModelError, match=r"corrupt|missing"):
-                catalog.locate("photo")
+                find_model("photo")
 
     @pytest.mark.parametrize("text", ["", "models", "models: 3", "models:\n- {id: x, colour: red}", "models: [3]", "{"])
     def test_a_malformed_catalogue_is_a_letter(self, text: str, tmp_path: Path) -> None:

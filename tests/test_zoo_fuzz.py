@@ -15,6 +15,8 @@ import yaml
 
 from medcli.errors import ModelError
 from medcli.zoo import catalog, weights
+from medcli.zoo.checksum import checksums
+from medcli.zoo.model import find_model
 
 CONFIG = {"channels": 1, "width": 2, "depth": 3, "batch_norm": False}
 CARD = weights.Card(id="tiny", architecture="dncnn", config=CONFIG)
@@ -117,7 +119,7 @@ def test_spoiled_headers_give_a_letter_or_the_same_weights(tiny: Path) -> None:
 
 def test_spoiled_weights_of_the_catalogue_are_never_used(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     data = tiny.read_bytes()
-    size, sha256 = catalog.measure(tiny)
+    size, sha256, _ = checksums(tiny)
     entry = replace(catalog.entries()["photo"], id="tiny", bytes=size, sha256=sha256)
     monkeypatch.setattr(catalog, "WEIGHTS", tiny.parent)
     for number, changed in enumerate(spoiled(data, ANYWHERE, CATALOGUED)):
@@ -125,10 +127,10 @@ def test_spoiled_weights_of_the_catalogue_are_never_used(tiny: Path, monkeypatch
         monkeypatch.setattr(catalog, "entries", lambda spoilt=spoilt: {"tiny": spoilt})
         spoilt.path.write_bytes(changed)
         if changed == data:
-            assert catalog.locate("tiny") == spoilt.path
+            assert find_model("tiny").path == spoilt.path
             continue
         with pytest.raises(ModelError, match="corrupt"):
-            catalog.locate("tiny")
+            find_model("tiny")
         spoilt.path.unlink()
 
 

@@ -25,8 +25,8 @@ from medcli.engine.strategies import parse
 from medcli.metrics import psnr
 from medcli.train.adapt import adapt, lesson, open_pictures
 from medcli.train.machine import Machine, choose_machine
-from medcli.zoo.catalog import locate
-from medcli.zoo.weights import Card, load_network
+from medcli.zoo.model import find_model
+from medcli.zoo.weights import Card
 
 
 class Row(NamedTuple):
@@ -44,7 +44,8 @@ class Row(NamedTuple):
 
 def measured(pair: Pair, path: Path, model: str, minutes: float, machine: Machine) -> tuple[Row, str]:
     """The row, and what the judge saw."""
-    network, card = load_network(locate(model))
+    zoo = find_model(model)
+    network, card = zoo.network(), zoo.card
     with TemporaryDirectory() as name:
         found = lesson(network, card, open_pictures([path], Path(name)))
         started = time.perf_counter()

@@ -30,9 +30,7 @@ from medcli.data.crops import keyed_generator
 from medcli.data.folders import pictures_in
 from medcli.images import Page
 from medcli.metrics import psnr
-from medcli.zoo.abilities import filter_for, require_fills
-from medcli.zoo.catalog import locate
-from medcli.zoo.weights import read_card
+from medcli.zoo.model import find_model
 
 Pixels = NDArray[Any]
 Mask = NDArray[np.bool_]
@@ -109,9 +107,9 @@ def table(title: str, columns: list[str], scores: dict[str, list[list[float]]]) 
 @click.option("--limit", type=click.IntRange(min=1), help="Pictures, spread evenly.")
 @click.option("--device", default="auto", show_default=True)
 def main(model: str, folder: Path, gray: bool, limit: int | None, device: str) -> None:
-    card = read_card(locate(model))
-    require_fills(card)
-    filters = {factor: filter_for(card, factor) for factor in FACTORS}
+    can = find_model(model).capabilities
+    can.require_inpainting()
+    filters = {factor: can.upscale_filter(factor) for factor in FACTORS}
     denoiser = medcli.load(model, device=device, precision="fp32")
     fillers, enlargers = filling(denoiser), enlarging(denoiser, filters)
     fill: dict[str, list[list[float]]] = {way: [[] for _ in HOLES] for way in fillers}

@@ -23,16 +23,16 @@ from medcli.engine.denoiser import Denoiser
 from medcli.engine.memory import keep_heap
 from medcli.engine.strategies import parse
 from medcli.metrics import PER_PICTURE
-from medcli.zoo.catalog import locate, need_masks
-from medcli.zoo.weights import load_network
+from medcli.zoo.model import find_model
 
 USUAL = (*(f"masks:k={k},pd=2" for k in (2, 3, 4)), *(f"masks:k=2,pd={pd}" for pd in (1, 3, 4, 5)))
 
 
 def methods(model: str, strategies: Iterable[str], refine: int, device: str) -> Iterator[Method]:
     """A row for each strategy, plain and refined."""
-    network, card = load_network(locate(model))
-    need_masks(card, ["--strategies"])
+    found = find_model(model)
+    network, card = found.network(), found.card
+    found.require_blind_spot(["--strategies"])
     own = card.strategy.partition(":")[2]
     for notation in strategies:
         asked = notation.partition(":")[2]

@@ -20,8 +20,7 @@ from medcli.archs.ludvae import LUDVAE
 from medcli.data.folders import matched
 from medcli.data.levels import NoiseSample, flat_noise, known_noise
 from medcli.train.noiselook import draw, fitting_sigma, middle, sampled
-from medcli.zoo.catalog import locate
-from medcli.zoo.weights import load_network
+from medcli.zoo.model import find_model
 
 SIDE = 256
 FOLDER = click.Path(path_type=Path, exists=True, file_okay=False)
@@ -39,7 +38,7 @@ def main(model: str, clean: Path, noisy: Path, sigma: float | None, limit: int, 
     chosen = np.unique(np.linspace(0, len(names) - 1, limit or len(names)).round().astype(int))
     real = [middle(images.read(noisy / names[i][0]).pages[0].pixels, SIDE) for i in chosen]
     mates = [middle(images.read(clean / names[i][1]).pages[0].pixels, SIDE) for i in chosen]
-    sampler = cast(LUDVAE, load_network(locate(model))[0]).eval()
+    sampler = cast(LUDVAE, find_model(model).network()).eval()
     if sigma is None:
         sigma = fitting_sigma(sampler, flat_noise(real), mates)
     made = sampled(sampler, mates, sigma=sigma, side=SIDE)

@@ -29,14 +29,15 @@ from medcli.train.machine import Machine, choose_machine
 from medcli.train.muon import Muon
 from medcli.train.recipe import load
 from medcli.train.run import build_method
-from medcli.zoo import catalog, weights
+from medcli.zoo import weights
+from medcli.zoo.model import find_model
 
 
 def draw(model: str, side: int, tile: int, device: str) -> None:
     """Prints the seconds that a picture of side x side pixels takes; what a child process does."""
     drawer = replace(open_model(model, device=device), tile=tile)
     generator = torch.Generator().manual_seed(0)
-    channels = weights.read_card(catalog.locate(model)).channels
+    channels = find_model(model).card.channels
     drawer.draw(torch.rand(channels, 64, 64, generator=generator), generator)
     picture = torch.rand(channels, side, side, generator=generator)
     start = time.perf_counter()
@@ -81,7 +82,7 @@ def training_step(network: LUDVAE, machine: Machine, batch: int, patch: int, rep
 
 
 def tables(options: argparse.Namespace, model: str) -> None:
-    network, _ = weights.load_network(catalog.locate(model))
+    network = find_model(model).network()
     assert isinstance(network, LUDVAE)
     print(f"Width {network.width}, tiles of {options.tile} pixels, {torch.get_num_threads()} threads.\n")
     print("| picture MP | seconds | seconds per MP | peak RSS, GB |\n|---|---|---|---|")

@@ -23,9 +23,10 @@ from medcli.engine.tiling import Span, bands, plan
 from medcli.errors import InputError, ModelError
 from medcli.noise.base import check_range, spell, uniform
 from medcli.registry import ARCHITECTURES, resolve
-from medcli.zoo.catalog import locate
-from medcli.zoo.checksum import measure
-from medcli.zoo.weights import load_network, read_card
+from medcli.zoo.catalog import entries
+from medcli.zoo.description import NOISE_DOMAIN
+from medcli.zoo.model import find_model
+from medcli.zoo.weights import load_network
 
 BLOCK, TILE = 64, 512  # pixels
 LARGEST_SEED = 2**62
@@ -196,16 +197,17 @@ def open_model(
     about as strong as it was learned, to its sigma_x. Departs: published are ranges about sigma_x.
     Raises ModelError where there is no such model, or it makes no noise; RecipeError for a range that makes no sense.
     """
-    path = locate(model)
-    card = read_card(path)
+    found = find_model(model)
+    card = found.card
     kind = resolve(ARCHITECTURES, card.architecture, kind="architecture", error=ModelError)
     if not hasattr(kind, "sample"):
+        known = [name for name, entry in entries().items() if entry.domain == NOISE_DOMAIN]
         raise ModelError(
-            f"'{card.id}' is a {card.architecture}: it takes noise away and has learned to make none.",
-            "Train a noise model: med train --method ludvae --noisy DIR --clean DIR -o run/",
+            f"'{card.id}' is a {card.architecture}: it removes noise and cannot generate it.",
+            f"Learn the noise of your own images with --like, or take one of: {', '.join(known)}.",
         )
-    span = sigma or DIRECTIONS[direction].usual(cast(Sampler, load_network(path)[0]))
-    return LearnedNoise(path, card.id, measure(path)[1], span, temperature, direction, device)
+    span = sigma or DIRECTIONS[direction].usual(cast(Sampler, found.network()))
+    return LearnedNoise(found.path, card.id, found.checksums.sha256, span, temperature, direction, device)
 
 
 def _colours(channels: int) -> str:

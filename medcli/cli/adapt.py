@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from medcli.images.values import RangeChoice
     from medcli.train.adapt import Adapted, Lesson
     from medcli.train.judge import Look
+    from medcli.zoo.model import Model
 
 HELP = """Let a model learn from your own noisy pictures, then denoise them with it.
 
@@ -125,22 +126,22 @@ def _place(request: Request, jobs: Sequence[Job]) -> Path:
     return path
 
 
-def _adapted(request: Request, jobs: Sequence[Job], folder: Path, weights: Path | None) -> str:
-    """The model to use, by name or file; without a place for weights it is the one that there is."""
+def _adapted(request: Request, jobs: Sequence[Job], folder: Path, weights: Path | None) -> Model:
+    """The model to use; without a place for weights it is the one that there is."""
     from medcli.data.cache import Reading
     from medcli.images.picture import is_gray
     from medcli.train.adapt import lesson, open_pictures
-    from medcli.zoo.catalog import gray_warning, locate
-    from medcli.zoo.weights import load_network
+    from medcli.zoo.model import find_model
 
     missing = [job.source for job in jobs if not job.source.exists()]
     if missing:
         raise InputError(f"There is no file {missing[0]}.")
-    model = load_network(locate(request.model, request.say))
+    model = find_model(request.model, request.say)
     reading = Reading(request.range, request.nodata)
-    found = lesson(*model, open_pictures([job.source for job in jobs], folder, reading))
+    pictures = open_pictures([job.source for job in jobs], folder, reading)
+    found = lesson(model.network(), model.card, pictures)
     request.say(_noise(found.seen))
-    warning = gray_warning(request.model)
+    warning = model.gray_warning
     if warning and all(is_gray(found.pictures[place]) for place in range(len(found.pictures))):
         request.say(warning)
     if found.obstacle:
@@ -149,17 +150,17 @@ def _adapted(request: Request, jobs: Sequence[Job], folder: Path, weights: Path 
     elif weights is None:
         request.say(f"{request.model} would learn from {len(found.pictures)} pictures for {request.minutes:g} min")
     else:
-        return _learned(request, found, folder, weights)
-    return request.model
+        return _learned(request, found, folder, weights) or model
+    return model
 
 
 def _recommend(request: Request, found: Lesson) -> None:
     """Models of the zoo that can learn from noise that neighbours share, where that is what was in the way."""
-    from medcli.zoo.catalog import masked_models
+    from medcli.zoo.model import blind_spot_models
 
-    known = " or ".join(f"-m {name}" for name in masked_models())
-    if known and found.seen.stride > 1 and not found.card.masked:
-        request.say(f"a model that is asked through masks can learn from such pictures: {known}")
+    known = " or ".join(f"-m {name}" for name in blind_spot_models())
+    if known and found.seen.stride > 1 and not found.card.blind_spot:
+        request.say(f"a blind-spot model can learn from such images: {known}")
 
 
 def _noise(seen: Look) -> str:
@@ -172,11 +173,13 @@ def _apart(stride: int) -> str:
     return "from pixel to pixel" if stride == 1 else f"only at a stride of {stride} pixels"
 
 
-def _learned(request: Request, found: Lesson, folder: Path, path: Path) -> str:
+def _learned(request: Request, found: Lesson, folder: Path, path: Path) -> Model | None:
+    """The adapted model, kept at `path`; None where it is not clearly better."""
     from medcli.cli.training import Display
     from medcli.engine.memory import keep_heap
     from medcli.train.adapt import STEPS, adapt, save
     from medcli.train.machine import choose_machine
+    from medcli.zoo.model import Model
 
     machine = choose_machine(request.device, request.precision, workers=0)
     _make_room(path.parent)
@@ -188,10 +191,10 @@ def _learned(request: Request, found: Lesson, folder: Path, path: Path) -> str:
         )  # fmt: skip
         tell(adapted, request.model, display)
     if adapted.verdict is None or not adapted.verdict.better:
-        return request.model
+        return None
     save(path, adapted, found.card, sorted({Path(name).name for name in found.pictures.names}))
     request.say(f"{path} holds the adapted model: med denoise PICTURE --model {path}")
-    return str(path)
+    return Model(str(path), path)
 
 
 def _make_room(folder: Path) -> None:
@@ -218,15 +221,13 @@ def tell(adapted: Adapted, model: str, display: Display) -> None:
     display.say(which)
 
 
-def _denoise(request: Request, jobs: Sequence[Job], model: str, *, rehearse: bool) -> None:
+def _denoise(request: Request, jobs: Sequence[Job], model: Model, *, rehearse: bool) -> None:
     from medcli.batch.files import Files, Settings, Streams
-    from medcli.batch.manifest import digest
     from medcli.batch.restore import Denoise
     from medcli.cli import session
-    from medcli.zoo.catalog import locate
 
     settings = Settings(
-        digest(locate(model)), precision=request.precision, range=str(request.range), nodata=request.nodata
+        model.checksums.blake2b, precision=request.precision, range=str(request.range), nodata=request.nodata
     )
     files = Files(jobs, settings, Streams(sys.stdin.buffer, sys.stdout.buffer))
     asked = session.Request(

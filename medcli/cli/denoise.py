@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, TextIO
 
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from medcli.batch.enlarge import Enlarge
     from medcli.batch.plan import Job
     from medcli.batch.restore import Task
+    from medcli.zoo.model import Model
 
 BLACK = "black"
 HELP = """Remove the noise from pictures.
@@ -203,11 +204,11 @@ def command(
 ) -> None:
     from medcli.batch.files import Files, Settings, Streams
     from medcli.batch.fill import Fill
-    from medcli.batch.manifest import digest
     from medcli.batch.plan import Naming, make_plan, skipped
     from medcli.batch.restore import Denoise
     from medcli.cli.session import Request, Session
-    from medcli.zoo.catalog import entries, locate
+    from medcli.zoo.description import NOISE_DOMAIN
+    from medcli.zoo.model import find_model
 
     def tell(text: str) -> None:  # of a model that is fetched on its first use
         if not quiet:
@@ -220,23 +221,24 @@ def command(
     _check_idle("--suffix", jobs[0].target == place, f"-o {place} is the whole name of the result.")
     _check_idle("--overlap", tile == 0, "--tile 0 takes the whole picture at once.")
     values = options.chosen_range(range_, range_from, nodata)
-    weights = locate(model, tell)
-    if model in entries() and entries()[model].domain == "noise":
-        tell(f"{model} has learned to make noise (med synth-pairs --model); the denoisers are in 'med models list'.")
-    _check_masked(weights, {"--refine": refine, "--samples": samples, "--seed": seed})
-    masks = _masks(mask, weights, jobs, inputs)
+    found = find_model(model, tell)
+    if found.domain == NOISE_DOMAIN:
+        tell(f"{model} generates noise (med synth-pairs --model); the denoisers are in 'med models list'.")
+    blind_spot = {"--refine": refine, "--samples": samples, "--seed": seed}
+    found.require_blind_spot(name for name, value in blind_spot.items() if value is not None)
+    masks = _masks(mask, found, jobs, inputs)
     task: Task = Denoise(strength)
     if mask:
         task = Fill(masks, max_pixels)
     elif upscale:
-        task = _enlarging(upscale, weights, strength, max_pixels, format_)
+        task = _enlarging(upscale, found, strength, max_pixels, format_)
     settings = Settings(
-        digest(weights), strength, ensemble, precision, format_, quality,
+        found.checksums.blake2b, strength, ensemble, precision, format_, quality,
         upscale or 1, BLACK if mask else "", refine, samples, seed, str(values), nodata,
     )  # fmt: skip
     streams = Streams(_received(inputs, dry_run), _binary(sys.stdout))
     files = Files(jobs, settings, streams, masks=masks, max_pixels=max_pixels, keep_time=keep_time)
-    request = Request(model, task, device, precision, ensemble, tile, overlap, refine, samples, seed, values, nodata)
+    request = Request(found, task, device, precision, ensemble, tile, overlap, refine, samples, seed, values, nodata)
     passed = skipped(inputs, recursive)
     session = Session(request, files, jobs, skipped=passed, as_objects=as_objects, quiet=quiet)
     if dry_run:
@@ -287,30 +289,17 @@ def _check_idle(option: str, idle: bool, why: str) -> None:
         raise click.UsageError(f"{option} has no meaning here: {why}")
 
 
-def _check_masked(weights: Path, options: Mapping[str, int | None]) -> None:
-    """Refuses options of masks where the model is not asked through any."""
-    from medcli.zoo.catalog import need_masks
-    from medcli.zoo.weights import read_card
-
-    if given := [name for name, value in options.items() if value is not None]:
-        need_masks(read_card(weights), given)
-
-
-def _masks(mask: str | None, weights: Path, jobs: Sequence[Job], inputs: Sequence[Path]) -> dict[Job, Path]:
+def _masks(mask: str | None, model: Model, jobs: Sequence[Job], inputs: Sequence[Path]) -> dict[Job, Path]:
     """The mask's file of each job; none without --mask, and where black pixels are what is missing."""
     if mask is None:
         return {}
     from medcli.batch.fill import masks_for
-    from medcli.zoo.abilities import require_fills
-    from medcli.zoo.weights import read_card
 
-    require_fills(read_card(weights))
+    model.capabilities.require_inpainting()
     return {} if mask == BLACK else masks_for(Path(mask), jobs, inputs)
 
 
-def _enlarging(factor: int, weights: Path, strength: float, max_pixels: int, format: str | None) -> Enlarge:
+def _enlarging(factor: int, model: Model, strength: float, max_pixels: int, format: str | None) -> Enlarge:
     from medcli.batch.enlarge import Enlarge
-    from medcli.zoo.abilities import filter_for
-    from medcli.zoo.weights import read_card
 
-    return Enlarge(factor, filter_for(read_card(weights), factor), strength, max_pixels, format)
+    return Enlarge(factor, model.capabilities.upscale_filter(factor), strength, max_pixels, format)

@@ -89,12 +89,14 @@ class Machine:
     def load(self, names: Iterable[str], say: Callable[[str], None]) -> dict[str, Denoiser]:
         """Models by the names they were asked for; `say` hears of what is fetched. Raises ModelError, DeviceError."""
         from medcli.api import load
-        from medcli.zoo.catalog import locate
+        from medcli.zoo.model import find_model
 
-        paths = {name: locate(name, say) for name in dict.fromkeys(names)}
+        found = [find_model(name, say) for name in dict.fromkeys(names)]
         return {
-            name: load(path, device=self.device, precision=self.precision, tile=self.tile, ensemble=self.ensemble)
-            for name, path in paths.items()
+            model.name: load(
+                model, device=self.device, precision=self.precision, tile=self.tile, ensemble=self.ensemble
+            )
+            for model in found
         }
 
     def methods(self, denoisers: Mapping[str, Denoiser], display: Display) -> list[Method]:
@@ -117,9 +119,9 @@ class Machine:
 def _warned(name: str, restore: Callable[..., Pixels], display: Display) -> Callable[[Pixels, ValueRange], Pixels]:
     """The same, with a line at the first gray picture where the model is known not to restore them."""
     from medcli.images.picture import is_gray
-    from medcli.zoo.catalog import gray_warning
+    from medcli.zoo.model import find_model
 
-    warnings = iter([line] if (line := gray_warning(name)) else [])
+    warnings = iter([line] if (line := find_model(name).gray_warning) else [])
 
     def method(noisy: Pixels, values: ValueRange) -> Pixels:
         if is_gray(noisy) and (line := next(warnings, "")):
@@ -225,7 +227,7 @@ def command(
 ) -> None:
     from medcli.batch.evaluate import evaluate
     from medcli.batch.summary import Table
-    from medcli.zoo.catalog import ignore
+    from medcli.zoo.fetch import ignore
 
     request = Request(clean, noisy, noise, clip, rounded, seed, limit, options.chosen_range(range_, range_from))
     _check(request)

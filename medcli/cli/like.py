@@ -74,8 +74,8 @@ def _learn(recipe: Recipe, lesson: Lesson, *, quiet: bool) -> None:
     from medcli.cli.training import Display
     from medcli.engine.memory import keep_heap
     from medcli.train.like import learn
-    from medcli.zoo.modelcard import retold
+    from medcli.zoo.modelcard import portable
 
     keep_heap()
     with Display(recipe.steps, quiet=quiet) as display:
-        learn(recipe, lesson, retold(["med", *sys.argv[1:]]), display.report, display.say)
+        learn(recipe, lesson, portable(["med", *sys.argv[1:]]), display.report, display.say)

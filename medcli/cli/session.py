@@ -25,13 +25,14 @@ from medcli.images.picture import is_gray
 if TYPE_CHECKING:
     from medcli.engine.denoiser import Denoiser
     from medcli.images.values import RangeChoice
+    from medcli.zoo.model import Model
 
 
 @dataclass(frozen=True)
 class Request:
     """What was asked of the machine: which model, for what, and how it is to be run. The last five: `Settings`."""
 
-    model: str
+    model: Model
     task: Task
     device: str
     precision: str
@@ -91,7 +92,6 @@ class Session:
     def _prepare(self, display: Display) -> Restore:
         from medcli.api import load  # imports torch: meanwhile the first picture is being read
         from medcli.engine.memory import keep_heap
-        from medcli.zoo.catalog import gray_warning
 
         keep_heap()
         asked = self._request
@@ -109,7 +109,7 @@ class Session:
             nodata=asked.nodata,
         )
         self._device = str(denoiser.device)
-        return partial(self._restore, denoiser, display, gray_warning(asked.model))
+        return partial(self._restore, denoiser, display, asked.model.gray_warning)
 
     def _restore(self, denoiser: Denoiser, display: Display, warning: str, job: Job, picture: Picture) -> Facts:
         if warning and all(is_gray(page.pixels) for page in picture.pages):
@@ -121,9 +121,9 @@ class Session:
         for outcome in outcomes:
             self._tally.add(outcome)
             if self._as_objects:
-                click.echo(as_json(outcome, self._request.model, self._device))
+                click.echo(as_json(outcome, self._request.model.name, self._device))
             if outcome.error is None:
-                lines = as_lines(outcome, self._request.model, self._device)
+                lines = as_lines(outcome, self._request.model.name, self._device)
             else:
                 lines = letter(outcome.error) if len(self._jobs) > 1 else []  # that of an only picture is raised
             for line in lines:

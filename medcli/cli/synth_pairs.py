@@ -283,10 +283,10 @@ def _lesson(clean: Path, noisy: Path, like: Path, taught: Taught, learned: Learn
 
 def _refuse_start(learned: Learned, model: str, place: Path) -> None:
     """A start must make noise, and lie where it is not overwritten."""
-    from medcli.zoo.catalog import locate
+    from medcli.zoo.model import find_model
 
     _learned(learned, model)
-    if locate(model).resolve().is_relative_to(place.resolve()):
+    if find_model(model).path.resolve().is_relative_to(place.resolve()):
         problem = f"{model} is the noise model of this very folder, and cannot be the start of another one there."
         raise ModelError(problem, "Choose another --to.")
 

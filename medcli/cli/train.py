@@ -94,6 +94,7 @@ def command(output: Path, recipe: str | None, pool: str | None, noise: str | Non
     from medcli.train.loop import Limits
     from medcli.train.run import Options, train
     from medcli.zoo.modelcard import use
+    from medcli.zoo.weights import read_card
 
     _refuse_mixtures(pool, noise, options)
     quiet = options.pop("quiet") or os.environ.get("RANK", "0") != "0"  # under torchrun one process speaks
@@ -114,7 +115,7 @@ def command(output: Path, recipe: str | None, pool: str | None, noise: str | Non
         if recipe and _frozen(run):
             display.say(f"{output} keeps the recipe that it was begun with: --recipe {recipe} is for new runs")
         path = train(chosen, run, display.report, display.say)
-        display.say(f"{path} is ready: {use(chosen.architecture, str(output), 'PICTURE')}")
+        display.say(f"{path} is ready: {use(read_card(path), str(output), 'PICTURE')}")
 
 
 def _refuse_mixtures(pool: str | None, noise: str | None, options: Mapping[str, Any]) -> None:
@@ -131,9 +132,9 @@ def _refuse_mixtures(pool: str | None, noise: str | None, options: Mapping[str, 
 
 def _command() -> str:
     """The command line as the model card tells it."""
-    from medcli.zoo.modelcard import retold
+    from medcli.zoo.modelcard import portable
 
-    return retold(["med", *sys.argv[1:]])
+    return portable(["med", *sys.argv[1:]])
 
 
 def _noises(pool: str | None, noise: str | None) -> dict[str, float] | None:
@@ -164,9 +165,9 @@ def _recipe(name: str | None, overrides: dict[str, Any], run: Options, *, pooled
 
 def _seen(init: str, run: Options) -> list[str]:
     """The pictures that the start model has seen, if there is one, and those of the run."""
-    from medcli.zoo import catalog, weights
+    from medcli.zoo.model import find_model
 
-    before = weights.read_card(catalog.locate(init)).training_data if init else []
+    before = find_model(init).card.training_data if init else []
     return list(dict.fromkeys([*before, *_names(*_folders(run))]))
 
 
@@ -221,11 +222,11 @@ def _own(given: dict[str, Any], run: Options, *, pooled: bool) -> Recipe:
     from medcli.errors import RecipeError
     from medcli.registry import METHODS, resolve
     from medcli.train.recipe import Recipe
-    from medcli.zoo import catalog, weights
+    from medcli.zoo.model import find_model
 
     if "init" in given and "architecture" in given:
         raise click.UsageError("--init says which network it is: leave --arch out.")
-    start = weights.read_card(catalog.locate(given["init"])) if "init" in given else None
+    start = find_model(given["init"]).card if "init" in given else None
     network: str | None = start.architecture if start else given.get("architecture")
     method = given.get("method") or _usual_method(network, pooled=pooled and not (run.noisy or run.pairs))
     kind = resolve(METHODS, method, kind="method", error=RecipeError)

@@ -224,7 +224,7 @@ def save(path: Path, adapted: Adapted, card: weights.Card, names: Sequence[str])
         card,
         id=path.stem,
         title=f"{card.id}, adapted to {len(names)} noisy pictures",
-        method="amsnet" if card.masked else "n2s",
+        method="amsnet" if card.blind_spot else "n2s",
         recipe=f"adapted from {card.id}",
         training_data=[*card.training_data, *names],
         steps=adapted.steps,

@@ -30,9 +30,8 @@ from medcli.train.processes import Team
 from medcli.train.recipe import Recipe, load
 from medcli.train.run import RECIPE, Options, opened, train
 from medcli.train.sources import Sources
-from medcli.zoo.catalog import locate
 from medcli.zoo.checksum import sha256_of
-from medcli.zoo.weights import read_card
+from medcli.zoo.model import find_model
 
 USUAL = "ludvae"  # recipe
 PLACE, WISH = ".noise-model", "wish.json"
@@ -74,7 +73,7 @@ class Lesson:
 
     def wish(self) -> Wish:
         """Reads every picture. Raises InputError where a folder has none, ModelError where there is no such model."""
-        start = sha256_of(locate(self.init)) if self.init else ""
+        start = find_model(self.init).checksums.sha256 if self.init else ""
         return Wish(
             _digest(self.noisy), _digest(self.clean), start, self.minutes, self.options, self.config, self.range
         )
@@ -83,7 +82,7 @@ class Lesson:
         """As the package has it, with what was asked for."""
         usual, name = load(USUAL), self.noisy.resolve().name
         plain = re.sub(r"[^\w.-]+", "-", name)
-        start = read_card(locate(self.init)) if self.init else None
+        start = find_model(self.init).card if self.init else None
         config, seen = (start.config, start.training_data) if start else (usual.config, [])
         return replace(
             usual,

@@ -14,7 +14,7 @@ from medcli.data.crops import Source
 from medcli.data.levels import CLEAN_OVER_NOISY, matching, propose
 from medcli.errors import InputError, RecipeError
 from medcli.train.recipe import Recipe
-from medcli.zoo.abilities import drops
+from medcli.zoo.capabilities import drops
 
 LOOKED_AT = 96  # patches
 STEP = -2  # no step of training has this number

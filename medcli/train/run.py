@@ -28,7 +28,9 @@ from medcli.train.recipe import Recipe
 from medcli.train.sources import Folders, Sources, open_sources
 from medcli.train.validation import PATCHES, strategy_of
 from medcli.train.witness import Witness
-from medcli.zoo import catalog, modelcard, weights
+from medcli.zoo import modelcard, weights
+from medcli.zoo.description import describe, domain_of
+from medcli.zoo.model import find_model
 
 T = TypeVar("T")
 RECIPE = "recipe.yaml"
@@ -156,16 +158,16 @@ def _in_gray(recipe: Recipe, sources: Sources) -> Recipe:
 def _keep(trainer: Trainer, witness: Witness, options: Options, sources: Sources) -> None:
     """The product with its page, and the pictures of the run."""
     recipe, folder, product = trainer.recipe, witness.folder, trainer.best()
-    card = replace(_card(recipe, trainer.step, sources.noises), strategy=strategy_of(trainer.method))
+    card = replace(
+        _card(recipe, trainer.step, sources.noises),
+        strategy=strategy_of(trainer.method),
+        domain=domain_of(product),
+    )
     path = folder / f"{recipe.id}.safetensors"
     weights.save(path, product, card)
-    facts = replace(
-        modelcard.of_card(card, path.name),
-        command=options.command,
-        data_licence=options.data_licence,
-        scores=_scores(trainer),
-    )
-    (folder / "README.md").write_text(modelcard.render(facts), encoding="utf-8")
+    about = replace(describe(card), data_licence=options.data_licence, scores=_scores(trainer))
+    page = modelcard.render(about, modelcard.Origin(path.name, command=options.command))
+    (folder / "README.md").write_text(page, encoding="utf-8")
     witness.draw()
     if trainer.validation:
         witness.show(trainer.validation, trainer.method, product, trainer.machine, trainer.step)
@@ -315,7 +317,8 @@ def _network(recipe: Recipe) -> nn.Module:
     """A fresh network, or the weights of `init` where the recipe names a model to start from."""
     network = weights.build(_card(recipe))
     if recipe.init:
-        start, card = weights.load_network(catalog.locate(recipe.init))
+        model = find_model(recipe.init)
+        start, card = model.network(), model.card
         try:
             network.load_state_dict(start.state_dict())
         except RuntimeError as error:

@@ -1,76 +1,68 @@
-"""`models.yaml`: what models there are and where their weights lie. Reading it needs neither torch nor a network."""
+"""`models.yaml`: what models there are and where their weights lie. Reading it needs neither torch nor a network.
+
+The fields of `Entry` are the keys of a row, with their types; `tests/test_zoo_catalog.py` checks the file that ships
+in more depth.
+"""
 
 from __future__ import annotations
 
 import os
-import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
+from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Annotated, Any, ClassVar, Literal
+
+import msgspec
+import yaml
+from msgspec import Meta
+from rich.filesize import decimal
 
 from medcli.errors import ModelError
 from medcli.registry import nearest
-from medcli.zoo.checksum import measure
-from medcli.zoo.schema import FIELDS, HUB_FIELDS, Row, read_rows
-
-if TYPE_CHECKING:
-    from medcli.zoo.fetch import HubFile
-    from medcli.zoo.weights import Card
+from medcli.zoo import fetch
+from medcli.zoo.checksum import checksums
+from medcli.zoo.description import NOISE_DOMAIN, Description
+from medcli.zoo.fetch import HubFile, Say, ignore
+from medcli.zoo.weights import Card
 
 PACKAGE = Path(__file__).parent.parent
 WEIGHTS = PACKAGE / "weights"
 HOME_VARIABLE = "MED_HOME"
+MAX_BYTES = 1_000_000  # of a catalogue, which takes a few kilobytes per model
+DOMAINS: Mapping[str, str] = {
+    "photo": "photographs, scans and screenshots with real noise",
+    "gaussian": "additive white Gaussian noise, as in the literature",
+    "gray": "images of one channel",
+    "microscopy": "micrographs",
+    NOISE_DOMAIN: "learned noise, which med synth-pairs adds to clean images",
+}
+REINSTALL = "Install medcli again."
+Row = dict[str, Any]
 
 
-@dataclass(frozen=True)
-class Entry:
+@dataclass(frozen=True, kw_only=True)
+class Entry(Description):
     """One model of the zoo: a row of `models.yaml`.
 
-    domain: what pictures it is for, a key of `schema.DOMAINS`; noise: what it removes and how much of it, in words.
-    architecture, config, strategy, channels, noises, gray: as on the card of its weights. value_range: of pictures.
-    multiple, receptive_field: of its network, in pixels. macs_per_pixel: multiplications per pixel of 256x256.
-    source: 'bundled', or a file on the Hub; file: its name there, or below `medcli/weights`. naming: of the tensors,
-    where they are not ours. bytes: None where nobody stated it. licence: of the weights; data_licence: of the
-    pictures it was trained on. scores: protocol to figure. tolerance: of the test vector, in grey levels of 255;
-    None where there is no vector.
+    domain: what images it is for, a key of `DOMAINS`. source: "bundled", or a file on the Hub; file: its name there,
+    or below `medcli/weights`. naming: of the tensors, a key of `checkpoint_formats.NAMINGS` where they are not ours.
+    bytes: None where it is not stated. tolerance: of the test vector, in grey levels of 255; None where there is none.
     """
 
-    id: str
-    title: str
-    summary: str
-    domain: str
-    architecture: str
-    config: dict[str, Any]
-    strategy: str
-    channels: int
-    noise: str
-    noises: list[str]
-    value_range: tuple[float, float]
-    multiple: int
-    receptive_field: int
-    half_safe: bool
-    gray: bool | None
-    parameters: int
+    id: Annotated[str, Meta(pattern=r"^[a-z0-9][a-z0-9.-]{0,63}\Z")]
     macs_per_pixel: int
-    source: str | HubFile
-    naming: str
-    file: str
+    source: Literal["bundled"] | HubFile
+    naming: str = ""
+    file: Annotated[str, Meta(pattern=r"^[\w-][\w./ -]*\Z")]
     bytes: int | None
-    sha256: str
-    licence: str
-    data_licence: str
-    training_data: list[str]
-    method: str
-    recipe: str
-    scores: dict[str, float]
-    citation: str
-    tolerance: float | None
+    sha256: Annotated[str, Meta(pattern=r"^[0-9a-f]{64}\Z")]
+    tolerance: float | None = None
 
     @property
     def hub(self) -> HubFile | None:
         """Where on the Hub the weights are; None for those that come with medcli."""
-        return None if isinstance(self.source, str) else self.source
+        return None if self.source == "bundled" else self.source
 
     @property
     def path(self) -> Path:
@@ -92,20 +84,17 @@ class Entry:
         return f"{self.id}.vector.safetensors"
 
     @property
+    def size(self) -> str:
+        """Of the weights, in words."""
+        return "not stated" if self.bytes is None else decimal(self.bytes)
+
+    @property
     def card(self) -> Card:
         """What a weight file of this model says of itself."""
-        from medcli.zoo.weights import Card
-
-        return Card(**{item.name: getattr(self, item.name) for item in fields(Card) if hasattr(self, item.name)})
+        return Card(**{item.name: getattr(self, item.name) for item in fields(Card)})
 
 
-def ignore(line: str) -> None:
-    """For those who do not want to hear about progress."""
-
-
-def tell(line: str) -> None:
-    """On standard error: a download that nobody asked for by name should not come as a surprise."""
-    print(line, file=sys.stderr)
+KEYS = {item.name for item in fields(Entry)} - {"steps", "version"}
 
 
 def catalog_path() -> Path:
@@ -117,50 +106,86 @@ def catalog_path() -> Path:
 def store() -> Path:
     """The folder of models installed from a bundle and of converted ones: MED_HOME, or the user's data folder."""
     if home := os.environ.get(HOME_VARIABLE):
-        return _expanded(home) / "models"
+        return expanded(home) / "models"
     import platformdirs
 
     return Path(platformdirs.user_data_dir("medcli", appauthor=False)) / "models"
 
 
-def _expanded(name: str) -> Path:
+def expanded(name: str) -> Path:
     """With `~` as the user's home; a home that nobody has is a name like any other, not an error."""
     return Path(os.path.expanduser(name))  # noqa: PTH111
 
 
-def entries(path: Path | None = None) -> dict[str, Entry]:
-    """Every model by id; raises ModelError, with file and line, where the catalogue is malformed."""
+def entries(path: Path | None = None) -> Mapping[str, Entry]:
+    """Every model by id; a file is read once in a process as long as it stays the same.
+
+    Raises ModelError, naming the file and the row, where the catalogue is malformed.
+    """
     path = path or catalog_path()
     try:
-        text = path.read_text(encoding="utf-8")
+        seen = path.stat()
+        return _read(path, seen.st_ino, seen.st_size, seen.st_mtime_ns)
     except OSError as error:
-        raise ModelError(f"{path} cannot be read: {error.strerror}.", "Install medcli again.") from error
-    except UnicodeDecodeError as error:
-        raise ModelError(f"{path} is no catalogue of models: it is not UTF-8 text.", "Install medcli again.") from error
-    return {row["id"]: _entry(row) for row in read_rows(text, path)}
+        raise ModelError(f"{path} cannot be read: {error.strerror}.", REINSTALL) from error
+    except (yaml.YAMLError, ValueError, TypeError, RecursionError, OverflowError) as error:
+        raise ModelError(f"{path} is no catalogue of models: {' '.join(str(error).split())}.", REINSTALL) from error
 
 
-def _entry(row: Row) -> Entry:
-    if isinstance(row["source"], str):
-        return Entry(**row)
-    from medcli.zoo.fetch import HubFile
+@lru_cache(maxsize=8)
+def _read(path: Path, *_identity: int) -> dict[str, Entry]:
+    """Raises OSError, ModelError, and what the YAML reader raises."""
+    with path.open("rb") as file:
+        text = file.read(MAX_BYTES)
+    rows = msgspec.convert(yaml.load(text, _Loader), dict[Literal["models"], list[Row]]).get("models")
+    if rows is None:
+        raise ValueError("there is no key 'models'")
+    found = {(entry := _entry(row, path)).id: entry for row in rows}
+    if len(found) < len(rows):
+        raise ValueError("two models have the same id")
+    return found
 
-    where = row["source"]
-    file = HubFile(**where, bytes=row["bytes"], sha256=row["sha256"])
-    return Entry(**row | {"source": file, "file": where["file"]})
+
+class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
+    """Plain data alone: no dates, no binary, and no aliases, a few bytes of which can stand for terabytes."""
+
+    yaml_constructors: ClassVar[dict[Any, Any]] = {
+        tag: construct
+        for tag, construct in yaml.SafeLoader.yaml_constructors.items()
+        if tag is None or tag.rpartition(":")[2] in ("null", "bool", "int", "float", "str", "seq", "map")
+    }
+
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+        if node in self.constructed_objects:
+            raise yaml.constructor.ConstructorError(None, None, "aliases (*name) are not used here", node.start_mark)
+        return super().construct_object(node, deep)
+
+
+def _entry(row: Row, path: Path) -> Entry:
+    where = f"{path}, model '{row.get('id')}'"
+    if unknown := row.keys() - KEYS:
+        raise ModelError(f"{where}: unknown key '{(key := sorted(map(str, unknown))[0])}'.", nearest(key, KEYS))
+    source = row.get("source")
+    if isinstance(source, dict):
+        pinned = {**source, "bytes": row.get("bytes"), "sha256": row.get("sha256")}
+        row = row | {"source": pinned, "file": source.get("file")}
+    try:
+        return msgspec.convert(row, Entry)
+    except msgspec.ValidationError as error:
+        raise ModelError(f"{where}: {error}.", REINSTALL) from error
 
 
 def as_row(entry: Entry) -> Row:
     """The row of `models.yaml` that says this; plain data for YAML and JSON."""
-    row = {key: getattr(entry, key) for key in FIELDS} | {"value_range": list(entry.value_range)}
+    row = {key: value for key, value in msgspec.to_builtins(entry).items() if key in KEYS}
+    row["value_range"] = list(entry.value_range)
     if entry.hub is not None:
-        row["source"] = {key: getattr(entry.hub, key) for key in HUB_FIELDS}
-        del row["file"]
+        del row["file"], row["source"]["bytes"], row["source"]["sha256"]
     empty: Row = {"naming": "", "noises": [], "gray": None, "tolerance": None}
     return {key: value for key, value in row.items() if key not in empty or value != empty[key]}
 
 
-def find(name: str, known: dict[str, Entry] | None = None) -> Entry:
+def find(name: str, known: Mapping[str, Entry] | None = None) -> Entry:
     """The model called `name`; raises ModelError with the nearest known one."""
     known = entries() if known is None else known
     if name not in known:
@@ -168,80 +193,18 @@ def find(name: str, known: dict[str, Entry] | None = None) -> Entry:
     return known[name]
 
 
-def masked_models() -> list[str]:
-    """The ids of models that are asked through masks."""
-    return [entry.id for entry in entries().values() if entry.card.masked]
-
-
-def need_masks(card: Card, given: Iterable[str]) -> None:
-    """Raises ModelError for a model that is not asked through masks; given: what it has no use for."""
-    if card.masked:
-        return
-    known = ", ".join(masked_models())
-    raise ModelError(
-        f"'{card.id}' is not asked through masks, so it has no use for {' or '.join(given)}.",
-        f"Models that are: {known}." if known else "Models that 'med train --method amsnet' makes are.",
-    )
-
-
-def gray_warning(name: str) -> str:
-    """One line for gray pictures where the model called `name` is known not to restore them; empty for others.
-
-    name: of the zoo or a file's. The catalogue knows it of weights that were published before cards could say so.
-    """
-    from medcli.zoo.weights import read_card
-
-    known = entries()
-    card = known[name].card if name in known else read_card(locate(name))
-    if card.gray is not False or card.channels == 1:
-        return ""
-    better = " or ".join(f"-m {entry.id}" for entry in known.values() if entry.gray)
-    return f"{name} has not learned gray pictures and hardly changes them" + (f"; try {better}." if better else ".")
-
-
 def unknown(name: str, known: Iterable[str]) -> ModelError:
-    """The letter for a name that no model has, with the nearest of those there are."""
+    """The error for a name that no model has, with the nearest of those there are."""
     return ModelError(f"There is no model called '{name}'.", nearest(name, known))
 
 
-def locate(name: str, say: Callable[[str], None] = tell) -> Path:
-    """The weight file behind a name of the zoo, the path of a file, or a training run's folder.
-
-    Weights of the zoo are checked against their checksum; those on the Hub are fetched where this machine lacks them,
-    and turned into our form once. `say` hears about it. Raises ModelError for an unknown name, with the nearest known
-    one, and for a file that is missing or corrupt.
-    """
-    known = entries()
-    if name in known:
-        return pull(known[name], say)
-    path = _expanded(name)
-    if path.is_dir():
-        return _product(path)
-    if path.is_file():
-        return path
-    if path.suffix == ".safetensors" or len(path.parts) > 1:
-        raise ModelError(f"There is no model file {path}.")
-    raise unknown(name, known)
-
-
-def _product(folder: Path) -> Path:
-    """The weights that a run kept; its checkpoints lie deeper."""
-    found = sorted(path for path in folder.glob("*.safetensors") if not path.name.endswith(".vector.safetensors"))
-    if len(found) != 1:
-        raise ModelError(f"{folder} holds {len(found)} weight files, not one.", "Name the .safetensors file itself.")
-    return found[0]
-
-
-def pull(entry: Entry, say: Callable[[str], None] = ignore) -> Path:
+def pull(entry: Entry, say: Say = ignore) -> Path:
     """The weights in our form, ready for use without a network from now on. Raises ModelError."""
-    return ours(entry, present(entry) or _fetched(entry, say))
-
-
-def _fetched(entry: Entry, say: Callable[[str], None]) -> Path:
-    from medcli.zoo.fetch import fetch
-
-    assert entry.hub is not None
-    return fetch(entry.hub, name=entry.id, say=say)
+    raw = present(entry)
+    if raw is None:
+        assert entry.hub is not None
+        raw = fetch.fetch(entry.hub, name=entry.id, say=say)
+    return ours(entry, raw)
 
 
 def ours(entry: Entry, raw: Path) -> Path:
@@ -266,18 +229,19 @@ def present(entry: Entry) -> Path | None:
     if entry.hub is None or entry.path.exists():
         _check(entry)
         return entry.path
-    from medcli.zoo.fetch import cached
+    return fetch.cached(entry.hub)
 
-    return cached(entry.hub)
+
+def where(entry: Entry) -> str:
+    """`bundled`: comes with medcli; `cached`: on this machine; `hub`: would be fetched. Asks no network."""
+    if entry.hub is None:
+        return "bundled"
+    return "cached" if is_here(entry) else "hub"
 
 
 def is_here(entry: Entry) -> bool:
     """Whether the weights lie on this machine, whole or not; neither their bytes nor the network are asked."""
-    if entry.hub is None or entry.path.exists():
-        return True
-    from medcli.zoo.fetch import is_there
-
-    return is_there(entry.hub)
+    return entry.hub is None or entry.path.exists() or fetch.is_there(entry.hub)
 
 
 def verify(entry: Entry) -> Path:
@@ -292,14 +256,14 @@ def verify(entry: Entry) -> Path:
 
 
 def _check(entry: Entry) -> None:
-    remedy = "Install medcli again."
+    remedy = REINSTALL
     if entry.hub is not None:
         remedy = f"Remove it (med models rm {entry.id}) and pull it again."
     try:
-        size, digest = measure(entry.path)
+        found = checksums(entry.path)
     except OSError as error:
         raise ModelError(f"The weights of '{entry.id}' are missing: {entry.path}.", remedy) from error
-    if size != (entry.bytes or size) or digest != entry.sha256:
+    if found.bytes != (entry.bytes or found.bytes) or found.sha256 != entry.sha256:
         raise ModelError(f"The weights of '{entry.id}' are corrupt: {entry.path}.", remedy)
 
 
@@ -310,12 +274,10 @@ def remove(entry: Entry) -> int:
     """
     if entry.hub is None:
         raise ModelError(f"'{entry.id}' comes with medcli and stays.", "Only fetched models can be removed.")
-    from medcli.zoo.fetch import remove as forget
-
     ours = [entry.path, *sorted(converted_folder(entry).glob("*"))]
     freed = sum(path.stat().st_size for path in ours if path.is_file())
     for path in ours:
         path.unlink(missing_ok=True)
     if converted_folder(entry).is_dir():
         converted_folder(entry).rmdir()
-    return freed + forget(entry.hub)
+    return freed + fetch.remove(entry.hub)

@@ -11,14 +11,14 @@ import json
 import tempfile
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from medcli.errors import ModelError, OutputError
 from medcli.registry import ARCHITECTURES, nearest
-from medcli.zoo.checksum import measure
-from medcli.zoo.namings import NAMINGS, Reading, Tensors, detect, renamed
+from medcli.zoo.checkpoint_formats import NAMINGS, Reading, Tensors, detect, renamed
+from medcli.zoo.checksum import checksums
 from medcli.zoo.unpickle import checked_name, unpickled
 from medcli.zoo.weights import METADATA_KEY, Card, check_fit, write_tensors
 
@@ -33,7 +33,7 @@ class Wish:
     """What is known of a foreign file beside its tensors.
 
     architecture: None for what the names of its tensors say. config: values that replace inferred ones. renames: the
-    file's names to ours, where the naming is not a known one; see `namings.renamed`.
+    file's names to ours, where the naming is not a known one; see `checkpoint_formats.renamed`.
     """
 
     id: str
@@ -78,9 +78,9 @@ def import_file(source: Path, target: Path, wish: Wish) -> Found:
 def converted(raw: Path, card: Card, naming: str, folder: Path) -> Path:
     """Our form of a foreign file that a catalogue describes: made in `folder` once, found there afterwards.
 
-    naming: one of `namings.NAMINGS`. The name of the result depends on all that went into it, so that a file fetched
-    anew or a card that changed is converted anew; so is one whose bytes have changed since. Raises ModelError as
-    `import_file` does.
+    naming: one of `checkpoint_formats.NAMINGS`. The name of the result depends on all that went into it, so that a file
+    fetched anew or a card that changed is converted anew; so is one whose bytes have changed since. Raises ModelError
+    as `import_file` does.
     """
     if naming not in NAMINGS:
         raise ModelError(f"'{card.id}' has tensors in an unknown naming '{naming}'.", nearest(naming, NAMINGS))
@@ -92,7 +92,7 @@ def converted(raw: Path, card: Card, naming: str, folder: Path) -> Path:
         _, reading = _read_as(naming, tensors_of(raw))
         _fitted(raw, card, reading.tensors)
         _write(place, card, reading.tensors)
-        note.write_text(measure(place)[1], encoding="ascii")
+        note.write_text(checksums(place).sha256, encoding="ascii")
     except OSError as error:
         problem = f"'{card.id}' cannot be converted: {error.filename or place}: {error.strerror}."
         raise ModelError(problem, "Make room, or name another folder in MED_HOME.") from error
@@ -102,7 +102,7 @@ def converted(raw: Path, card: Card, naming: str, folder: Path) -> Path:
 def _is_whole(place: Path, note: Path) -> bool:
     """Whether a conversion lies there as it was made, by the checksum that was noted then."""
     with suppress(FileNotFoundError):
-        return note.read_bytes() == measure(place)[1].encode()
+        return note.read_bytes() == checksums(place).sha256.encode()
     return False
 
 
@@ -194,7 +194,7 @@ def _fitted(source: Path, card: Card, tensors: Tensors) -> nn.Module:
 
 def _completed(card: Card, network: nn.Module) -> Card:
     """The card with what the network says of itself: every argument spelled out, its channels."""
-    return Card(**{**asdict(card), "config": network.config, "channels": network.channels})
+    return replace(card, config=network.config, channels=network.channels)  # type: ignore[arg-type]
 
 
 def _write(place: Path, card: Card, tensors: Tensors) -> None:
@@ -205,12 +205,15 @@ def _write(place: Path, card: Card, tensors: Tensors) -> None:
     exact = {name: tensor.float() if tensor.dtype == torch.float64 else tensor for name, tensor in tensors.items()}
     with tempfile.TemporaryDirectory(prefix=".medcli-", dir=place.parent) as scratch:
         whole = Path(scratch) / place.name
-        write_tensors(whole, exact, {METADATA_KEY: json.dumps(asdict(card), sort_keys=True)})
+        write_tensors(whole, exact, card.metadata())
         whole.replace(place)
 
 
 def _digest(raw: Path, card: Card, naming: str) -> str:
-    """Of what a conversion depends on, without reading the file: a fetched one keeps its size and time."""
+    """Of what a conversion depends on, without reading the file: a fetched one keeps its size and time.
+
+    The domain is left out: conversions of versions before it was on the card stay valid.
+    """
     state = raw.stat()
-    parts = [EDITION, naming, asdict(card), state.st_size, state.st_mtime_ns]
+    parts = [EDITION, naming, replace(card, domain="").as_dict(), state.st_size, state.st_mtime_ns]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]

@@ -11,16 +11,21 @@ import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import yaml
 
 from medcli.errors import ModelError, OutputError
-from medcli.zoo import catalog, modelcard, weights
-from medcli.zoo.checksum import sha256_of
-from medcli.zoo.modelcard import NOT_STATED
+from medcli.zoo import modelcard, test_vectors
+from medcli.zoo.catalog import Entry, as_row
+from medcli.zoo.checksum import checksums
+from medcli.zoo.description import Description, describe
+from medcli.zoo.fetch import HubFile, failures, status_of
+from medcli.zoo.model import find_model
+from medcli.zoo.modelcard import NOT_STATED, Origin
+from medcli.zoo.weights import Card
 
 PAGE, CONFIG, WEIGHTS, RECIPE, VECTOR = NAMES = (
     "README.md",
@@ -42,11 +47,11 @@ REASONS = {
 
 @dataclass(frozen=True)
 class Folder:
-    """A folder ready for the Hub. card: what its weights say of themselves; facts: what its page was made from."""
+    """A folder ready for the Hub. card: what its weights say of themselves; about: what its page was made from."""
 
     path: Path
-    card: weights.Card
-    facts: modelcard.Facts
+    card: Card
+    about: Description
 
     @property
     def files(self) -> dict[str, int]:
@@ -56,11 +61,6 @@ class Folder:
     @property
     def page(self) -> str:
         return (self.path / PAGE).read_text(encoding="utf-8")
-
-    @property
-    def sha256(self) -> str:
-        """Of the weights."""
-        return sha256_of(self.path / WEIGHTS)
 
 
 class Commit(NamedTuple):
@@ -77,25 +77,23 @@ def prepare(source: Path, folder: Path, repo: str = "") -> Folder:
     is made from what the weights say. Raises ModelError for weights or a page that cannot be used, OutputError for a
     folder that is not empty or cannot be written.
     """
-    from medcli.zoo import vectors
-
-    file = catalog.locate(str(source.absolute()))  # a name without folders could be that of a model
-    network, card = weights.load_network(file)
-    facts = replace(modelcard.of_card(card, WEIGHTS), repo=repo)
+    model = find_model(str(source.absolute()))  # a name without folders could be that of a model
+    network, card = model.network(), model.card
+    about, origin = describe(card), Origin(WEIGHTS, repo)
     run = source if source.is_dir() else None
     own = _own_page(run)
-    page = modelcard.readdressed(own, facts) if own else modelcard.render(facts)
+    page = modelcard.with_usage(own, about, origin) if own else modelcard.render(about, origin)
     try:
         _clear(folder)
         (folder / PAGE).write_text(page, encoding="utf-8")
-        (folder / CONFIG).write_text(json.dumps(asdict(card), indent=2, sort_keys=True) + "\n")
-        shutil.copyfile(file, folder / WEIGHTS)
+        (folder / CONFIG).write_text(json.dumps(card.as_dict(), indent=2, sort_keys=True) + "\n")
+        shutil.copyfile(model.path, folder / WEIGHTS)
         if run and (run / RECIPE).is_file():
             shutil.copyfile(run / RECIPE, folder / RECIPE)
-        vectors.write(folder / VECTOR, network, card)
+        test_vectors.write(folder / VECTOR, network, card)
     except OSError as error:
         raise OutputError(f"{folder} cannot be written: {error.strerror}.") from error
-    return Folder(folder, card, facts)
+    return Folder(folder, card, about)
 
 
 def _clear(folder: Path) -> None:
@@ -148,7 +146,7 @@ def upload(folder: Folder, repo: str, *, private: bool = False, create_pr: bool 
     from huggingface_hub import HfApi
 
     check_repo(repo)
-    with _letters(repo):
+    with _explained(repo):
         hub = HfApi(library_name="medcli")
         if not create_pr:
             hub.create_repo(repo, private=private, exist_ok=True)
@@ -163,11 +161,9 @@ def upload(folder: Folder, repo: str, *, private: bool = False, create_pr: bool 
 
 
 @contextmanager
-def _letters(repo: str) -> Iterator[None]:
-    """Turns what the Hub's client raises into letters."""
+def _explained(repo: str) -> Iterator[None]:
+    """Turns what the Hub's client raises into ModelError."""
     from huggingface_hub.errors import LocalTokenNotFoundError, OfflineModeIsEnabled
-
-    from medcli.zoo.fetch import failures, status_of
 
     try:
         yield
@@ -182,35 +178,19 @@ def _letters(repo: str) -> Iterator[None]:
 
 def row(folder: Folder, repo: str, revision: str) -> str:
     """The model as a row of `models.yaml`; what the weights do not tell reads "not stated" and wants its author."""
-    facts = folder.facts
-    values: dict[str, Any] = {
-        "id": _row_id(facts.id),
-        "title": facts.title or NOT_STATED,
-        "summary": facts.summary or facts.title or NOT_STATED,
-        "domain": "gray" if facts.channels == 1 else "photo",
-        "architecture": facts.architecture,
-        "config": folder.card.config,
-        "strategy": facts.strategy,
-        "channels": facts.channels,
-        "noise": facts.noise or NOT_STATED,
-        "value_range": list(facts.value_range),
-        "multiple": facts.multiple,
-        "receptive_field": facts.receptive_field,
-        "half_safe": facts.half_safe,
-        "parameters": facts.parameters,
-        "macs_per_pixel": round(facts.macs_per_pixel),
-        "source": {"repo": repo, "file": WEIGHTS, "revision": revision},
-        "bytes": folder.files[WEIGHTS],
-        "sha256": folder.sha256,
-        "licence": facts.licence or NOT_STATED,
-        "data_licence": facts.data_licence or NOT_STATED,
-        "training_data": list(facts.training_data),
-        "method": facts.method or NOT_STATED,
-        "recipe": facts.recipe,
-        "scores": dict(facts.scores),
-        "citation": facts.citation,
+    about, weights = folder.about, checksums(folder.path / WEIGHTS)
+    stated = {
+        "id": _row_id(about.id),
+        "summary": about.summary or about.title or NOT_STATED,
+        "domain": about.domain or ("gray" if about.channels == 1 else "photo"),
+        "macs_per_pixel": round(about.macs_per_pixel),
     }
-    return yaml.safe_dump([values], sort_keys=False, allow_unicode=True, width=112)
+    stated |= {
+        key: getattr(about, key) or NOT_STATED for key in ("title", "noise", "licence", "data_licence", "method")
+    }
+    source = HubFile(repo, WEIGHTS, revision, weights.bytes, weights.sha256)
+    entry = Entry(**vars(about) | stated, source=source, file=WEIGHTS, bytes=weights.bytes, sha256=weights.sha256)
+    return yaml.safe_dump([as_row(entry)], sort_keys=False, allow_unicode=True, width=112)
 
 
 def _row_id(name: str) -> str:

@@ -1,8 +1,8 @@
 """Tensors out of `.pth` files that strangers wrote.
 
 A pickle is a program. torch's restricted loader runs only what builds tensors; this file runs that loader in a child
-process with little memory and little time, asks for tensors and nothing else, and takes them back as safetensors. What
-a hostile file can reach that way is a letter.
+process with little memory and little time, asks for tensors and nothing else, and takes them back as safetensors. All
+that a hostile file can cause that way is an error message.
 """
 
 from __future__ import annotations
@@ -10,13 +10,12 @@ from __future__ import annotations
 import json
 import os
 import pickle
-import pickletools
 import re
 import struct
 import subprocess
 import sys
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -140,52 +139,14 @@ def _loaded(path: Path) -> object:
         # Said explicitly, because an environment variable turns the default off.
         loaded: object = torch.load(path, map_location="cpu", weights_only=True)
     except _UNREADABLE as error:
-        if (wanted := _wanted(path, str(error))) is not None:
+        if refused := re.search(r"GLOBAL ([\w.]+\w)", str(error)):  # as torch names it
             raise ModelError(
-                f"{path} is refused: it asks Python for {wanted}, and medcli loads tensors alone. Nothing was run.",
+                f"{path} is refused: it asks Python for {refused[1]}, and medcli loads tensors alone. Nothing was run.",
                 "Ask its author for a safetensors file or a plain state dict, or convert it where nothing is at risk.",
             ) from error
         reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
         raise ModelError(f"{path} cannot be read as weights: {reason[:300]}", _PLAIN) from error
     return loaded
-
-
-def _wanted(path: Path, message: str) -> str | None:
-    """The global that a refused file asked for: as torch says it, else the first in the file that is not torch's."""
-    if said := re.search(r"GLOBAL ([\w.]+\w)", message):
-        return said[1]
-    return next((name for name in _globals(path) if not name.startswith(("torch.", "collections."))), None)
-
-
-def _globals(path: Path) -> Iterator[str]:
-    """Every global that the pickles at the start of a file name, read without running them."""
-    strings = [""]
-    for name, argument in _opcodes(path):
-        if name in ("GLOBAL", "INST"):
-            yield str(argument).replace(" ", ".")
-        elif name == "STACK_GLOBAL":
-            yield ".".join(strings[-2:])
-        elif isinstance(argument, str):
-            strings.append(argument)
-
-
-def _opcodes(path: Path) -> Iterator[tuple[str, object]]:
-    try:
-        if zipfile.is_zipfile(path):
-            with zipfile.ZipFile(path) as archive:
-                pickled = next(name for name in archive.namelist() if name.endswith("data.pkl"))
-                yield from ((code.name, argument) for code, argument, _ in pickletools.genops(archive.read(pickled)))
-            return
-        with path.open("rb") as file:
-            while file.peek(1):
-                yield from ((code.name, argument) for code, argument, _ in pickletools.genops(file))
-    except (
-        *_UNREADABLE,
-        StopIteration,
-        OSError,
-        zipfile.BadZipFile,
-    ):  # damaged as well: what was read until here counts
-        return
 
 
 def checked_name(path: Path, name: object) -> str:
@@ -223,7 +184,7 @@ def _limit_memory(spare: int) -> None:
 
 
 def main(source: Path, target: Path) -> int:
-    """What the child does: the tensors of `source` as safetensors in `target`, or a letter on standard output."""
+    """What the child does: the tensors of `source` as safetensors in `target`, or an error message on stdout."""
     import torch  # before the limit: its own libraries are not the file's
     from safetensors.torch import save_file
 

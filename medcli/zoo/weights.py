@@ -10,9 +10,11 @@ from __future__ import annotations
 import json
 import struct
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import msgspec
 
 from medcli.errors import ModelError
 from medcli.registry import ARCHITECTURES, resolve
@@ -33,10 +35,10 @@ class Card:
     """What a weight file says of itself.
 
     architecture, config: name in the table of architectures and the arguments of its constructor.
-    strategy: how the engine applies the network; channels: of the picture it takes; noise: what it was trained to
-    remove, in words; noises: the same in the notation of noises, from which `medcli.zoo.abilities` tells what else it
-    can do; half_safe: whether fp16 gives the same pictures; gray: whether it restores gray pictures, which run as equal
-    channels, None where nobody has measured it.
+    strategy: how the engine applies the network; channels: of the image it takes; noise: what it was trained to
+    remove, in words; noises: the same in the notation of noises, from which `medcli.zoo.capabilities` derives what
+    else it can do; half_safe: whether fp16 gives the same images; gray: whether it restores gray
+    images, which run as equal channels, None where it was not measured; domain: a key of `catalog.DOMAINS`, or empty.
     """
 
     id: str
@@ -55,11 +57,21 @@ class Card:
     half_safe: bool = True
     gray: bool | None = None
     version: str = ""
+    domain: str = ""
 
     @property
-    def masked(self) -> bool:
-        """Whether the network is asked through masks."""
+    def blind_spot(self) -> bool:
+        """Whether the network predicts each pixel from the others, through complementary masks."""
         return self.strategy.partition(":")[0] == "masks"
+
+    def as_dict(self) -> dict[str, Any]:
+        """What the header holds, without what is not known, so that older files are written again byte by byte."""
+        unknown = {"gray": None, "domain": ""}
+        return {key: value for key, value in asdict(self).items() if key not in unknown or value != unknown[key]}
+
+    def metadata(self) -> dict[str, str]:
+        """For the header of a safetensors file."""
+        return {METADATA_KEY: json.dumps(self.as_dict(), sort_keys=True)}
 
 
 def read_card(path: Path) -> Card:
@@ -70,27 +82,13 @@ def read_card(path: Path) -> Card:
             if length > MAX_HEADER:
                 raise ModelError(f"{path} is not a model: its header claims {length} bytes.")
             header = json.loads(file.read(length))
-        return _card(json.loads(header["__metadata__"][METADATA_KEY]))
+        return msgspec.json.decode(header["__metadata__"][METADATA_KEY], type=Card)
     except FileNotFoundError as error:
         raise ModelError(f"There is no model file {path}.") from error
     except OSError as error:
         raise ModelError(f"{path} cannot be read: {error.strerror}.") from error
-    except (struct.error, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except (struct.error, ValueError, KeyError, TypeError, RecursionError, msgspec.MsgspecError) as error:
         raise ModelError(f"{path} is not a weight file of medcli.", NOT_OURS) from error
-
-
-def _card(values: dict[str, Any]) -> Card:
-    """Raises TypeError where a value is not of its field's type, or a name is missing."""
-    card = Card(**{item.name: values[item.name] for item in fields(Card) if item.name in values})
-    sample = Card(id="", architecture="", config={})
-    for item in fields(Card):
-        value = getattr(card, item.name)
-        allowed = (bool, type(None)) if item.name == "gray" else (type(getattr(sample, item.name)),)
-        if type(value) not in allowed:
-            raise TypeError(f"{item.name} is {value!r}")
-    if not all(isinstance(name, str) for name in (*card.noises, *card.training_data)):
-        raise TypeError("noises or training_data is not a list of names")
-    return card
 
 
 def build(card: Card) -> nn.Module:
@@ -186,7 +184,7 @@ def save(path: Path, network: nn.Module, card: Card) -> None:
     import torch
 
     tensors = {name: tensor.to(torch.float16) for name, tensor in network.state_dict().items()}
-    write_tensors(path, tensors, {METADATA_KEY: json.dumps(asdict(card), sort_keys=True)})
+    write_tensors(path, tensors, card.metadata())
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str]) -> None:

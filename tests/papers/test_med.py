@@ -30,7 +30,8 @@ from medcli.noise.gaussian import Gaussian
 from medcli.noise.views import views
 from medcli.registry import METHODS, resolve
 from medcli.train.muon import Muon
-from medcli.zoo import catalog, weights
+from medcli.zoo import catalog
+from medcli.zoo.model import find_model
 
 BENCHMARK = Path(__file__).parents[2] / "docs" / "benchmarks" / "swin.py"
 CBSD68 = Path(__file__).parents[3] / "shared" / "data" / "test" / "cbsd68"
@@ -317,7 +318,7 @@ def _mixed_is_as_good(network: SplitUNet | SwinTx, batch: Batch) -> None:
 def shipped(name: str) -> SplitUNet | SwinTx:
     if name not in catalog.entries():
         pytest.skip(f"'{name}' is not in the catalogue")
-    network: SplitUNet | SwinTx = weights.load_network(catalog.locate(name))[0]
+    network: SplitUNet | SwinTx = find_model(name).network()
     return network
 
 

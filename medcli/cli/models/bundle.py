@@ -8,14 +8,14 @@ from pathlib import Path
 
 import click
 import yaml
+from rich.filesize import decimal
 
 from medcli.cli import options
 from medcli.cli.lazy import EXIT_CODES
 from medcli.errors import OutputError
 from medcli.zoo import catalog
 from medcli.zoo.catalog import Entry
-from medcli.zoo.checksum import measure
-from medcli.zoo.words import size
+from medcli.zoo.checksum import sha256_of
 
 HELP = """Pack models for machines without a network.
 
@@ -41,7 +41,7 @@ def command(folder: Path, names: tuple[str, ...]) -> None:
     sources |= {entry.vector_name: entry.vector for entry in chosen if entry.vector.exists()}
     pack(folder, sources, chosen)
     total = sum(source.stat().st_size for source in sources.values())
-    click.echo(f"{folder}: {', '.join(entry.id for entry in chosen)}; {size(total)}", err=True)
+    click.echo(f"{folder}: {', '.join(entry.id for entry in chosen)}; {decimal(total)}", err=True)
 
 
 def pack(folder: Path, sources: dict[str, Path], chosen: Iterable[Entry]) -> None:
@@ -53,7 +53,7 @@ def pack(folder: Path, sources: dict[str, Path], chosen: Iterable[Entry]) -> Non
             raise OutputError(f"{folder} is not empty.", "Name a new folder.")
         for name, source in sources.items():
             shutil.copyfile(source, folder / name)
-        sums = [f"{measure(folder / name)[1]}  {name}\n" for name in sources]
+        sums = [f"{sha256_of(folder / name)}  {name}\n" for name in sources]
         (folder / SUMS).write_text("".join(sums), encoding="utf-8")
         (folder / ROWS).write_text(yaml.safe_dump(rows, sort_keys=False, allow_unicode=True), encoding="utf-8")
     except OSError as error:

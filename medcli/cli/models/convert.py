@@ -102,7 +102,7 @@ def _yaml(text: str, where: str) -> dict[Any, Any]:
 
 
 def _report(file: Path, output: Path, found: Found) -> list[str]:
-    from medcli.zoo.namings import NAMINGS
+    from medcli.zoo.checkpoint_formats import NAMINGS
 
     card = found.card
     origin = NAMINGS[found.naming].origin if found.naming else "medcli"

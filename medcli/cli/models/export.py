@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
+from rich.filesize import decimal
 
 from medcli.cli import options
 from medcli.cli.lazy import EXIT_CODES
 from medcli.errors import OutputError
-from medcli.zoo import words
 
 if TYPE_CHECKING:
     from medcli.zoo.export import Exported
@@ -54,15 +54,15 @@ def _size(value: str) -> tuple[int, int] | None:
 @options.threads()
 @click.option("-f", "--force", is_flag=True, help="Overwrite.")
 def command(model: str, form: str, output: Path, size: tuple[int, int] | None, force: bool) -> None:
-    from medcli.zoo.catalog import locate
     from medcli.zoo.export import export
-    from medcli.zoo.weights import load_network
+    from medcli.zoo.model import find_model
 
     if output.exists() and not force:
         raise OutputError(f"{output} is there already.", "Overwrite it with --force.")
-    network, card = load_network(locate(model, _say))
-    written = export(network, card, output, form=form, size=size)
-    for line in lines(written, form, int(str(network.multiple)), card.strategy):
+    found = find_model(model, _say)
+    network = found.network()
+    written = export(network, found.card, output, form=form, size=size)
+    for line in lines(written, form, int(str(network.multiple)), found.card.strategy):
         _say(line)
 
 
@@ -77,7 +77,7 @@ def lines(written: Exported, form: str, multiple: int, strategy: str) -> list[st
     kind = f"ONNX, opset {OPSET}" if form == "onnx" else "TorchScript"
     sides = "x".join(map(str, written.size)) if written.size else "any height and width"
     told = [
-        f"{written.path} is ready: {kind}, {words.size(written.bytes)}, for {sides}; "
+        f"{written.path} is ready: {kind}, {decimal(written.bytes)}, for {sides}; "
         f"within {written.difference:.1g} of the network ({TOLERANCE:g} allowed)"
     ]
     if multiple > 1:

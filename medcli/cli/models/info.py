@@ -10,8 +10,7 @@ import click
 
 from medcli.cli import options
 from medcli.cli.lazy import EXIT_CODES
-from medcli.zoo.catalog import Entry, as_row, find
-from medcli.zoo.words import place, size
+from medcli.zoo.catalog import Entry, as_row, find, where
 
 HELP = "All that the catalogue knows of a model: what it is for, its network, its source, its licences, its scores."
 WIDTH = 100
@@ -24,7 +23,7 @@ INDENT = 18
 def command(name: str, as_object: bool) -> None:
     entry = find(name)
     if as_object:
-        click.echo(json.dumps(as_row(entry) | {"where": place(entry)}, indent=2, ensure_ascii=False))
+        click.echo(json.dumps(as_row(entry) | {"where": where(entry)}, indent=2, ensure_ascii=False))
         return
     for label, value in facts(entry):
         start = f"{label:<{INDENT}}"
@@ -36,7 +35,7 @@ def facts(entry: Entry) -> Iterator[tuple[str, str]]:
     yield "model", f"{entry.id}: {entry.title}"
     yield "", entry.summary
     yield "removes", entry.noise
-    yield from _abilities(entry)
+    yield from _capabilities(entry)
     yield "domain", entry.domain
     yield from _source(entry)
     yield "licence", f"{entry.licence} (weights)"
@@ -52,22 +51,22 @@ def facts(entry: Entry) -> Iterator[tuple[str, str]]:
         yield "cite", entry.citation
 
 
-def _abilities(entry: Entry) -> Iterator[tuple[str, str]]:
+def _capabilities(entry: Entry) -> Iterator[tuple[str, str]]:
     if not entry.noises:
         return
-    from medcli.zoo.abilities import abilities  # imports torch
+    from medcli.zoo.capabilities import capabilities_of  # imports torch
 
-    if words := str(abilities(entry.noises)):
+    if words := str(capabilities_of(entry)):
         yield "and", words
 
 
 def _source(entry: Entry) -> Iterator[tuple[str, str]]:
     hub = entry.hub
-    yield "where", place(entry) + (f", {entry.path}" if hub is None else "")
+    yield "where", where(entry) + (f", {entry.path}" if hub is None else "")
     if hub is not None:
         yield "from", f"{hub.kind} {hub.repo} on the Hugging Face Hub, {hub.file}"
         yield "revision", hub.revision
-    yield "size", size(entry.bytes)
+    yield "size", entry.size
     yield "sha256", entry.sha256
 
 

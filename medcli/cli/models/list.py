@@ -10,9 +10,7 @@ from typing import Literal
 import click
 
 from medcli.cli.lazy import EXIT_CODES
-from medcli.zoo.catalog import Entry, as_row, entries
-from medcli.zoo.schema import DOMAINS
-from medcli.zoo.words import place, size
+from medcli.zoo.catalog import DOMAINS, Entry, as_row, entries, where
 
 HELP = """List the models.
 
@@ -31,7 +29,7 @@ HEADINGS = ("model", "title", "domain", "size", "where", "licence")
 def command(domain: str | None, as_objects: bool) -> None:
     chosen = [entry for entry in entries().values() if domain in (None, entry.domain)]
     if as_objects:
-        rows = [as_row(entry) | {"where": place(entry)} for entry in chosen]
+        rows = [as_row(entry) | {"where": where(entry)} for entry in chosen]
         click.echo(json.dumps(rows, indent=2, ensure_ascii=False))
     elif not chosen:
         click.echo(f"There is no model for the domain '{domain}' yet.", err=True)
@@ -43,7 +41,7 @@ def command(domain: str | None, as_objects: bool) -> None:
 
 def cells(entry: Entry) -> tuple[str, ...]:
     """A model's line of the table."""
-    return entry.id, entry.title, entry.domain, size(entry.bytes), place(entry), entry.licence
+    return entry.id, entry.title, entry.domain, entry.size, where(entry), entry.licence
 
 
 def plain(rows: Sequence[Sequence[str]]) -> list[str]:

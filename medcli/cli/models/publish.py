@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
+from rich.filesize import decimal
 
 from medcli.cli import options
 from medcli.cli.lazy import EXIT_CODES
-from medcli.zoo import words
 
 if TYPE_CHECKING:
     from medcli.zoo.publish import Folder
@@ -74,4 +74,4 @@ def _warn(ready: Folder) -> None:
 
 
 def _amount(ready: Folder) -> str:
-    return f"{len(ready.files)} files, {words.size(sum(ready.files.values()))},"
+    return f"{len(ready.files)} files, {decimal(sum(ready.files.values()))},"

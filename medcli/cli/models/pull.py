@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from medcli.errors import MedcliError, ModelError, SomeFailed
 from medcli.zoo import catalog
 from medcli.zoo.catalog import Entry
 from medcli.zoo.checksum import CHUNK
-from medcli.zoo.words import size
+from medcli.zoo.fetch import Say, ignore
 
 HELP = """Fetch models, to use them without a network from then on.
 
@@ -48,7 +48,7 @@ def command(names: tuple[str, ...], everything: bool, bundle: Path | None, quiet
     if bool(names) + everything + (bundle is not None and not names) != 1:
         raise click.UsageError("Name models, or say --all, or --from-bundle DIR.")
     known = catalog.entries()
-    say = catalog.ignore if quiet else partial(click.echo, err=True)
+    say = ignore if quiet else partial(click.echo, err=True)
     if bundle is not None:
         packed = bundled_here(bundle)
         work = partial(install, folder=bundle, say=say)
@@ -74,12 +74,12 @@ def each(chosen: list[Entry], work: Callable[[Entry], None]) -> None:
         raise SomeFailed(f"{failed} of {len(chosen)} models could not be had.")
 
 
-def _pull(entry: Entry, say: Callable[[str], None]) -> None:
+def _pull(entry: Entry, say: Say) -> None:
     path = catalog.pull(entry, say)
     say(f"{entry.id}: " + ("comes with medcli" if entry.hub is None else f"ready, {path}"))
 
 
-def bundled_here(folder: Path) -> dict[str, Entry]:
+def bundled_here(folder: Path) -> Mapping[str, Entry]:
     """What a bundle holds, by id. Raises ModelError where the folder is none."""
     rows = folder / "models.yaml"
     if not rows.is_file():
@@ -87,7 +87,7 @@ def bundled_here(folder: Path) -> dict[str, Entry]:
     return catalog.entries(rows)
 
 
-def _agreed(packed: Entry, known: dict[str, Entry]) -> Entry:
+def _agreed(packed: Entry, known: Mapping[str, Entry]) -> Entry:
     """The entry of this medcli's own catalogue, which alone says what is trusted. Raises ModelError."""
     if packed.id not in known:
         raise ModelError(f"This medcli knows no model '{packed.id}'.", SAME)
@@ -96,13 +96,13 @@ def _agreed(packed: Entry, known: dict[str, Entry]) -> Entry:
     return known[packed.id]
 
 
-def install(entry: Entry, folder: Path, say: Callable[[str], None]) -> None:
+def install(entry: Entry, folder: Path, say: Say) -> None:
     """Copies one model from a bundle into the store, where its checksum is right. Raises MedcliError."""
     from medcli.images.landing import landing
 
     if entry.hub is not None and not _is_sound(entry):
         source = folder / entry.plain_name
-        say(f"{entry.id}: {size(entry.bytes)} from {folder} to {entry.path.parent}")
+        say(f"{entry.id}: {entry.size} from {folder} to {entry.path.parent}")
         with landing(entry.path) as file:
             sha = hashlib.sha256()
             for block in _blocks(source):

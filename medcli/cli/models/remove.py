@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import click
+from rich.filesize import decimal
 
 from medcli.cli import options
 from medcli.cli.lazy import EXIT_CODES
 from medcli.errors import ModelError
 from medcli.zoo import catalog
-from medcli.zoo.words import size
 
 HELP = "Remove fetched models from this machine. Those that come with medcli stay."
 
@@ -23,4 +23,5 @@ def command(names: tuple[str, ...]) -> None:
         raise ModelError(f"'{stays[0]}' comes with medcli and stays.", "Only fetched models can be removed.")
     for entry in chosen:
         freed = catalog.remove(entry)
-        click.echo(f"{entry.id}: " + (f"removed, {size(freed)} freed" if freed else "is not on this machine"), err=True)
+        result = f"removed, {decimal(freed)} freed" if freed else "is not on this machine"
+        click.echo(f"{entry.id}: {result}", err=True)

@@ -39,12 +39,12 @@ def command(ctx: click.Context, names: tuple[str, ...]) -> None:
 
 def verified(entry: Entry) -> str:
     """What the test vector told of these weights. Raises ModelError where anything is not as it should be."""
-    from medcli.zoo import vectors, weights
+    from medcli.zoo import test_vectors, weights
 
     network, _ = weights.load_network(catalog.ours(entry, catalog.verify(entry)))
     if entry.tolerance is None:
         return "fits its network; there is no test vector"
-    difference = vectors.check(entry.vector, network)
+    difference = test_vectors.check(entry.vector, network)
     if not difference <= entry.tolerance:
         raise ModelError(
             f"'{entry.id}' gives other pictures than it should: they differ by {difference:.3g} grey levels of 255, "
