@@ -201,8 +201,8 @@ class TestUsualMethod:
         assert "missing=true" in train("--data", "clean", *small, "-o", "run", recipe="")
         assert recipes.load("run/recipe.yaml").options == {"missing": True}
         found = capabilities_of(weights.read_card(Path("run/run.safetensors")))
-        assert found.fills
-        assert sorted(found.enlarges) == [2, 3, 4]
+        assert found.inpaints
+        assert sorted(found.upscales) == [2, 3, 4]
         assert "enlarges 2, 3 or 4 times" in Path("run/README.md").read_text(encoding="utf-8")
         said = train("--data", "clean", *small, "--option", "missing=false", "-o", "other", recipe="")
         assert "missing=true" not in said
