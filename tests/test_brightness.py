@@ -143,7 +143,7 @@ def test_a_model_that_fills_in_is_free_to_move_the_brightness(tmp_path: Path) ->
 
 
 def test_the_warning_names_a_model_that_has_learned_gray() -> None:
-    assert "try -m photo" in find_model("med-pool").gray_warning
+    assert "-m photo" in find_model("med-pool").gray_warning
     assert not find_model("photo").gray_warning
     assert not find_model("amsnet-real").gray_warning  # not measured
 
