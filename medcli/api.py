@@ -88,7 +88,15 @@ def denoise(
     has several pages, ModelError and DeviceError as `load` does.
     """
     page = _page(picture) if isinstance(picture, np.ndarray) else _only_page(Path(picture))
-    engine = load(model, device=device, precision=precision, tile=tile, ensemble=ensemble)
+    engine = load(
+        model,
+        device=device,
+        precision=precision,
+        tile=tile,
+        ensemble=ensemble,
+        range=range,
+        nodata=page.nodata if nodata is None else nodata,
+    )
     restored = restore_page(page, engine, strength)
     return restored.pixels if restored.alpha is None else np.dstack([restored.pixels, restored.alpha])
 
@@ -116,4 +124,4 @@ def _only_page(path: Path) -> Page:
     picture = read(path)
     if len(picture.pages) != 1:
         raise InputError(f"{path} has {len(picture.pages)} pages.", "Use 'med denoise', or medcli.load and each page.")
-    return picture.pages[0]
+    return replace(picture.pages[0], nodata=picture.metadata.nodata(0))

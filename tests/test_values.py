@@ -190,6 +190,20 @@ class TestDenoising:
         assert error.max() < 5 / 255
 
 
+class TestPython:
+    def test_takes_a_range_and_nodata(self, tmp_path: Path) -> None:
+        heights = (noisy() * 300 + 1000).astype(np.float32)
+        heights[30:60, 30:60] = -9999
+        hole = heights == -9999
+        found = medcli.denoise(heights, MODEL, nodata=-9999)
+        np.testing.assert_array_equal(found[hole], heights[hole])
+        assert rms((found - (scene() * 300 + 1000))[~hole]) < 0.035 * 300
+        tifffile.imwrite(tmp_path / "heights.tif", heights, extratags=NODATA)
+        np.testing.assert_array_equal(medcli.denoise(tmp_path / "heights.tif", MODEL), found)
+        other = medcli.denoise(heights, MODEL, nodata=-9999, range=(0, 65535))
+        assert np.abs(other - found)[~hole].max() > 1
+
+
 class TestTheCommand:
     def store(self, path: Path, pixels: Pixels, **options: Any) -> Path:
         path.parent.mkdir(exist_ok=True)
