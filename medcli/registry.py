@@ -56,6 +56,7 @@ NOISES: Mapping[str, str] = {
 
 OPTIMIZERS: Mapping[str, str] = {
     "adam": "torch.optim:Adam",
+    "adamw": "torch.optim:AdamW",
     "muon": "medcli.train.muon:Muon",
 }
 

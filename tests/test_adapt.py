@@ -381,13 +381,13 @@ def test_a_dry_run_tells_and_does_nothing(model: Path, tmp_path: Path) -> None:
 def test_ctrl_c_ends_the_learning_and_not_the_work(
     model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    turn_all = Trainer._turn_all
+    turn_all = Trainer._train_step
 
     def interrupted(self: Trainer, *arguments: object) -> dict[str, float]:
         signal.raise_signal(signal.SIGINT)
         return turn_all(self, *arguments)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(Trainer, "_turn_all", interrupted)
+    monkeypatch.setattr(Trainer, "_train_step", interrupted)
     monkeypatch.setattr(Judge, "__call__", lambda *_: BETTER)
     result = med_adapt(noisy(tmp_path / "cells.png"), "-m", model, "--device", "cpu")
     assert result.exit_code == 0, result.output

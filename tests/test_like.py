@@ -162,7 +162,7 @@ class TestAgain:
 
 def stopped_by(number: int, monkeypatch: pytest.MonkeyPatch) -> NoReturn:
     """In the run itself, not in the trial of its pace: the signal comes in the third step, or just after it."""
-    turn = Trainer._turn_all
+    turn = Trainer._train_step
     last = 2 if number == signal.SIGINT else 3  # Ctrl-C lets the step be finished
 
     def turn_all(trainer: Trainer, *given: object) -> dict[str, float]:
@@ -170,7 +170,7 @@ def stopped_by(number: int, monkeypatch: pytest.MonkeyPatch) -> NoReturn:
             os.kill(os.getpid(), number)
         return turn(trainer, *given)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(Trainer, "_turn_all", turn_all)
+    monkeypatch.setattr(Trainer, "_train_step", turn_all)
     try:
         med.main(SYNTH.split(), prog_name="med", standalone_mode=False)
     finally:

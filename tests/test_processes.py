@@ -32,11 +32,18 @@ def free_port() -> int:
         return int(door.getsockname()[1])
 
 
+# `python -m medcli` with a method of the tests beside those of the package
+WITH_THREE = (
+    f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r}); from medcli.registry import METHODS; "
+    "METHODS['three'] = 'three_optimizers:ThreeOptimizers'; from medcli.cli import main; main()"
+)
+
+
 def started(recipe: Recipe, folder: Path, data: Path, processes: int) -> list[subprocess.Popen[str]]:
     """The processes of a run, as `torchrun` would start them; what they say on standard error can be read."""
     folder.mkdir()
     (folder / "given.yaml").write_text(recipe.dump())
-    command = [sys.executable, "-m", "medcli", "train", "--data", data, "--recipe", folder / "given.yaml", "-q"]
+    command = [sys.executable, "-c", WITH_THREE, "train", "--data", data, "--recipe", folder / "given.yaml", "-q"]
     command += ["-o", folder / "run", "--device", "cpu", "--precision", "fp32", "--workers", "0", "--report-every", "1"]
     common = {**os.environ, "OMP_NUM_THREADS": "1", "XDG_CACHE_HOME": str(folder)}
     if processes > 1:
@@ -64,6 +71,20 @@ def test_two_processes_equal_one_with_twice_the_batch(picture_folder: Path, tmp_
     for one, two in zip(lone_log, team_log, strict=True):
         for name in one.keys() & {"log_mse", "psnr"}:
             assert two[name] == pytest.approx(one[name], rel=1e-3), (one["step"], name)
+    for name, tensor in lone.items():
+        assert torch.allclose(tensor.float(), team[name].float(), atol=2e-3), name
+
+
+def test_two_processes_equal_one_with_three_optimizers(picture_folder: Path, tmp_path: Path) -> None:
+    recipe = replace(RECIPE, method="three", loss="", steps=6)
+    lone_log, lone = run(recipe, tmp_path / "one", picture_folder, 1)
+    team_log, team = run(replace(recipe, batch=2), tmp_path / "two", picture_folder, 2)
+    assert len(lone_log) == len(team_log) == 7
+    for one, two in zip(lone_log, team_log, strict=True):
+        for name in ("codes", "critics", "noisy", "fool", "teach", "gradient/codes", "rate/critics", "val_teach"):
+            assert (name in one) == (name in two)
+            if name in one:
+                assert two[name] == pytest.approx(one[name], rel=1e-3), (one["step"], name)
     for name, tensor in lone.items():
         assert torch.allclose(tensor.float(), team[name].float(), atol=2e-3), name
 

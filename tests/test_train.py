@@ -28,8 +28,9 @@ from medcli.methods.losses import LOSSES
 from medcli.methods.supervised import Supervised
 from medcli.noise.gaussian import Gaussian
 from medcli.train import recipe as recipes
-from medcli.train.loop import Interruption, Limits, Trainer, learning_rate
+from medcli.train.loop import Interruption, Limits, Trainer
 from medcli.train.machine import Machine
+from medcli.train.optimizers import optimizers_of
 from medcli.train.recipe import Recipe
 from medcli.train.run import Options, build_method, train
 from medcli.train.validation import Validation
@@ -93,7 +94,7 @@ class TestLoop:
         assert second.step == 5
         second.run(crops, Limits())
         assert same(whole.average, second.average)
-        assert same(whole.method.product, second.method.product)
+        assert same(whole.method.model, second.method.model)
 
     def test_the_best_checkpoint_outlives_its_time(self, picture_folder: Path, tmp_path: Path) -> None:
         crops = crops_of(picture_folder, tmp_path)
@@ -208,7 +209,7 @@ class TestLoop:
     def test_a_broken_loss_stops_with_a_letter(self, picture_folder: Path, tmp_path: Path) -> None:
         trainer = trainer_in(tmp_path / "run", tiny())
         with torch.no_grad():
-            trainer.method.product.head.weight.fill_(float("nan"))
+            trainer.method.model.head.weight.fill_(float("nan"))
         with pytest.raises(TrainingError, match="loss became nan"):
             trainer.run(crops_of(picture_folder, tmp_path), Limits())
 
@@ -221,9 +222,10 @@ class TestLoop:
 
     def test_learning_rate_rises_and_falls(self) -> None:
         recipe = tiny(learning_rate=1.0, warmup=10)
-        assert learning_rate(recipe, 0, 0.0) == pytest.approx(0.1)
-        assert learning_rate(recipe, 50, 0.5) == pytest.approx(0.5)
-        assert learning_rate(recipe, 99, 1.0) == pytest.approx(0.0, abs=1e-9)
+        (update,) = optimizers_of(build_method(recipe, CPU), recipe).values()
+        assert update.learning_rate(0, 0.0) == pytest.approx(0.1)
+        assert update.learning_rate(50, 0.5) == pytest.approx(0.5)
+        assert update.learning_rate(99, 1.0) == pytest.approx(0.0, abs=1e-9)
 
 
 class _Scripted:
@@ -257,12 +259,12 @@ class TestLosses:
         loss = LOSSES["log_mse"](clean + 0.1, clean)
         assert -loss.item() * 20 / torch.log(torch.tensor(10.0)) == pytest.approx(20.0, abs=0.01)
 
-    def test_supervised_moves_its_one_player(self) -> None:
+    def test_supervised_has_one_network(self) -> None:
         method = Supervised(weights.build(weights.Card("x", "unet", TINY_UNET)), loss="l1")
         batch = Batch([torch.zeros(1, 3, 16, 16)], torch.ones(1, 3, 16, 16), torch.zeros(1, dtype=torch.int64))
-        terms = method.turns[0].terms(batch)
+        terms = method.updates[0].terms(batch)
         assert terms["l1"].item() == pytest.approx(1.0)
-        assert method.players == {"denoiser": method.product}
+        assert method.networks == {"denoiser": method.model}
 
 
 class TestRecipes:
@@ -287,6 +289,9 @@ class TestRecipes:
             ({"stepz": 3}, "Did you mean 'steps'"),
             ({"steps": "many"}, "'steps' must be of type int"),
             ({"noises": []}, "'noises' must be of type dict"),
+            ({"schedule": "cosin"}, "Did you mean 'cosine'"),
+            ({"betas": [0.9]}, "'betas' cannot be [0.9]"),
+            ({"weight_decay": -1}, "'weight_decay' cannot be -1"),
         ],
     )
     def test_mistakes_are_named(self, change: dict[str, object], message: str) -> None:
@@ -313,7 +318,7 @@ class TestRun:
             **changes,
         )
 
-    def test_the_product_denoises(self, picture_folder: Path, tmp_path: Path) -> None:
+    def test_the_model_denoises(self, picture_folder: Path, tmp_path: Path) -> None:
         path = train(tiny(), self.options(picture_folder, tmp_path), _ignore, _ignore)
         network, card = weights.load_network(path)
         assert (card.id, card.steps, card.recipe) == ("tiny", 12, "tiny")
@@ -333,7 +338,7 @@ class TestRun:
     def test_init_starts_from_a_model(self, picture_folder: Path, tmp_path: Path) -> None:
         path = train(tiny(), self.options(picture_folder, tmp_path), _ignore, _ignore)
         method = build_method(tiny(init=str(path)), CPU)
-        assert same(method.product, weights.load_network(path)[0])
+        assert same(method.model, weights.load_network(path)[0])
 
     def test_killed_runs_resume_to_the_same_weights(self, picture_folder: Path, tmp_path: Path) -> None:
         recipe = tmp_path / "tiny.yaml"

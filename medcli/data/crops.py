@@ -102,7 +102,8 @@ class Framing:
 class MadeNoisy:
     """Clean pictures that are made noisy. views, alike, clean: as in `medcli.methods.base.Needs`.
 
-    variation: of the sample, for methods that take one view and its clean mate.
+    variation: of the sample, for methods that take one view and its clean mate. others: where `clean="others"` come
+    from, the same pictures unless given.
     """
 
     pictures: PixelCache
@@ -113,6 +114,7 @@ class MadeNoisy:
     alike: bool = False
     clean: Clean = "mates"
     variation: Variation | None = None
+    others: PixelCache | None = None
 
     def sample(self, step: int, index: int) -> Sample:
         generator = keyed_generator(self.seed, step, index)
@@ -126,7 +128,8 @@ class MadeNoisy:
             noisy = [self.noise(clean, generator) for _ in range(self.views)]
         key = keyed(self.seed, step, index, "method")
         if self.clean == "others":
-            return Sample(noisy, _patch(self.pictures, self.framing, generator), key)
+            others = self.pictures if self.others is None else self.others
+            return Sample(noisy, _patch(others, self.framing, generator), key)
         return Sample(noisy, clean if self.clean == "mates" else None, key)
 
     def judged(self) -> MadeNoisy:
@@ -134,7 +137,8 @@ class MadeNoisy:
         return replace(self, views=1, alike=False, clean="mates")
 
     def release(self) -> None:
-        self.pictures.release()
+        for pictures in (self.pictures, *filter(None, [self.others])):
+            pictures.release()
 
 
 @dataclass(frozen=True)

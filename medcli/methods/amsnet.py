@@ -12,7 +12,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from medcli.errors import RecipeError
-from medcli.methods.base import Batch, Needs, Terms, Turn
+from medcli.methods.base import Batch, Needs, Terms, Update
 from medcli.methods.losses import LOSSES
 from medcli.methods.masking import FILLS, drawn, error_where, guess, join, roughness, split, stitched
 from medcli.registry import nearest
@@ -21,12 +21,12 @@ LARGEST_STRIDE, MOST_BRANCHES = 16, 16
 
 
 class AMSNet:
-    """One noisy picture of each scene is enough. The product sees masked pictures only: denoise with `strategy`.
+    """One noisy picture of each scene is enough. The model sees masked pictures only: denoise with `strategy`.
 
     loss: at hidden pixels. stage: "b" hides one part and learns to guess it; "p" fine-tunes a network of stage b, with
     all parts guessed and their whole made smooth, at `branches` times the cost. branches: parts of equal size, so that
     1 / branches of the pixels are hidden. pd: pixels from one to the next of a sub-image; 1 for noise that is
-    independent from pixel to pixel. denoise_pd: the same when the product is asked, at most pd; the smaller, the more
+    independent from pixel to pixel. denoise_pd: the same when the model is asked, at most pd; the smaller, the more
     detail stays, and the more of a correlated noise. smoothness: weight of the roughness in stage p, the paper's
     lambda. fill: what stands in a hidden pixel's place, "zero" as in the paper or the "mean" of what is visible around.
 
@@ -60,30 +60,30 @@ class AMSNet:
         if fill not in FILLS:
             raise RecipeError(f"AMSNet cannot fill hidden pixels by '{fill}'.", nearest(fill, FILLS))
         _check(branches, pd, denoise_pd, smoothness)
-        self.product = network
+        self.model = network
         self.loss_name, self.loss = loss, LOSSES[loss]
         self.branches, self.smoothness = branches, smoothness
         self.pd, self.denoise_pd = pd, min(pd, denoise_pd)
         self.fill_name, self.fill = fill, FILLS[fill]
-        self.players: dict[str, nn.Module] = {"denoiser": network}
-        self.turns = [Turn("denoiser", stages[stage])]
+        self.networks: dict[str, nn.Module] = {"denoiser": network}
+        self.updates = [Update("denoiser", stages[stage])]
 
     @property
     def strategy(self) -> str:
-        """How the product is to be asked, in the notation of `medcli.engine.strategies`."""
+        """How the model is to be asked, in the notation of `medcli.engine.strategies`."""
         return f"masks:k={self.branches},pd={self.denoise_pd},fill={self.fill_name}"
 
     def masked(self, batch: Batch) -> Terms:
         """Stage b (equation 4): one branch of the masks, judged where it hides."""
         noisy, index = self.prepared(batch)
         hidden = index == 0
-        answer = guess(self.product, split(noisy, self.pd), split(hidden, self.pd), self.fill)
+        answer = guess(self.model, split(noisy, self.pd), split(hidden, self.pd), self.fill)
         return {self.loss_name: error_where(join(answer, self.pd), noisy, hidden, self.loss)}
 
     def smooth(self, batch: Batch) -> Terms:
         """Stage p (equation 10): all branches, and the roughness of what they make together."""
         noisy, index = self.prepared(batch)
-        restored = stitched(self.product, noisy, index, branches=self.branches, stride=self.pd, fill=self.fill)
+        restored = stitched(self.model, noisy, index, branches=self.branches, stride=self.pd, fill=self.fill)
         return {self.loss_name: self.loss(restored, noisy), "roughness": self.smoothness * roughness(restored)}
 
     def prepared(self, batch: Batch) -> tuple[Tensor, Tensor]:
@@ -94,7 +94,7 @@ class AMSNet:
 
     def fitting(self, side: int) -> int:
         """A whole number of sub-images, each with sides that the network takes."""
-        network: Any = self.product
+        network: Any = self.model
         step = self.pd * int(network.multiple)
         if side < step:
             raise RecipeError(

@@ -1,7 +1,8 @@
-"""What a method says to the training loop, in four words.
+"""The agreement between a method and the training loop.
 
-Its *players* are modules whose parameters move together. Its *turns* say who moves, and to lower which terms. It
-*needs* certain pictures. Its *product* is the network worth keeping.
+A method has *networks*, and *updates* that say which of them move, by which optimizer and to lower which loss terms. It
+*needs* certain pictures. Its *model* is the network that is averaged and kept. All else that a method can say is
+optional: the protocols at the end of this file, each of which the loop asks for with `isinstance`.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ from typing import Literal, Protocol, runtime_checkable
 from torch import Generator, Tensor, nn
 
 Terms = dict[str, Tensor]
+Schedule = Callable[[float], float]
+"""Share of the training that is over, 0 to 1 -> factor on the learning rate."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +35,7 @@ class Needs:
 
 @dataclass(frozen=True)
 class Batch:
-    """What the loop hands to a turn.
+    """What the loop hands to an update.
 
     views: noisy pictures of the same scenes, each (B, C, H, W) float32; clean ones span [0, 1], noise may leave it.
     clean: (B, C, H, W) float32 in [0, 1], or None where the method does not ask for it.
@@ -55,36 +58,80 @@ class Batch:
 
 
 @dataclass(frozen=True)
-class Turn:
-    """`player` moves so that the sum of `terms(batch)`, already weighted, becomes smaller; the others stand still.
+class Update:
+    """A step of one optimizer: its networks move so that the sum of `terms(batch)`, already weighted, becomes smaller.
 
-    every: steps from one such turn to the next. rate: factor on the learning rate. after: called when the player has
-    moved, to let another follow it (an average of weights, for example).
+    networks: the name of one of the method's networks, or several that move together; the others stand still, and so
+    do parameters whose `requires_grad` was False when the training began. terms: from a batch, each a scalar.
+    every: training steps from one such update to the next. repeat: optimizer steps within one training step, on one
+    batch. after: called after each, to let another network follow (an average of weights, for example).
+
+    Of the rest, what is None is as in the recipe. optimizer: a key of `medcli.registry.OPTIMIZERS`. learning_rate: the
+    peak; where it is not given, `rate` is a factor on that of the recipe. warmup: training steps to the peak. schedule:
+    what follows. betas: those of the recipe count only for the recipe's optimizer. clip: largest norm of the gradient
+    of all that moves here; infinity for none.
+    name: of the optimizer's state in checkpoints and of its figures in the log; the networks' unless given.
     """
 
-    player: str
+    networks: str | tuple[str, ...]
     terms: Callable[[Batch], Terms]
     every: int = 1
+    repeat: int = 1
     rate: float = 1.0
     after: Callable[[], None] | None = None
+    optimizer: str | None = None
+    learning_rate: float | None = None
+    betas: tuple[float, float] | None = None
+    weight_decay: float | None = None
+    clip: float | None = None
+    warmup: int | None = None
+    schedule: Schedule | None = None
+    name: str = ""
+
+    @property
+    def moves(self) -> tuple[str, ...]:
+        """The names of the networks."""
+        return (self.networks,) if isinstance(self.networks, str) else self.networks
+
+    @property
+    def title(self) -> str:
+        """Its name, or those of its networks."""
+        return self.name or "+".join(self.moves)
 
 
 class Method(Protocol):
-    """What the loop asks of a method. Players without a turn are kept in checkpoints all the same."""
+    """What the loop asks of a method.
+
+    networks: on the device and in checkpoints, also those that no update moves. updates: in the order of a training
+    step.
+    """
 
     needs: Needs
-    players: dict[str, nn.Module]
-    turns: Sequence[Turn]
+    networks: dict[str, nn.Module]
+    updates: Sequence[Update]
 
     @property
-    def product(self) -> nn.Module:
-        """The network that is worth keeping: one that `medcli.registry.ARCHITECTURES` can rebuild."""
+    def model(self) -> nn.Module:
+        """The network worth keeping, whose weights are averaged: one that `medcli.registry.ARCHITECTURES` can rebuild,
+        unless the method exports another (`ExportsModel`)."""
+        ...
+
+
+@runtime_checkable
+class ExportsModel(Protocol):
+    """A method whose model is saved in another form than it is trained in: pruned, or without some branches."""
+
+    def export(self, network: nn.Module) -> nn.Module:
+        """Of the form of `model` -> a network that `medcli.registry.ARCHITECTURES` can rebuild from its `config`.
+
+        `network` is left as it is; its tensors may be shared. The result is what validation measures and a run saves.
+        """
         ...
 
 
 @runtime_checkable
 class AsksItsOwnWay(Protocol):
-    """A method whose product is not simply run: it is asked through a strategy of `medcli.engine.strategies`."""
+    """A method whose model is not simply run: it is asked through a strategy of `medcli.engine.strategies`."""
 
     @property
     def strategy(self) -> str:
@@ -103,7 +150,7 @@ class CutsPatches(Protocol):
 
 @runtime_checkable
 class ShowsNoise(Protocol):
-    """A method that estimates the noise by a way of its own, not as what its product takes away."""
+    """A method that estimates the noise by a way of its own, not as what its model takes away."""
 
     def noise(self, noisy: Tensor) -> Tensor:
         """(B, C, H, W) -> the estimated noise, same shape."""

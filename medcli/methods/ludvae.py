@@ -17,7 +17,7 @@ from torch import Generator, Tensor, nn
 
 from medcli.archs.ludvae import LUDVAE, Block, Gauss, Gaussian, Given, Proj, lift, nothing
 from medcli.errors import RecipeError
-from medcli.methods.base import Batch, Needs, Terms, Turn
+from medcli.methods.base import Batch, Needs, Terms, Update
 from medcli.methods.losses import LOSSES
 
 Draw = Callable[[Tensor], Tensor]
@@ -61,7 +61,7 @@ class Steps(nn.Module):
 
 
 class UnpairedNoise:
-    """One turn for sampler and posterior together, on as many clean patches as noisy ones.
+    """One update for sampler and posterior together, on as many clean patches as noisy ones.
 
     network: the sampler, `ludvae`, whose configuration has the sigmas of h. kl: weight of the divergence in the end; it
     rises in a straight line over the first `rise` steps, lest the decoder learns to do without latents. Raises
@@ -83,11 +83,11 @@ class UnpairedNoise:
         self.steps = Steps()
         self.loss = LOSSES[loss]
         together = nn.ModuleDict({"sampler": self.sampler, "posterior": self.posterior})
-        self.players: dict[str, nn.Module] = {"ludvae": together, "steps": self.steps}
-        self.turns = [Turn("ludvae", self.terms, after=self.steps.count)]
+        self.networks: dict[str, nn.Module] = {"ludvae": together, "steps": self.steps}
+        self.updates = [Update("ludvae", self.terms, after=self.steps.count)]
 
     @property
-    def product(self) -> nn.Module:
+    def model(self) -> nn.Module:
         return self.sampler
 
     def terms(self, batch: Batch) -> Terms:

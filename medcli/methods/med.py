@@ -16,7 +16,7 @@ import torch
 from torch import Generator, Tensor, nn
 
 from medcli.errors import RecipeError
-from medcli.methods.base import Batch, Needs, Terms, Turn
+from medcli.methods.base import Batch, Needs, Terms, Update
 from medcli.methods.losses import LOSSES
 from medcli.registry import nearest
 
@@ -142,12 +142,12 @@ class MeD:
         _check(views, fuse, self.weights)
         self.loss, self.missing = LOSSES[loss], missing
         self.needs = Needs(views=views, spare=int(spare and mix > 0))
-        self.product = network
+        self.model = network
         self.twin = self.scene.noise_twin()
         self.cross = CrossDecoder(self.scene, FUSIONS[fuse](self.scene.latent_widths))
         parts = {"scene": self.scene, "noise": self.twin, "cross": self.cross}
-        self.players: dict[str, nn.Module] = {"disentangler": nn.ModuleDict(parts)}
-        self.turns = [Turn("disentangler", self.terms)]
+        self.networks: dict[str, nn.Module] = {"disentangler": nn.ModuleDict(parts)}
+        self.updates = [Update("disentangler", self.terms)]
 
     def noise(self, noisy: Tensor) -> Tensor:
         """The noise that F finds in (B, C, H, W): same shape, about zero, in the scale of the picture."""

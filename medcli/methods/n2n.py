@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from torch import nn
 
-from medcli.methods.base import Batch, Needs, Terms, Turn
+from medcli.methods.base import Batch, Needs, Terms, Update
 from medcli.methods.losses import LOSSES
 
 
@@ -23,11 +23,11 @@ class Noise2Noise:
     def __init__(self, network: nn.Module, *, loss: str = "mse") -> None:
         self.network = network
         self.loss_name, self.loss = loss, LOSSES[loss]
-        self.players: dict[str, nn.Module] = {"denoiser": network}
-        self.turns = [Turn("denoiser", self.terms)]
+        self.networks: dict[str, nn.Module] = {"denoiser": network}
+        self.updates = [Update("denoiser", self.terms)]
 
     @property
-    def product(self) -> nn.Module:
+    def model(self) -> nn.Module:
         return self.network
 
     def terms(self, batch: Batch) -> Terms:

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from medcli.errors import RecipeError
-from medcli.methods.base import Batch, Needs, Terms, Turn
+from medcli.methods.base import Batch, Needs, Terms, Update
 from medcli.methods.losses import LOSSES
 
 Phase = tuple[int, int]
@@ -21,7 +21,7 @@ class Noise2Self:
     """Every `spacing`-th pixel of a grid is hidden behind the mean of its neighbours, and only there does loss count.
 
     One noisy picture of each scene is enough. The noise must keep the mean and be independent from pixel to pixel.
-    The grid's place is drawn for each sample. The product is the plain network, which sees all pixels.
+    The grid's place is drawn for each sample. The model is the plain network, which sees all pixels.
     spacing: pixels from one hidden pixel to the next, 2 or more. Raises RecipeError for less.
     """
 
@@ -30,14 +30,14 @@ class Noise2Self:
     def __init__(self, network: nn.Module, *, loss: str = "mse", spacing: int = 4) -> None:
         if spacing < 2:
             raise RecipeError(f"A spacing of {spacing} hides the neighbours too.", "Give 2 or more; 4 is usual.")
-        self.product, self.spacing = network, spacing
+        self.model, self.spacing = network, spacing
         self.loss_name, self.loss = loss, LOSSES[loss]
-        self.players: dict[str, nn.Module] = {"denoiser": network}
-        self.turns = [Turn("denoiser", self.terms)]
+        self.networks: dict[str, nn.Module] = {"denoiser": network}
+        self.updates = [Update("denoiser", self.terms)]
 
     def terms(self, batch: Batch) -> Terms:
         phases = [self._phase(generator) for generator in batch.generators()]
-        restored = self.product(self.hidden(batch.noisy, phases)).float()
+        restored = self.model(self.hidden(batch.noisy, phases)).float()
         return {self.loss_name: self.loss(self.grid(restored, phases), self.grid(batch.noisy, phases))}
 
     def hidden(self, noisy: Tensor, phases: list[Phase]) -> Tensor:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from medcli.errors import RecipeError
-from medcli.methods.base import Batch, Needs, Terms, Turn
+from medcli.methods.base import Batch, Needs, Terms, Update
 from medcli.methods.losses import LOSSES
 
 
@@ -20,7 +20,7 @@ class Recorrupted:
     sigma: of the noise, in grey levels of 255, 0 to have it estimated for each picture. alpha: how much noise is added,
     in units of what is there. Raises RecipeError where sigma < 0 or alpha <= 0.
 
-    Departs: the product runs once, on the picture itself. The paper averages over 50 recorrupted copies.
+    Departs: the model runs once, on the picture itself. The paper averages over 50 recorrupted copies.
     Departs: where sigma is 0, it is estimated. The paper gives it.
     """
 
@@ -31,14 +31,14 @@ class Recorrupted:
             raise RecipeError(f"A noise of sigma {sigma:g} makes no sense.", "Give grey levels of 255, or 0 for blind.")
         if not 0 < alpha < float("inf"):
             raise RecipeError(f"An alpha of {alpha:g} makes no sense.", "Give more than 0; 0.5 is usual.")
-        self.product, self.sigma, self.alpha = network, sigma / 255, alpha
+        self.model, self.sigma, self.alpha = network, sigma / 255, alpha
         self.loss_name, self.loss = loss, LOSSES[loss]
-        self.players: dict[str, nn.Module] = {"denoiser": network}
-        self.turns = [Turn("denoiser", self.terms)]
+        self.networks: dict[str, nn.Module] = {"denoiser": network}
+        self.updates = [Update("denoiser", self.terms)]
 
     def terms(self, batch: Batch) -> Terms:
         noisier, target = self.recorrupted(batch)
-        return {self.loss_name: self.loss(self.product(noisier).float(), target)}
+        return {self.loss_name: self.loss(self.model(noisier).float(), target)}
 
     def recorrupted(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """(input, target), each (B, C, H, W) like the batch's first view."""

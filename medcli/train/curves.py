@@ -48,7 +48,7 @@ def is_figure(name: str) -> bool:
 
 def is_term(name: str) -> bool:
     """Whether a name in the log is of a loss term: all are that are nothing else."""
-    return name not in FACTS and name != INPUT and not is_figure(name)
+    return name.partition("/")[0] not in FACTS and name != INPUT and not is_figure(name)
 
 
 def draw(log: Path, out: Path) -> None:
@@ -119,7 +119,7 @@ def _panels(lines: Sequence[Line]) -> list[_Panel]:
     terms = [name for name in names if is_term(name)]
     judged = [name for name in names if is_figure(name)]
     levels = [name for name in judged if "psnr" in name] or [name for name in judged if name == SCORE]
-    rates = [name for name in names if name == "rate"]
+    rates = [name for name in names if name.partition("/")[0] == "rate"]
     panels = (_Panel(3, terms, _draw_terms), _Panel(2.2, levels, _draw_psnr), _Panel(1.2, rates, _draw_rate))
     return [panel for panel in panels if panel.names]
 
@@ -171,8 +171,12 @@ def _draw_psnr(axes: Axes, lines: Sequence[Line], names: Sequence[str]) -> None:
 
 
 def _draw_rate(axes: Axes, lines: Sequence[Line], names: Sequence[str]) -> None:
-    steps, values = _series(lines, names[0])
-    axes.plot(steps, values, color=GRAY, linewidth=1.8, marker=_marker(values))
+    for name, (colour, stroke) in zip(names, _pens(), strict=False):
+        steps, values = _series(lines, name)
+        pen = (GRAY, "-") if len(names) == 1 else (colour, stroke)
+        axes.plot(steps, values, pen[1], color=pen[0], linewidth=1.8, label=name, marker=_marker(values))
+    if len(names) > 1:
+        _name_lines(axes)
     axes.set_ylabel("learning rate")
     axes.set_ylim(bottom=0)
     axes.ticklabel_format(axis="y", style="sci", scilimits=(-2, 2))

@@ -1,10 +1,9 @@
-"""One training loop for every method: draw a batch, let each player take its turn, average, judge, save."""
+"""One training loop for every method: draw a batch, make its updates, average, validate, save."""
 
 from __future__ import annotations
 
 import copy
 import json
-import math
 import signal
 import threading
 import time
@@ -20,11 +19,11 @@ from torch.optim import Optimizer
 from torch.utils.data import DataLoader, Dataset
 
 from medcli.data.crops import Source, Stacked, keyed, stacked
-from medcli.errors import RecipeError, TrainingError
-from medcli.methods.base import Batch, Method, Turn
-from medcli.registry import OPTIMIZERS, resolve
+from medcli.errors import TrainingError
+from medcli.methods.base import Batch, Method
 from medcli.train import checkpoint
 from medcli.train.machine import Machine
+from medcli.train.optimizers import UpdateOptimizer, optimizers_of
 from medcli.train.processes import Team
 from medcli.train.recipe import Recipe
 from medcli.train.validation import Validation
@@ -87,17 +86,11 @@ def batches(source: Source, share: range, steps: range, machine: Machine) -> Gen
     return (machine.batch(samples) for samples in loader)
 
 
-def learning_rate(recipe: Recipe, step: int, progress: float) -> float:
-    """Linear warm-up, then half a cosine down to nothing at the end."""
-    rise = min(1.0, (step + 1) / max(1, recipe.warmup))
-    return recipe.learning_rate * rise * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
-
-
 class Trainer:
-    """A run in a folder: `checkpoints/` and `log.jsonl`; the product is for the caller to keep.
+    """A run in a folder: `checkpoints/` and `log.jsonl`; the model is for the caller to keep.
 
-    method: players on the machine's device. report: called with each line of the log. validation: judges the averaged
-    product whenever a checkpoint is saved; the best one is kept. team: the processes that train together.
+    method: its networks are on the machine's device. report: called with each line of the log. validation: measures the
+    averaged model whenever a checkpoint is saved; the best one is kept. team: the processes that train together.
     """
 
     def __init__(
@@ -113,17 +106,17 @@ class Trainer:
         self.method, self.recipe, self.machine = method, recipe, machine
         self.checkpoints, self.log = folder / "checkpoints", folder / "log.jsonl"
         self.report, self.validation, self.team = report, validation, team or Team()
-        build = resolve(OPTIMIZERS, recipe.optimizer, kind="optimizer", error=RecipeError)
-        self.optimizers: dict[str, Optimizer] = {
-            turn.player: build(method.players[turn.player].parameters(), lr=recipe.learning_rate)
-            for turn in method.turns
-        }
-        self.average = copy.deepcopy(method.product).requires_grad_(False)
+        self.updates = optimizers_of(method, recipe)
+        self.average = copy.deepcopy(method.model).requires_grad_(False)
         self.step = 0
 
     @property
     def modules(self) -> dict[str, nn.Module]:
-        return {**self.method.players, "average": self.average}
+        return {**self.method.networks, "average": self.average}
+
+    @property
+    def optimizers(self) -> dict[str, Optimizer]:
+        return {title: update.optimizer for title, update in self.updates.items()}
 
     def resume(self) -> bool:
         """Goes back to the last checkpoint; False where there is none."""
@@ -135,7 +128,7 @@ class Trainer:
         return bool(found)
 
     def save(self) -> None:
-        """Judges the product and writes a checkpoint; every process must call it."""
+        """Validates the model and writes a checkpoint; every process must call it."""
         figures = self._judged()
         if self.team.leads:
             score = figures.get(self.validation.best_is) if self.validation else None
@@ -151,14 +144,14 @@ class Trainer:
         self.team.wait()
 
     def best(self) -> nn.Module:
-        """The averaged product of the best checkpoint if one was judged, else the last."""
+        """The averaged model of the best checkpoint if one was validated, else the last."""
         path = self.checkpoints / checkpoint.BEST
         if path.exists():
             self.step = checkpoint.load(path, {"average": self.average}, {})
         return self.average
 
     def run(self, source: Source, limits: Limits) -> nn.Module:
-        """Trains to the recipe's last step or the time limit and returns the averaged product.
+        """Trains to the recipe's last step or the time limit and returns the averaged model.
 
         Ctrl-C and SIGTERM let the step in hand end, save, and then do what they always do.
         """
@@ -175,7 +168,7 @@ class Trainer:
             if progress >= 1:
                 break
             batch = clock.next_of(supply)
-            clock.add(self._turn_all(batch, progress))
+            clock.add(self._train_step(batch, progress))
             self.step += 1
             if self.step % limits.report_every == 0 or self.step == first + EARLY:
                 self._report(clock, limits.progress(self.step, self.recipe.steps, first), first)
@@ -191,47 +184,50 @@ class Trainer:
     def _agreed(self, progress: float, limits: Limits) -> float:
         return progress if limits.minutes is None else self.team.agree(progress, self.machine.device)
 
-    def _turn_all(self, batch: Batch, progress: float) -> dict[str, float]:
+    def _train_step(self, batch: Batch, progress: float) -> dict[str, float]:
         # What layers draw by themselves (stochastic depth) depends on the step alone, so it need not be saved.
         torch.manual_seed(keyed(self.recipe.seed, self.step, self.team.rank))
-        rate = learning_rate(self.recipe, self.step, progress)
-        seen = {"rate": rate}
-        for turn in self.method.turns:
-            if self.step % turn.every == 0:
-                seen |= self._take(turn, batch, rate * turn.rate)
+        figures: dict[str, float] = {}
+        for title, moving in self.updates.items():
+            if self.step % moving.update.every:
+                continue
+            suffix = f"/{title}" if len(self.updates) > 1 else ""
+            rate = moving.learning_rate(self.step, progress)
+            for _ in range(moving.update.repeat):
+                terms, gradient = self._make(moving, batch, rate)
+                figures |= {f"rate{suffix}": rate} | terms | {f"gradient{suffix}": gradient}
         self._follow()
-        return seen
+        return figures
 
-    def _take(self, turn: Turn, batch: Batch, rate: float) -> dict[str, float]:
-        player, optimizer = self.method.players[turn.player], self.optimizers[turn.player]
-        for name, other in self.method.players.items():
-            other.requires_grad_(name == turn.player)
-        for group in optimizer.param_groups:
+    def _make(self, moving: UpdateOptimizer, batch: Batch, rate: float) -> tuple[dict[str, float], float]:
+        """One update at this learning rate: its loss terms and the norm of the gradient before it was clipped."""
+        for group in moving.optimizer.param_groups:
             group["lr"] = rate
-        optimizer.zero_grad(set_to_none=True)
-        with self.machine.autocast():
-            terms = turn.terms(batch)
-        loss = torch.stack(list(terms.values())).sum()
-        loss.backward()  # type: ignore[no-untyped-call]
-        self.team.average([p.grad for p in player.parameters() if p.grad is not None])
-        norm = nn.utils.clip_grad_norm_(player.parameters(), self.recipe.clip)
+        moving.optimizer.zero_grad(set_to_none=True)
+        with moving.alone():
+            with self.machine.autocast():
+                terms = moving.update.terms(batch)
+            loss = torch.stack(list(terms.values())).sum()
+            loss.backward()  # type: ignore[no-untyped-call]
+        self.team.average([p.grad for p in moving.parameters if p.grad is not None])
+        norm = nn.utils.clip_grad_norm_(moving.parameters, moving.clip)
         if not torch.isfinite(norm):
             raise TrainingError(
                 f"The loss became {loss.item()} at step {self.step}.",
                 f"The last good checkpoint is in {self.checkpoints}; go on from it with a lower --lr.",
             )
-        optimizer.step()
-        if turn.after:
-            turn.after()
-        return {name: value.item() for name, value in terms.items()} | {"gradient": norm.item()}
+        moving.optimizer.step()
+        if moving.update.after:
+            moving.update.after()
+        return {name: value.item() for name, value in terms.items()}, norm.item()
 
     @torch.no_grad()
     def _follow(self) -> None:
         """Moves the averaged weights; the decay is short at first, so that the start is soon forgotten."""
         decay = min(self.recipe.ema, (1 + self.step) / (10 + self.step))
-        live: list[Tensor] = list(self.method.product.parameters())
+        live: list[Tensor] = list(self.method.model.parameters())
         torch._foreach_lerp_(list[Tensor](self.average.parameters()), live, 1 - decay)
-        for kept, moving in zip(self.average.buffers(), self.method.product.buffers(), strict=True):
+        for kept, moving in zip(self.average.buffers(), self.method.model.buffers(), strict=True):
             kept.copy_(moving)  # statistics of batch normalisation are averages already
 
     def _judged(self) -> Line:

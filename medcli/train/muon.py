@@ -54,13 +54,19 @@ class Muon(Optimizer):
     """Muon for parameters of two and more dimensions, Adam for the others.
 
     lr: spectral norm of a step, for square matrices. momentum: of the matrices. vector_share: Adam's learning rate as
-    a share of lr.
+    a share of lr. weight_decay: of the matrices, decoupled: each step takes lr times this share of them away.
     """
 
     def __init__(
-        self, parameters: Iterable[nn.Parameter], lr: float, momentum: float = 0.95, vector_share: float = 0.05
+        self,
+        parameters: Iterable[nn.Parameter],
+        lr: float,
+        momentum: float = 0.95,
+        vector_share: float = 0.05,
+        weight_decay: float = 0.0,
     ) -> None:
-        super().__init__(parameters, {"lr": lr, "momentum": momentum, "vector_share": vector_share})
+        defaults = {"lr": lr, "momentum": momentum, "vector_share": vector_share, "weight_decay": weight_decay}
+        super().__init__(parameters, defaults)
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
@@ -83,6 +89,8 @@ class Muon(Optimizer):
             directions = torch.stack([_rows(self._direction(parameter, group["momentum"])) for parameter in same])
             scale = max(1.0, directions.shape[1] / directions.shape[2]) ** 0.5
             for parameter, step in zip(same, orthogonalise(directions), strict=True):
+                if group["weight_decay"]:
+                    parameter.mul_(1 - group["lr"] * group["weight_decay"])
                 parameter.add_(_kernel(step, parameter.shape), alpha=-group["lr"] * scale)
 
     def _direction(self, parameter: nn.Parameter, momentum: float) -> Tensor:

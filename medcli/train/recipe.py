@@ -15,6 +15,7 @@ from medcli.noise.base import Noise
 from medcli.noise.notation import parse as parse_noise
 from medcli.noise.pool import Pool
 from medcli.registry import nearest
+from medcli.train.schedule import SCHEDULES
 
 
 class _Range(NamedTuple):
@@ -32,6 +33,7 @@ RANGES: Mapping[str, _Range] = {
     "batch": _Range(1, 2**20, "1 or more"),
     "learning_rate": _Range(TINY, 1e3, "above 0, such as 0.005"),
     "warmup": _Range(0, 2**53, "0 or more"),
+    "weight_decay": _Range(0, 1e3, "0 or more, such as 0.0001"),
     "clip": _Range(TINY, float("inf"), "above 0"),
     "ema": _Range(0, ALMOST, "0 or more and below 1"),
     "enlarge_share": _Range(0, 1, "0 to 1"),
@@ -42,14 +44,17 @@ RANGES: Mapping[str, _Range] = {
 
 @dataclass(frozen=True)
 class Recipe:
-    """Everything but the pictures and the machine.
+    """Everything but the pictures and the machine. What it says of the optimizer are defaults: a method's updates may
+    say otherwise.
 
     noises: notation to weight, as in a pool's file; empty where the pictures are noisy already. learning_rate: the
-    peak, reached after `warmup` steps and lowered to nothing along a half cosine. batch: patches per step and process.
+    peak, reached after `warmup` steps and then lowered by the `schedule`, a key of `medcli.train.schedule.SCHEDULES`.
+    betas: of Adam and AdamW, two numbers, or none for the usual ones. clip: largest norm of a gradient. batch: patches
+    per step and process.
     loss: the method's own unless given; options: further arguments of the method. ema: decay of the averaged weights
-    that become the product. init: a model to start from. enlarge_share: see `medcli.data.crops`. held_out: share of
+    that become the model. init: a model to start from. enlarge_share: see `medcli.data.crops`. held_out: share of
     the pictures that are not trained on but judge the model, where no others are given for it. id: also the name of the
-    product's file.
+    model's file.
 
     Raises RecipeError where a number is out of its range, or a name is none.
     """
@@ -70,6 +75,9 @@ class Recipe:
     optimizer: str = "muon"
     learning_rate: float = 0.005
     warmup: int = 300
+    schedule: str = "cosine"
+    betas: list[float] = field(default_factory=list)
+    weight_decay: float = 0.0
     clip: float = 1.0
     ema: float = 0.999
     enlarge_share: float = 0.0
@@ -89,6 +97,10 @@ class Recipe:
         for name in ("noises", "training_data"):
             if not all(isinstance(each, str) for each in getattr(self, name)):
                 raise RecipeError(f"'{name}' must hold names, not {list(getattr(self, name))}.")
+        if self.schedule not in SCHEDULES:
+            raise RecipeError(f"There is no schedule '{self.schedule}'.", nearest(self.schedule, SCHEDULES))
+        if self.betas and not (len(self.betas) == 2 and all(_is_share(beta) for beta in self.betas)):
+            raise RecipeError(f"'betas' cannot be {self.betas}.", "Give two numbers from 0 to below 1: [0.9, 0.999].")
         if self.config.get("channels", 3) not in (1, 3):
             raise RecipeError(f"A network of {self.config['channels']} channels cannot be trained.", "Give 1 or 3.")
 
@@ -104,6 +116,10 @@ class Recipe:
     def dump(self) -> str:
         """The recipe as YAML."""
         return yaml.safe_dump(asdict(self), sort_keys=False)
+
+
+def _is_share(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < 1
 
 
 def bundled() -> dict[str, Path]:

@@ -26,7 +26,7 @@ from medcli.train.processes import Team, join
 from medcli.train.proposals import WISHES, with_proposals
 from medcli.train.recipe import Recipe
 from medcli.train.sources import Folders, Sources, open_sources
-from medcli.train.validation import PATCHES, strategy_of
+from medcli.train.validation import PATCHES, exported, strategy_of
 from medcli.train.witness import Witness
 from medcli.zoo import modelcard, weights
 from medcli.zoo.description import describe, domain_of
@@ -156,24 +156,33 @@ def _in_gray(recipe: Recipe, sources: Sources) -> Recipe:
 
 
 def _keep(trainer: Trainer, witness: Witness, options: Options, sources: Sources) -> None:
-    """The product with its page, and the pictures of the run."""
-    recipe, folder, product = trainer.recipe, witness.folder, trainer.best()
+    """The model with its page, and the pictures of the run."""
+    recipe, folder, average = trainer.recipe, witness.folder, trainer.best()
+    model = exported(trainer.method, average)
     card = replace(
-        _card(recipe, trainer.step, sources.noises),
-        strategy=strategy_of(trainer.method),
-        domain=domain_of(product),
+        _card(recipe, trainer.step, sources.noises), strategy=strategy_of(trainer.method), domain=domain_of(model)
     )
+    if model is not average:
+        card = replace(card, architecture=_architecture_of(model), config=dict(getattr(model, "config", {})))
     path = folder / f"{recipe.id}.safetensors"
-    weights.save(path, product, card)
+    weights.save(path, model, card)
     about = replace(describe(card), data_licence=options.data_licence, scores=_scores(trainer))
     page = modelcard.render(about, modelcard.Origin(path.name, command=options.command))
     (folder / "README.md").write_text(page, encoding="utf-8")
     witness.draw()
     if trainer.validation:
-        witness.show(trainer.validation, trainer.method, product, trainer.machine, trainer.step)
-    if isinstance(product, LUDVAE):
-        witness.show_noise(product, trainer.validation.source if trainer.validation else sources.train)
+        witness.show(trainer.validation, trainer.method, average, trainer.machine, trainer.step)
+    if isinstance(model, LUDVAE):
+        witness.show_noise(model, trainer.validation.source if trainer.validation else sources.train)
     witness.close()
+
+
+def _architecture_of(network: nn.Module) -> str:
+    """Its name in the registry. Raises ValueError for a network that is not there."""
+    for name in ARCHITECTURES:
+        if resolve(ARCHITECTURES, name, kind="architecture", error=ModelError) is type(network):
+            return name
+    raise ValueError(f"a method exports a {type(network).__name__}, which no weight file can name")
 
 
 def _scores(trainer: Trainer) -> dict[str, float]:
@@ -189,7 +198,7 @@ def _introduce(
 ) -> None:
     for line in sources.skipped:
         say(f"left out: {line}")
-    parameters = sum(parameter.numel() for parameter in method.product.parameters())
+    parameters = sum(parameter.numel() for parameter in method.model.parameters())
     several = f", {team.size} processes" if team.size > 1 else ""
     judged = f"{sources.held_out} held out to judge by" if sources.held_out else "none to judge by"
     dtype = str(machine.dtype).removeprefix("torch.")
@@ -250,8 +259,8 @@ def build_method(recipe: Recipe, machine: Machine) -> Method:
     _check_options(recipe, signature(kind).parameters)
     method: Method = kind(network, **loss | {k: v for k, v in recipe.options.items() if k not in _wishes(recipe)})
     _check_patch(recipe, method)
-    for player in method.players.values():
-        player.to(machine.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    for each in method.networks.values():
+        each.to(machine.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     return method
 
 
@@ -284,7 +293,7 @@ def _check_options(recipe: Recipe, taken: Mapping[str, Parameter]) -> None:
 
 def _check_patch(recipe: Recipe, method: Method) -> None:
     """A method that asks its network in a way of its own cuts patches itself."""
-    step = int(getattr(method.product, "multiple", 1))
+    step = int(getattr(method.model, "multiple", 1))
     if recipe.patch % step and not isinstance(method, AsksItsOwnWay):
         fits = max(step, recipe.patch // step * step)
         raise RecipeError(

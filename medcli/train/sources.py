@@ -31,7 +31,8 @@ FEW = 8  # pictures: of fewer none is held out unless a larger share is asked fo
 
 @dataclass(frozen=True)
 class Folders:
-    """What was given. data: pictures that are clean, or noisy where the recipe makes no noise. noisy, clean: recorded.
+    """What was given. data: pictures that are clean, or noisy where the recipe makes no noise. noisy, clean: recorded;
+    with data that are made noisy, clean are the other scenes of an unpaired method.
 
     pairs: folders of mates with a manifest; clean then says where the pictures lie now of which the mates were made.
     val: judges the model; like data, or with a manifest or subfolders `noisy` and `clean` where pictures are recorded.
@@ -69,7 +70,7 @@ def open_sources(recipe: Recipe, needs: Needs, folders: Folders) -> Sources:
     Colour or gray follows the recipe's `channels`; without them, gray where no picture has colour.
     """
     recorded = bool(folders.noisy or folders.pairs) or not recipe.noises
-    groups = _recorded(recipe, needs, folders) if recorded else _clean(folders)
+    groups = _recorded(recipe, needs, folders) if recorded else _clean(needs, folders)
     check = _checked(groups, recipe, folders)
     gray = all(cache.gray for cache in check.all)
     framing = Framing(recipe.patch, recipe.config.get("channels", 1 if gray else 3), recipe.enlarge_share)
@@ -139,7 +140,10 @@ class _Pictures:
         return replace(self, views=[view.only(places) for view in self.views], clean=clean)
 
 
-def _clean(folders: Folders) -> _Paths:
+def _clean(needs: Needs, folders: Folders) -> _Paths:
+    """Clean pictures to make noisy. Unpaired methods take those of --clean as they are, where --data are others."""
+    if needs.clean == "others" and folders.data and folders.clean:
+        return _Paths([_files(folders.data)], _files(folders.clean))
     return _Paths([_files([*folders.data, *folders.clean])])
 
 
@@ -277,8 +281,9 @@ def _maker(framing: Framing, recipe: Recipe, needs: Needs) -> Callable[[_Picture
 
     def make(pictures: _Pictures) -> Source:
         return MadeNoisy(
-            pictures.first, noise, framing, recipe.seed, needs.views + needs.spare, needs.alike, needs.clean, variation
-        )
+            pictures.first, noise, framing, recipe.seed, needs.views + needs.spare, needs.alike, needs.clean, variation,
+            pictures.clean,
+        )  # fmt: skip
 
     return make
 

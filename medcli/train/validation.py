@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from medcli.data.crops import MadeNoisy, Source, stacked
 from medcli.engine.strategies import Strategy, parse
-from medcli.methods.base import AsksItsOwnWay, Batch, Method, Needs
+from medcli.methods.base import AsksItsOwnWay, Batch, ExportsModel, Method, Needs, Update
 from medcli.train.machine import Machine
 
 PATCHES, AT_ONCE = 64, 16
@@ -36,15 +36,18 @@ class Validation:
         return "psnr" if self.by_psnr else "val_score"
 
     def score(self, method: Method, network: nn.Module, machine: Machine) -> dict[str, float]:
-        """Figures for the log: `psnr` and that of the input, in dB; or the terms of the first turn, as `val_<term>`."""
-        with torch.no_grad(), in_place(method.product, network):
+        """Figures for the log: `psnr` and that of the input, in dB; or the loss terms, as `val_<term>`.
+
+        The terms are those of the first update that moves the model.
+        """
+        with torch.no_grad(), in_place(method.model, network):
             figures = self._figures(method, machine)
         self.source.release()
         return figures
 
     def _figures(self, method: Method, machine: Machine) -> dict[str, float]:
         if self.by_psnr:
-            return self._psnr(method.product, parse(strategy_of(method)), machine)
+            return self._psnr(exported(method, method.model), parse(strategy_of(method)), machine)
         return self._terms(method, machine)
 
     def batches(self, machine: Machine) -> Iterator[Batch]:
@@ -65,15 +68,29 @@ class Validation:
 
     def _terms(self, method: Method, machine: Machine) -> dict[str, float]:
         sums: dict[str, float] = {}
+        update = _of_the_model(method)
         for batch in self.batches(machine):
             with machine.autocast():
-                for name, value in method.turns[0].terms(batch).items():
+                for name, value in update.terms(batch).items():
                     sums[f"val_{name}"] = sums.get(f"val_{name}", 0.0) + value.item() * AT_ONCE / PATCHES
         return sums | {"val_score": -sum(sums.values())}
 
 
+def _of_the_model(method: Method) -> Update:
+    kept = set(method.model.parameters())
+    for update in method.updates:
+        if any(not kept.isdisjoint(method.networks[name].parameters()) for name in update.moves):
+            return update
+    return method.updates[0]
+
+
+def exported(method: Method, network: nn.Module) -> nn.Module:
+    """A network of the form of the method's model, in the form in which it is saved."""
+    return method.export(network) if isinstance(method, ExportsModel) else network
+
+
 def strategy_of(method: Method) -> str:
-    """How the product is asked, in the notation of strategies."""
+    """How the model is applied, in the notation of strategies."""
     return method.strategy if isinstance(method, AsksItsOwnWay) else "plain"
 
 
@@ -83,21 +100,21 @@ def psnr(restored: Tensor, clean: Tensor) -> Tensor:
 
 
 @contextmanager
-def in_place(product: nn.Module, other: nn.Module) -> Iterator[None]:
-    """Lends the product the parameters and buffers of `other`, for methods whose terms run the product."""
-    pairs = list(zip(product.parameters(), other.parameters(), strict=True))
-    pairs += list(zip(product.buffers(), other.buffers(), strict=True))  # type: ignore[arg-type]
+def in_place(model: nn.Module, other: nn.Module) -> Iterator[None]:
+    """Lends the model the parameters and buffers of `other`, for methods whose terms run the model."""
+    pairs = list(zip(model.parameters(), other.parameters(), strict=True))
+    pairs += list(zip(model.buffers(), other.buffers(), strict=True))  # type: ignore[arg-type]
     own = [mine.data for mine, _ in pairs]
-    was_training = product.training
+    was_training = model.training
     try:
         for mine, lent in pairs:
             mine.data = lent.data
-        product.eval()
+        model.eval()
         yield
     finally:
         for (mine, _), data in zip(pairs, own, strict=True):
             mine.data = data
-        product.train(was_training)
+        model.train(was_training)
 
 
 def validation_of(source: Source, needs: Needs) -> Validation:

@@ -23,7 +23,7 @@ from medcli.train.machine import Machine
 from medcli.train.noiselook import look
 from medcli.train.proposals import patches
 from medcli.train.tensorboard import Board
-from medcli.train.validation import Validation, fitting, in_place, strategy_of
+from medcli.train.validation import Validation, exported, fitting, in_place, strategy_of
 
 PAUSE = 60.0  # seconds between two drawings of the curves, which take about one
 ROWS = 6
@@ -52,14 +52,15 @@ class Witness:
 
     def show(self, validation: Validation, method: Method, network: nn.Module, machine: Machine, step: int) -> None:
         """validation.png: noisy, restored, the noise taken away, and the clean mate where there is one."""
-        with torch.no_grad(), in_place(method.product, network), machine.autocast():
+        with torch.no_grad(), in_place(method.model, network), machine.autocast():
             batch, strategy = next(validation.batches(machine)), parse(strategy_of(method))
-            noisy = fitting(batch.noisy, method.product, strategy)
-            restored = strategy(method.product, noisy).float()
+            shown = exported(method, method.model)
+            noisy = fitting(batch.noisy, shown, strategy)
+            restored = strategy(shown, noisy).float()
             noise = method.noise(noisy).float() if isinstance(method, ShowsNoise) else noisy - restored
         columns = {"noisy": noisy, "restored": restored, "estimated noise": noise + 0.5}
         if batch.clean is not None and method.needs.clean != "others":
-            columns["clean"] = fitting(batch.clean, method.product, strategy)
+            columns["clean"] = fitting(batch.clean, shown, strategy)
         path = self.folder / "validation.png"
         grid(list(zip(*map(_pictures, columns.values()), strict=True)), list(columns), path)
         if self._board:

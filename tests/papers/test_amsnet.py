@@ -275,7 +275,7 @@ def test_a_step_is_the_mean_of_its_samples_steps(stage: str) -> None:
     method = AMSNet(Around(2), stage=stage, pd=2)  # type: ignore[arg-type]
     batch = Batch([noisy_picture(4, 3, 18, 21)], None, torch.arange(4))
     alone = [Batch([batch.noisy[i : i + 1]], None, batch.keys[i : i + 1]) for i in range(4)]
-    terms, parts = method.turns[0].terms(batch), [method.turns[0].terms(one) for one in alone]
+    terms, parts = method.updates[0].terms(batch), [method.updates[0].terms(one) for one in alone]
     for name, value in terms.items():
         assert torch.allclose(value, torch.stack([part[name] for part in parts]).mean(), atol=1e-6)
 
@@ -494,7 +494,7 @@ def test_stage_p_makes_the_answer_smoother_and_costs_all_branches(trained: nn.Mo
     assert parse(AMSNet(network, branches=3).strategy) == Masks(k=3)
     assert parse(AMSNet(network, pd=4, denoise_pd=3).strategy) == Masks(pd=3)
     assert parse(AMSNet(network, pd=1, denoise_pd=3).strategy) == Masks(pd=1)
-    AMSNet(network, stage="p", branches=3, pd=2).turns[0].terms(
+    AMSNet(network, stage="p", branches=3, pd=2).updates[0].terms(
         Batch([noisy_picture(1, 3, 8, 8)], None, torch.arange(1))
     )
     assert len(network.shown) == 3

@@ -117,7 +117,7 @@ def learned(steps: int, sigma_x: float, sigma_y: float) -> LUDVAE:
         method.steps.count()
         return torch.stack(list(terms.values())).sum()
 
-    descend(list(method.players["ludvae"].parameters()), loss, steps, 0.006)
+    descend(list(method.networks["ludvae"].parameters()), loss, steps, 0.006)
     return sampler.eval().requires_grad_(False)
 
 
@@ -195,7 +195,7 @@ def test_clean_pictures_know_nothing_of_the_noise_encoder() -> None:
 def test_every_parameter_is_reached_in_the_first_step() -> None:
     method = UnpairedNoise(tiny())
     sum(method.terms(unpaired(0, channels=3)).values()).backward()
-    assert all(p.grad is not None and p.grad.any() for p in method.players["ludvae"].parameters())
+    assert all(p.grad is not None and p.grad.any() for p in method.networks["ludvae"].parameters())
 
 
 # --- 3 and 4: the divergence and its weight
@@ -238,9 +238,9 @@ def test_the_weight_of_the_divergence_rises_and_stays(step: int, weight: float) 
 
 def test_the_steps_are_kept_in_checkpoints() -> None:
     method = UnpairedNoise(tiny())
-    assert method.turns[0].after is not None
-    method.turns[0].after()
-    assert method.players["steps"].state_dict() == {"taken": torch.tensor(1)}
+    assert method.updates[0].after is not None
+    method.updates[0].after()
+    assert method.networks["steps"].state_dict() == {"taken": torch.tensor(1)}
 
 
 # --- 5: sizes and reach

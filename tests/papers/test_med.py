@@ -146,15 +146,15 @@ class TestPurity:
         with torch.no_grad():
             scene, noise = method.scene.encode(first), method.twin.encode(first)
             expected = method.scene.decode(scene), method.cross(scene, noise), method.twin.decode(noise)
-            method.product(second), method.noise(second)
+            method.model(second), method.noise(second)
             again = method.scene.decode(scene), method.cross(scene, noise), method.twin.decode(noise)
         assert all(torch.equal(one, other) for one, other in zip(expected, again, strict=True))
-        assert torch.equal(expected[0], method.product(first))
+        assert torch.equal(expected[0], method.model(first))
 
     def test_fresh_noise_is_nothing_and_not_the_mean_colour(self, build: type[SplitUNet]) -> None:
         method = MeD(build())
         assert not method.noise(torch.rand(1, 3, 16, 16)).any()
-        assert method.product(torch.full((1, 3, 16, 16), 0.4)).mean() > 0.3
+        assert method.model(torch.full((1, 3, 16, 16), 0.4)).mean() > 0.3
 
     def test_the_noise_of_a_trained_twin_follows_no_offset(self, build: type[SplitUNet]) -> None:
         twin = build().noise_twin()
@@ -249,14 +249,14 @@ def trained() -> MeD:
     torch.manual_seed(0)
     torch.set_num_threads(1)
     method = MeD(SplitUNet(widths=[32], encoders=[1], decoders=[1]))
-    player, steps = method.players["disentangler"], 200
-    optimizer = Muon(player.parameters(), lr=0.02)
+    network, steps = method.networks["disentangler"], 200
+    optimizer = Muon(network.parameters(), lr=0.02)
     for step in range(steps):
         optimizer.param_groups[0]["lr"] = 0.02 * (1 - step / steps)
         loss = torch.stack(list(method.terms(batch_of(scenes(2, 32, step), step)).values())).sum()
         optimizer.zero_grad()
         loss.backward()
-        nn.utils.clip_grad_norm_(player.parameters(), 1.0)
+        nn.utils.clip_grad_norm_(network.parameters(), 1.0)
         optimizer.step()
     return method
 
@@ -271,7 +271,7 @@ class TestTrained:
     def test_the_scene_is_denoised_and_pays_no_less_than_the_floor(self, trained: MeD, held_out: Batch) -> None:
         with torch.no_grad():
             scene = trained.terms(held_out)["scene"].item()
-            restored = trained.product(held_out.noisy)
+            restored = trained.model(held_out.noisy)
         assert psnr(restored, held_out.clean) > psnr(held_out.noisy, held_out.clean) + 5
         assert 0.99 * 0.0782 < scene < 0.0782 * 1.25
 
@@ -290,11 +290,11 @@ class TestTrained:
         assert scene < noise
 
     def test_mixed_latents_are_at_least_as_good(self, trained: MeD, held_out: Batch) -> None:
-        _mixed_is_as_good(trained.product, held_out)
+        _mixed_is_as_good(trained.model, held_out)
 
     def test_noise_is_found_as_noise(self, trained: MeD, held_out: Batch) -> None:
         with torch.no_grad():
-            noise, restored = trained.noise(held_out.noisy), trained.product(held_out.noisy)
+            noise, restored = trained.noise(held_out.noisy), trained.model(held_out.noisy)
         true = held_out.noisy - held_out.clean
         assert torch.corrcoef(torch.stack([noise.flatten(), true.flatten()]))[0, 1] > 0.9
         assert psnr(held_out.noisy - noise, held_out.clean) > psnr(restored, held_out.clean) - 1
@@ -377,8 +377,8 @@ LEARNERS = {name: tiny_split if name == "med" else lambda: ResidualUNet(widths=[
 
 def build(name: str, **options: object) -> Method:
     method: Method = resolve(METHODS, name, kind="method", error=RecipeError)(LEARNERS[name](), **options)
-    for player in method.players.values():
-        shaken(player)
+    for network in method.networks.values():
+        shaken(network)
     return method
 
 
@@ -387,26 +387,26 @@ class TestContract:
     def batch(self, method: Method, count: int = 4) -> Batch:
         return batch_of(scenes(count, 16, 3), 3, method.needs.views)
 
-    def test_a_turn_moves_only_its_player(self, name: str) -> None:
+    def test_an_update_moves_only_its_network(self, name: str) -> None:
         method = build(name)
-        for turn in method.turns:
-            sum(turn.terms(self.batch(method)).values()).backward()
-            for other, player in method.players.items():
-                reached = [p.grad is not None and bool(p.grad.any()) for p in player.parameters()]
-                assert all(reached) if other == turn.player else not any(reached)
+        for update in method.updates:
+            sum(update.terms(self.batch(method)).values()).backward()
+            for name_of_one, network in method.networks.items():
+                reached = [p.grad is not None and bool(p.grad.any()) for p in network.parameters()]
+                assert all(reached) if name_of_one in update.moves else not any(reached)
 
-    def test_three_steps_with_finite_terms_and_a_product(self, name: str) -> None:
+    def test_three_steps_with_finite_terms_and_a_model(self, name: str) -> None:
         method = build(name)
-        turn = method.turns[0]
-        optimizer = torch.optim.Adam(method.players[turn.player].parameters(), 1e-3)
+        update = method.updates[0]
+        optimizer = torch.optim.Adam(method.networks[update.networks].parameters(), 1e-3)
         for _ in range(3):
-            terms = turn.terms(self.batch(method))
+            terms = update.terms(self.batch(method))
             assert all(term.ndim == 0 and bool(term.isfinite()) for term in terms.values())
             optimizer.zero_grad()
             sum(terms.values()).backward()
             optimizer.step()
-        again = type(method.product)(**method.product.config)
-        again.load_state_dict(method.product.state_dict())
+        again = type(method.model)(**method.model.config)
+        again.load_state_dict(method.model.state_dict())
 
     def test_samples_do_not_know_who_shares_their_batch(self, name: str) -> None:
         method = build(name)
@@ -415,15 +415,15 @@ class TestContract:
             Batch([view[part] for view in whole.views], whole.clean[part], whole.keys[part])
             for part in (slice(0, 1), slice(1, 4))
         ]
-        first, rest = (method.turns[0].terms(part) for part in parts)
-        for term, value in method.turns[0].terms(whole).items():
+        first, rest = (method.updates[0].terms(part) for part in parts)
+        for term, value in method.updates[0].terms(whole).items():
             assert value.item() == pytest.approx((first[term] + 3 * rest[term]).item() / 4, rel=1e-4)
 
     def test_runs_again_to_the_same_number(self, name: str) -> None:
         method = build(name)
         batch = self.batch(method)
-        first = {term: value.item() for term, value in method.turns[0].terms(batch).items()}
-        assert {term: value.item() for term, value in method.turns[0].terms(batch).items()} == first
+        first = {term: value.item() for term, value in method.updates[0].terms(batch).items()}
+        assert {term: value.item() for term, value in method.updates[0].terms(batch).items()} == first
 
 
 class TestMeD:
@@ -522,7 +522,7 @@ class TestNoise2Self:
         method = Noise2Self(shaken(ResidualUNet(widths=[8, 16], blocks=[1], middle=1)))
         noisy = torch.rand(2, 3, 16, 16, requires_grad=True)
         phases = [(1, 2), (3, 0)]
-        method.grid(method.product(method.hidden(noisy, phases)), phases).square().sum().backward()
+        method.grid(method.model(method.hidden(noisy, phases)), phases).square().sum().backward()
         assert not method.grid(noisy.grad, phases).any()
         assert method.grid(noisy.grad, [(0, 2), (2, 0)]).any()
 
