@@ -33,7 +33,12 @@ OWN_STEPS = 10_000
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
 @click.option("--data", multiple=True, type=EXISTING_FOLDER, help="Folder of clean pictures; may be given again.")
 @click.option("--noisy", multiple=True, type=EXISTING_FOLDER, help="Folder of pictures that are noisy already.")
-@click.option("--clean", multiple=True, type=EXISTING_FOLDER, help="Folder of clean pictures beside --noisy, or beside --data for unpaired methods.")
+@click.option(
+    "--clean",
+    multiple=True,
+    type=EXISTING_FOLDER,
+    help="Folder of clean pictures beside --noisy, or beside --data for unpaired methods.",
+)
 @click.option("--pairs", multiple=True, type=EXISTING_FOLDER, help="Folder of mates that 'med synth-pairs' has made.")
 @click.option("--val", type=EXISTING_FOLDER, help="Folder that judges the model, instead of a share of the pictures.")
 @click.option("-o", "--output", required=True, type=FOLDER, help="The run's folder.")
