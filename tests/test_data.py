@@ -471,3 +471,12 @@ class TestProposals:
     def test_one_level_brings_the_other(self, pairs: tuple[Path, Path], tmp_path: Path) -> None:
         for given in ({"sigma_y": 5}, {"sigma_x": 10.0}, {"sigma_x": 10.0, "sigma_y": 5}):
             assert self.proposed(pairs, tmp_path, config=given)[0].config == BOTH
+
+
+def test_how_far_decoding_is_is_said(tmp_path: Path, picture_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("medcli.data.cache.FIRST", 0.0)
+    said: list[str] = []
+    open_cache(sorted(picture_folder.iterdir()), tmp_path / "cache", smallest=16, say=said.append)
+    assert said == ["decoding pictures: 1 of 5, 00:00 left"]  # the next one is due much later
+    open_cache(sorted(picture_folder.iterdir()), tmp_path / "cache", smallest=16, say=said.append)
+    assert len(said) == 1

@@ -21,6 +21,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
+from tqdm import tqdm
 
 import medcli
 from medcli.batch.enlarge import enlarged
@@ -114,7 +115,7 @@ def main(model: str, folder: Path, gray: bool, limit: int | None, device: str) -
     fillers, enlargers = filling(denoiser), enlarging(denoiser, filters)
     fill: dict[str, list[list[float]]] = {way: [[] for _ in HOLES] for way in fillers}
     enlarge: dict[str, list[list[float]]] = {way: [[] for _ in FACTORS] for way in enlargers}
-    for name, clean in pictures(folder, limit, gray=gray):
+    for name, clean in tqdm(pictures(folder, limit, gray=gray), disable=None, unit=" pictures"):
         for column, (share, side) in enumerate(HOLES):
             mask = missing(name, share, side, clean.shape)
             holed = np.where(mask if clean.ndim == 2 else mask[..., None], np.uint8(0), clean)

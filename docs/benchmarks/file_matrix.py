@@ -12,6 +12,8 @@ import sys
 from collections import Counter
 from pathlib import Path
 
+from tqdm import tqdm
+
 sys.path.insert(0, str(Path(__file__).parents[2] / "tests"))
 
 from file_matrix import READ, REFUSED, UNWRITTEN, WRONG, cases, verdict
@@ -20,7 +22,7 @@ from file_matrix import READ, REFUSED, UNWRITTEN, WRONG, cases, verdict
 def main() -> int:
     logging.disable(logging.CRITICAL)
     counts: dict[str, Counter[str]] = {}
-    for case in cases():
+    for case in tqdm(cases(), disable=None, unit=" files"):
         result = verdict(case)
         if result == UNWRITTEN:
             continue

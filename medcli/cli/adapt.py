@@ -138,7 +138,7 @@ def _adapted(request: Request, jobs: Sequence[Job], folder: Path, weights: Path 
         raise InputError(f"There is no file {missing[0]}.")
     model = find_model(request.model, request.say)
     reading = Reading(request.range, request.nodata)
-    pictures = open_pictures([job.source for job in jobs], folder, reading)
+    pictures = open_pictures([job.source for job in jobs], folder, reading, request.say)
     found = lesson(model.network(), model.card, pictures)
     request.say(_noise(found.seen))
     warning = model.gray_warning

@@ -59,7 +59,7 @@ def _begun(lesson: Lesson, wish: Wish, say: Callable[[str], None]) -> Recipe:
     from medcli.train.like import FEWEST, begin, drafted
 
     say(f"learning the noise of {lesson.noisy}; trying how fast that goes here ...")
-    recipe, seconds, misfits = drafted(lesson)
+    recipe, seconds, misfits = drafted(lesson, say)
     hint = " (--minutes sets another time)" if lesson.minutes is None else ""
     say(f"{recipe.steps:,} steps of {seconds:.2g} s: about {duration(recipe.steps * seconds)}{hint}")
     if recipe.steps < FEWEST:

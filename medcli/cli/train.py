@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import fields, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,7 +31,8 @@ OWN_STEPS = 10_000
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
-@click.option("--data", multiple=True, type=EXISTING_FOLDER, help="Folder of clean pictures; may be given again.")
+@click.option("--data", multiple=True, type=EXISTING_FOLDER,
+              help="Folder of clean pictures; may be given again.  [default: the current folder]")  # fmt: skip
 @click.option("--noisy", multiple=True, type=EXISTING_FOLDER, help="Folder of pictures that are noisy already.")
 @click.option(
     "--clean",
@@ -41,7 +42,8 @@ OWN_STEPS = 10_000
 )
 @click.option("--pairs", multiple=True, type=EXISTING_FOLDER, help="Folder of mates that 'med synth-pairs' has made.")
 @click.option("--val", type=EXISTING_FOLDER, help="Folder that judges the model, instead of a share of the pictures.")
-@click.option("-o", "--output", required=True, type=FOLDER, help="The run's folder.")
+@click.option("-o", "--output", type=FOLDER,
+              help="The run's folder.  [default: runs/METHOD-1, or the next free number]")  # fmt: skip
 @click.option("--pool", type=name_or_path, help="Noises to learn: noise, gaussian, camera, corruption or a YAML file.")
 @click.option("--noise", help="One noise to learn, such as gaussian:25 or gaussian:5-50+speckle:25.")
 @click.option("--recipe", type=name_or_path, help="A recipe's name or YAML file, in place of the defaults.")
@@ -51,11 +53,12 @@ OWN_STEPS = 10_000
 )
 @click.option("--pd", type=click.IntRange(min=1), help="Stride of amsnet's sub-images.  [default: by the noise]")
 @click.option("--arch", "architecture", help="The network.  [default: unet, or what the method needs]")
-@click.option("--config", multiple=True, metavar="NAME=VALUE", help="Of the network: width=32, sigma_y=12 ...")
+@click.option("--config", multiple=True, metavar="NAME=VALUE",
+              help="Of the network: width=32, sigma_y=12 ...  [default: by the machine]")  # fmt: skip
 @click.option("--steps", type=click.IntRange(min=1), help=f"Steps of the whole run.  [default: {OWN_STEPS:,}]")
 @click.option("--minutes", type=click.FloatRange(min=0, min_open=True), help="End the schedule in this time.")
-@click.option("--batch", type=click.IntRange(min=1), help="Patches per step and process.")
-@click.option("--patch", type=click.IntRange(min=16), help="Side of a patch in pixels.")
+@click.option("--batch", type=click.IntRange(min=1), help="Patches per step and process.  [default: by the machine]")
+@click.option("--patch", type=click.IntRange(min=16), help="Side of a patch in pixels.  [default: by the machine]")
 @click.option("--loss", help="l1, mse, charbonnier or log_mse.")
 @click.option("--lr", "learning_rate", type=click.FloatRange(min=0, min_open=True), help="Peak learning rate.")
 @click.option("--init", type=name_or_path, shell_complete=complete_model, help="A model to start from.")
@@ -72,10 +75,12 @@ OWN_STEPS = 10_000
 @click.option("--report-every", default=100, show_default=True, type=click.IntRange(min=1), help="In steps.")
 @click.option("--save-every", default=500, show_default=True, type=click.IntRange(min=1), help="In steps.")
 @click.option("-q", "--quiet", is_flag=True, help="Say nothing but errors.")
-def command(output: Path, recipe: str | None, pool: str | None, noise: str | None, **options: Any) -> None:
+def command(output: Path | None, recipe: str | None, pool: str | None, noise: str | None, **options: Any) -> None:
     """Train a denoiser.
 
     \b
+    With the clean pictures below the current folder, into runs/med-1; sizes as the machine can do:
+      med train --pool noise
     Clean pictures, which are made noisy; a pool is learned by med, one noise supervised:
       med train --pool noise --data pictures/ -o run/
       med train --noise gaussian:25 --data pictures/ -o run/ --minutes 30
@@ -94,6 +99,7 @@ def command(output: Path, recipe: str | None, pool: str | None, noise: str | Non
     Killed at any moment, a run goes on with --resume from its last checkpoint. Several GPUs or machines train
     together under torchrun: torchrun --nproc-per-node 4 -m medcli train ...
     """  # fmt: skip
+    from medcli.cli.runs import leads, run_folder, with_pictures
     from medcli.cli.training import Display
     from medcli.engine.memory import keep_heap
     from medcli.train.loop import Limits
@@ -102,25 +108,55 @@ def command(output: Path, recipe: str | None, pool: str | None, noise: str | Non
     from medcli.zoo.weights import read_card
 
     _refuse_mixtures(pool, noise, options)
-    quiet = options.pop("quiet") or os.environ.get("RANK", "0") != "0"  # under torchrun one process speaks
+    quiet = options.pop("quiet") or not leads()  # under torchrun one process speaks
     limits = Limits(**{key: options.pop(key) for key in ("minutes", "save_every", "report_every")})
     options["range"] = chosen_range(options.pop("range_"), options.pop("range_from"))
     places = {each.name: options.pop(each.name) for each in fields(Options) if each.name in options}
-    run = Options(output, limits=limits, command=_command(), **places)
     given, pd = options.pop("method_options"), options.pop("pd")
     own = {
         "options": assigned(given if pd is None else (*given, f"pd={pd}"), "--option") or None,
         "config": assigned(options.pop("config"), "--config") or None,
         "noises": _noises(pool, noise),
     }
-    pooled = not noise and pool != "camera"
-    chosen = _recipe(recipe, options | own, run, pooled=pooled)
-    keep_heap()
-    with Display(chosen.steps, quiet=quiet) as display:
-        if recipe and _frozen(run):
-            display.say(f"{output} keeps the recipe that it was begun with: --recipe {recipe} is for new runs")
-        path = train(chosen, run, display.report, display.say)
-        display.say(f"{path} is ready: {use(read_card(path), str(output), 'PICTURE')}")
+    wanted = {key: value for key, value in (options | own).items() if value is not None}
+    pooled = not noise and pool != "camera" and not (places["noisy"] or places["pairs"])
+    with run_folder(output, partial(_method, recipe, wanted, pooled=pooled), resume=places["resume"]) as folder:
+        run = with_pictures(Options(folder, limits=limits, command=_command(), **places))
+        chosen = _recipe(recipe, wanted, run, pooled=pooled)
+        run = replace(run, free=() if recipe or _frozen(run) else _free(wanted))
+        keep_heap()
+        with Display(chosen.steps, quiet=quiet) as display:
+            for line in _first_words(output, recipe, run):
+                display.say(line)
+            path = train(chosen, replace(run, progress=display.say), display.report, display.say)
+            display.say(f"{path} is ready: {use(read_card(path), str(folder), 'PICTURE')}")
+
+
+def _first_words(output: Path | None, recipe: str | None, run: Options) -> Iterator[str]:
+    """What was decided for the user."""
+    if output is None:
+        yield f"the run goes to {run.output} (-o names another folder)"
+    if run.data and run.data[0].is_file():
+        yield f"{len(run.data)} pictures below the current folder, {Path.cwd()} (--data names another)"
+    if recipe and _frozen(run):
+        yield f"{run.output} keeps the recipe that it was begun with: --recipe {recipe} is for new runs"
+
+
+def _free(wanted: Mapping[str, Any]) -> list[str]:
+    """Sizes that nobody gave; the network of a start model is given, and one of other arguments than the usual."""
+    own = "init" in wanted or set(wanted.get("config", ())) - {"channels"}
+    return [name for name in ("config", "patch", "batch") if (not own if name == "config" else name not in wanted)]
+
+
+def _method(recipe: str | None, wanted: Mapping[str, Any], *, pooled: bool) -> str:
+    """The method by which the run will learn."""
+    from medcli.train.recipe import load
+    from medcli.zoo.model import find_model
+
+    if "method" in wanted or recipe:
+        return str(wanted.get("method") or load(recipe or "").method)
+    network = find_model(wanted["init"]).card.architecture if "init" in wanted else None
+    return _usual_method(network or wanted.get("architecture"), pooled=pooled)
 
 
 def _refuse_mixtures(pool: str | None, noise: str | None, options: Mapping[str, Any]) -> None:
@@ -153,11 +189,10 @@ def _noises(pool: str | None, noise: str | None) -> dict[str, float] | None:
     return {str(entry): weight for weight, entry in made.noises} if isinstance(made, Pool) else {str(made): 1.0}
 
 
-def _recipe(name: str | None, overrides: dict[str, Any], run: Options, *, pooled: bool) -> Recipe:
+def _recipe(name: str | None, given: dict[str, Any], run: Options, *, pooled: bool) -> Recipe:
     """The recipe with the options given; a resumed run keeps the recipe that was frozen in its folder."""
     from medcli.train.recipe import bundled, load
 
-    given = {key: value for key, value in overrides.items() if value is not None}
     if frozen := _frozen(run):
         return _joined(_kept(frozen, name, given.get("architecture"), run), given)
     recipe = load(name) if name else _own(given, run, pooled=pooled)
@@ -173,7 +208,7 @@ def _seen(init: str, run: Options) -> list[str]:
     from medcli.zoo.model import find_model
 
     before = find_model(init).card.training_data if init else []
-    return list(dict.fromkeys([*before, *_names(*_folders(run))]))
+    return list(dict.fromkeys([*before, *_names(run)]))
 
 
 def _frozen(run: Options) -> Path | None:
@@ -214,12 +249,10 @@ def _joined(recipe: Recipe, given: dict[str, Any]) -> Recipe:
     return replace(recipe, **{"noise": words} | given | joined)
 
 
-def _folders(run: Options) -> list[Sequence[Path]]:
-    return [run.data, run.noisy, run.clean, run.pairs]
-
-
-def _names(*folders: Sequence[Path]) -> list[str]:
-    return [folder.resolve().name for several in folders for folder in several]
+def _names(run: Options) -> list[str]:
+    """Of the folders that the pictures come from; single pictures are those of the current folder."""
+    folders = [Path() if place.is_file() else place for place in (*run.data, *run.noisy, *run.clean, *run.pairs)]
+    return list(dict.fromkeys(folder.resolve().name for folder in folders))
 
 
 def _own(given: dict[str, Any], run: Options, *, pooled: bool) -> Recipe:
@@ -233,13 +266,13 @@ def _own(given: dict[str, Any], run: Options, *, pooled: bool) -> Recipe:
         raise click.UsageError("--init says which network it is: leave --arch out.")
     start = find_model(given["init"]).card if "init" in given else None
     network: str | None = start.architecture if start else given.get("architecture")
-    method = given.get("method") or _usual_method(network, pooled=pooled and not (run.noisy or run.pairs))
+    method = _method(None, given, pooled=pooled)
     kind = resolve(METHODS, method, kind="method", error=RecipeError)
     needs = getattr(kind, "needs", None)  # a method of several views says it only when it is made
     made = not (run.noisy or run.pairs) and (needs is None or needs.views > 1 or needs.clean == "mates")
     return Recipe(
         id=run.output.resolve().name or "model",
-        title=f"Trained on {', '.join(_names(*_folders(run)))}",
+        title=f"Trained on {', '.join(_names(run))}",
         steps=OWN_STEPS,
         method=method,
         noises=_noises("noise", None) or {} if made else {},

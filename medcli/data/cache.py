@@ -7,7 +7,8 @@ import json
 import math
 import mmap
 import os
-from collections.abc import Iterable, Iterator, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import chain
@@ -16,6 +17,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from tqdm import tqdm
 
 from medcli import images
 from medcli.errors import InputError, OutputError, TrainingError
@@ -24,6 +26,7 @@ from medcli.images.picture import Page
 from medcli.images.values import RangeChoice, ValueRange, dtype_range, joint_range, missing, range_of
 
 FORMAT = 5
+FIRST, NEXT = 5.0, 15.0  # seconds to the first line on progress, and between two of them
 ALIGNMENT = 8  # bytes; a picture starts at a multiple, whatever its dtype
 
 
@@ -87,6 +90,10 @@ class Reading:
     nodata: float | None = None
 
 
+def silent(_: str) -> None:
+    """Where nobody wants to hear."""
+
+
 def open_cache(
     paths: Sequence[Path],
     cache_dir: Path,
@@ -94,18 +101,20 @@ def open_cache(
     smallest: int,
     reading: Reading = Reading(),
     scenes: Sequence[Sequence[Path]] = (),
+    say: Callable[[str], None] = silent,
 ) -> PixelCache:
     """The cache of these pictures, built when there is none or when one of them has changed. Each page is a picture.
 
     smallest: pictures with a side below this many pixels are left out and named in `skipped`. scenes: for each path,
-    all pictures of its scene, which are read in one range of values so that they stay comparable.
+    all pictures of its scene, which are read in one range of values so that they stay comparable. say: hears now and
+    then how many are decoded and how long the others will take.
     Raises TrainingError where no usable picture is left, OutputError where the cache cannot be written.
     """
     stem = cache_dir / _fingerprint(paths, smallest, reading, scenes)
     index_path, pixel_path = stem.with_suffix(".json"), stem.with_suffix(".pixels")
     if not _is_whole(index_path, pixel_path):
         try:
-            _build(_decode(paths, smallest, reading, scenes), index_path, pixel_path)
+            _build(_decode(paths, smallest, reading, scenes, say), index_path, pixel_path)
         except OSError as error:
             raise OutputError(
                 f"The decoded pictures cannot be kept in {cache_dir}: {error.strerror}.",
@@ -132,11 +141,26 @@ def _mapped(file: Path, names: list[str], slots: list[Slot], skipped: list[str])
     return PixelCache(file, mapping, names, slots, skipped)
 
 
+def _watched(paths: Sequence[Path], say: Callable[[str], None]) -> Iterator[tuple[int, Path]]:
+    """The paths by number; `say` hears of them once a while has passed."""
+    started, due = time.monotonic(), FIRST
+    for number, path in enumerate(paths):
+        if number and (elapsed := time.monotonic() - started) >= due:
+            due = elapsed + NEXT
+            words = "decoding pictures: {n_fmt} of {total_fmt}, {remaining} left"
+            say(tqdm.format_meter(number, len(paths), elapsed, bar_format=words))
+        yield number, path
+
+
 def _decode(
-    paths: Sequence[Path], smallest: int, reading: Reading, scenes: Sequence[Sequence[Path]]
+    paths: Sequence[Path],
+    smallest: int,
+    reading: Reading,
+    scenes: Sequence[Sequence[Path]],
+    say: Callable[[str], None],
 ) -> Iterator[tuple[str, NDArray[Any] | None]]:
     """(name, pixels) of each page; (why, None) for what cannot be used."""
-    for number, path in enumerate(paths):
+    for number, path in _watched(paths, say):
         try:
             pages = _pages(path, reading)
         except InputError as error:

@@ -21,7 +21,7 @@ from typing import Any
 from torch import channels_last, nn
 
 from medcli import __version__
-from medcli.data.cache import PixelCache, Reading, open_cache
+from medcli.data.cache import PixelCache, Reading, open_cache, silent
 from medcli.data.correlation import LAGS, noise_correlation
 from medcli.data.crops import Framing, Recorded
 from medcli.data.levels import flat_noise
@@ -157,9 +157,11 @@ def look(pictures: PixelCache) -> Look:
     return Look(stride, correlation.sigma, tuple(map(float, tones)), levels, lags)
 
 
-def open_pictures(paths: Sequence[Path], folder: Path, reading: Reading | None = None) -> PixelCache:
+def open_pictures(
+    paths: Sequence[Path], folder: Path, reading: Reading | None = None, say: Callable[[str], None] = silent
+) -> PixelCache:
     """The pictures, decoded into `folder`. Raises TrainingError where none can be read."""
-    return open_cache(paths, folder, smallest=1, reading=reading or Reading())
+    return open_cache(paths, folder, smallest=1, reading=reading or Reading(), say=say)
 
 
 def adapt(

@@ -14,18 +14,17 @@ import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any, Literal, NamedTuple
 
-from medcli.data.crops import Recorded, Source
+from medcli.data.crops import Recorded
 from medcli.data.folders import pictures_in
 from medcli.errors import OutputError, RecipeError
 from medcli.images.landing import landing
 from medcli.images.values import parse_range
-from medcli.methods.base import Method
 from medcli.train import checkpoint
-from medcli.train.loop import Limits, Line, Trainer
-from medcli.train.machine import Machine, choose_machine
+from medcli.train.loop import Limits, Line
+from medcli.train.machine import choose_machine
+from medcli.train.pace import seconds_per_step
 from medcli.train.processes import Team
 from medcli.train.recipe import Recipe, load
 from medcli.train.run import RECIPE, Options, opened, train
@@ -35,7 +34,6 @@ from medcli.zoo.model import find_model
 
 USUAL = "ludvae"  # recipe
 PLACE, WISH = ".noise-model", "wish.json"
-TRIAL = 8  # steps, of which the second half tells the pace; they are thrown away
 FEWEST = 500  # steps; after less the noise is but a guess
 SAVES, SELDOM = 20, 25  # checkpoints of a whole run; steps between two of them at least
 OF_PICTURES = ("sigma_x", "sigma_y", "gain", "offset")  # what a start model brings is of its own pictures
@@ -164,15 +162,15 @@ class Draft(NamedTuple):
     misfits: int
 
 
-def drafted(lesson: Lesson) -> Draft:
+def drafted(lesson: Lesson, say: Say) -> Draft:
     """Reads the pictures and takes a few steps, to see how long they take; where minutes are given, as many as fit in.
 
     Raises RecipeError where no clean picture can get a mate, and what `medcli.train.run.train` raises.
     """
     recipe, machine = lesson.recipe(), choose_machine(lesson.device)
-    adjusted, method, sources = opened(recipe, lesson.run(), machine, Team(), lambda _: None)
+    adjusted, method, sources = opened(recipe, replace(lesson.run(), progress=say), machine, Team(), lambda _: None)
     misfits = _misfits(adjusted, sources)
-    seconds = _pace(method, adjusted, machine, sources.train)
+    seconds = seconds_per_step(method, adjusted, machine, sources.train)
     return Draft(_fitted(recipe, lesson, seconds), seconds, misfits)
 
 
@@ -190,15 +188,6 @@ def _misfits(recipe: Recipe, sources: Sources) -> int:
         )
         raise RecipeError(problem, f"Learn it in {seen}: --config {hint}")
     return misfits
-
-
-def _pace(method: Method, recipe: Recipe, machine: Machine, source: Source) -> float:
-    """Seconds a step, from the second half of the steps: in the first one, everything is done for the first time."""
-    lines: list[Line] = []
-    with TemporaryDirectory(prefix="med-pace-") as room:
-        trainer = Trainer(method, replace(recipe, steps=TRIAL), machine, Path(room), lines.append)
-        trainer.run(source, Limits(report_every=TRIAL // 2, save_every=TRIAL))
-    return 1 / lines[-1]["steps_per_second"]
 
 
 def _fitted(recipe: Recipe, lesson: Lesson, seconds: float) -> Recipe:

@@ -29,7 +29,7 @@ from medcli.train.recipe import Recipe
 from medcli.train.validation import Validation
 
 Line = dict[str, float]
-EARLY = 10  # steps to the first report, so that nobody waits long for a sign
+EARLY, SOON = 10, 20.0  # steps, or seconds, to the first report, so that nobody waits long for a sign
 
 
 @dataclass
@@ -162,7 +162,7 @@ class Trainer:
         return self.average
 
     def _run(self, supply: Iterator[Batch], limits: Limits, asked: Interruption) -> None:
-        first, clock = self.step, _Clock()
+        first, clock, told = self.step, _Clock(), False
         while self.step < self.recipe.steps:
             progress = self._agreed(limits.progress(self.step, self.recipe.steps, first), limits)
             if progress >= 1:
@@ -170,7 +170,8 @@ class Trainer:
             batch = clock.next_of(supply)
             clock.add(self._train_step(batch, progress))
             self.step += 1
-            if self.step % limits.report_every == 0 or self.step == first + EARLY:
+            if self.step % limits.report_every == 0 or (not told and self._is_soon(clock, first)):
+                told = True
                 self._report(clock, limits.progress(self.step, self.recipe.steps, first), first)
             if self.step % limits.save_every == 0:
                 self.save()
@@ -180,6 +181,10 @@ class Trainer:
                 asked.obey(stop)
         if self.step % limits.save_every or not checkpoint.saved(self.checkpoints):
             self.save()
+
+    def _is_soon(self, clock: _Clock, first: int) -> bool:
+        """Whether it is time for the first report."""
+        return self.step == first + EARLY or self.team.agree(clock.total(), self.machine.device) >= SOON
 
     def _agreed(self, progress: float, limits: Limits) -> float:
         return progress if limits.minutes is None else self.team.agree(progress, self.machine.device)

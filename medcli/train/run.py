@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from inspect import Parameter, signature
 from pathlib import Path
 from typing import Any, TypeVar
@@ -14,6 +15,7 @@ from torch import nn
 
 from medcli import __version__
 from medcli.archs.ludvae import LUDVAE
+from medcli.data.cache import silent
 from medcli.errors import ModelError, OutputError, RecipeError, TrainingError, ran_out
 from medcli.images.values import RangeChoice
 from medcli.methods.base import AsksItsOwnWay, CutsPatches, Method
@@ -22,6 +24,7 @@ from medcli.registry import ARCHITECTURES, METHODS, nearest, resolve
 from medcli.train import checkpoint
 from medcli.train.loop import Limits, Line, Trainer
 from medcli.train.machine import Machine, choose_machine
+from medcli.train.pace import fitted
 from medcli.train.processes import Team, join
 from medcli.train.proposals import WISHES, with_proposals
 from medcli.train.recipe import Recipe
@@ -42,6 +45,7 @@ class Options:
 
     data, noisy, clean, pairs, val: see `medcli.train.sources`. command, data_licence: for the model card. again: how
     one that was stopped goes on, in words. range: which values of the pictures are black and white.
+    free: which of "config", "patch" and "batch" are chosen for the machine. progress: hears how far decoding is.
     """
 
     output: Path
@@ -60,10 +64,12 @@ class Options:
     cache: Path | None = None
     again: str = "--resume"
     range: RangeChoice = "auto"
+    free: Collection[str] = ()
+    progress: Callable[[str], None] = silent
 
     def folders(self) -> Folders:
         cache = self.cache or user_cache_path("medcli") / "pictures"
-        return Folders(cache, self.data, self.noisy, self.clean, self.pairs, self.val, self.range)
+        return Folders(cache, self.data, self.noisy, self.clean, self.pairs, self.val, self.range, self.progress)
 
 
 def train(recipe: Recipe, options: Options, report: Callable[[Line], None], say: Callable[[str], None]) -> Path:
@@ -90,6 +96,9 @@ def _train(
     report: Callable[[Line], None],
     say: Callable[[str], None],
 ) -> Path:
+    limits = options.limits or Limits()
+    build = partial(build_method, machine=machine)
+    recipe = fitted(recipe, options.free, build, machine, team, limits.minutes, say)
     recipe, method, sources = opened(recipe, options, machine, team, say)
     folder = _in_turn(team, machine.device, lambda: _prepare(options, team))
     witness = Witness(folder, report) if team.leads else _silent
@@ -103,7 +112,7 @@ def _train(
         _freeze(recipe, folder)  # only now: a checkpoint that does not fit leaves the recipe that it fits
     _introduce(recipe.method, sources, method, machine, team, say)
     try:
-        trainer.run(sources.train, options.limits or Limits())
+        trainer.run(sources.train, limits)
     except (KeyboardInterrupt, SystemExit):
         say(f"stopped at step {trainer.step}; go on with {options.again}")
         raise

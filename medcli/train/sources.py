@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from medcli.data.cache import PixelCache, Reading, open_cache
+from medcli.data.cache import PixelCache, Reading, open_cache, silent
 from medcli.data.crops import Framing, MadeNoisy, Recorded, Source, keyed, keyed_generator
 from medcli.data.folders import matched, pictures_in
 from medcli.data.mates import MANIFEST, recorded_noises, recorded_pairs
@@ -31,12 +31,13 @@ FEW = 8  # pictures: of fewer none is held out unless a larger share is asked fo
 
 @dataclass(frozen=True)
 class Folders:
-    """What was given. data: pictures that are clean, or noisy where the recipe makes no noise. noisy, clean: recorded;
-    with data that are made noisy, clean are the other scenes of an unpaired method.
+    """What was given. data: folders of pictures, or single ones, that are clean, or noisy where the recipe makes no
+    noise. noisy, clean: recorded; with data that are made noisy, clean are the other scenes of an unpaired method.
 
     pairs: folders of mates with a manifest; clean then says where the pictures lie now of which the mates were made.
     val: judges the model; like data, or with a manifest or subfolders `noisy` and `clean` where pictures are recorded.
-    cache: where decoded pictures are kept. range: which values are black and white.
+    cache: where decoded pictures are kept. range: which values are black and white. say: hears how far
+    decoding is.
     """
 
     cache: Path
@@ -46,6 +47,7 @@ class Folders:
     pairs: Sequence[Path] = ()
     val: Path | None = None
     range: RangeChoice = "auto"
+    say: Callable[[str], None] = silent
 
 
 @dataclass(frozen=True)
@@ -220,11 +222,14 @@ def _validation_paths(folder: Path, needs: Needs, *, recorded: bool) -> _Paths:
 def _files(folders: Sequence[Path]) -> list[Path]:
     if not folders:
         raise RecipeError("There is nothing to train on.", "Give --data a folder of pictures.")
-    return [folder / name for folder in folders for name in pictures_in(folder)]
+    found = ([place] if place.is_file() else [place / name for name in pictures_in(place)] for place in folders)
+    return [path for several in found for path in several]
 
 
 def _checked(paths: _Paths, recipe: Recipe, folders: Folders) -> _Pictures:
-    read = partial(open_cache, cache_dir=folders.cache, smallest=recipe.patch, reading=Reading(folders.range))
+    read = partial(
+        open_cache, cache_dir=folders.cache, smallest=recipe.patch, reading=Reading(folders.range), say=folders.say
+    )
     scenes = _scenes(paths) if paths.aligned else {}
     caches = [read(files, scenes=[scenes[path] for path in files] if scenes else ()) for files in paths.views]
     once = list(dict.fromkeys(paths.clean))  # several mates may share a clean picture

@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import re
 import shutil
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -172,7 +173,7 @@ def _transfer(file: HubFile, name: str, say: Say, *, again: bool) -> Path:
         try:
             by_xet = _announce(file, name, announce, again=again) and xet
             announce = ignore
-            with _xet(xet):
+            with _xet(xet), _bar(say is not ignore):
                 corrupt, repo = is_there(file) and cached(file) is None, file.repo
                 return Path(
                     hf_hub_download(
@@ -220,6 +221,21 @@ def _announce(file: HubFile, name: str, say: Say, *, again: bool) -> bool:
     what = f"{decimal(size) if size else 'size not stated'} from {_page(file)} into {cache}"
     say(f"Fetching '{name}': {'again, since it arrived corrupt' if again else what}")
     return found.xet_file_data is not None
+
+
+@contextmanager
+def _bar(wanted: bool) -> Iterator[None]:
+    """The client's progress bar (tqdm, on standard error) is shown on a terminal alone, where it is wanted."""
+    from huggingface_hub import utils
+
+    hides = not (wanted and sys.stderr is not None and sys.stderr.isatty()) and not utils.are_progress_bars_disabled()
+    if hides:
+        utils.disable_progress_bars()
+    try:
+        yield
+    finally:
+        if hides:
+            utils.enable_progress_bars()
 
 
 @contextmanager

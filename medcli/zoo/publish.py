@@ -126,7 +126,7 @@ def _own_page(run: Path | None) -> str | None:
 def check_repo(repo: str) -> None:
     """Raises ModelError unless `repo` is a name the Hub accepts; asks nobody."""
     from huggingface_hub.errors import HFValidationError
-    from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
+    from huggingface_hub.utils import validate_repo_id
 
     if not re.fullmatch(r"[^/\s]+/[^/\s]+", repo):
         raise ModelError(f"'{repo}' is not the name of a repository.", REPO_HINT)

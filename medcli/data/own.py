@@ -1,0 +1,46 @@
+"""Pictures below a folder that are the user's, not results of earlier commands."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from medcli.images import supported
+
+RESULTS = (".medcli.jsonl", "pairs.jsonl")  # each line names one as its `output`, relative to the file's folder
+ENVIRONMENT = "pyvenv.cfg"  # its folder holds packages, and they their test pictures
+
+
+def pictures_of_the_user(folder: Path, leave_out: Sequence[Path] = ()) -> list[Path]:
+    """All in it and its subfolders, sorted, below `folder` as it is spelled.
+
+    Left out are hidden ones, folders of `leave_out`, results of earlier commands (those that their notes name, and
+    NAME.denoised.EXT), folders of training runs and environments of Python.
+    """
+    outside = {path.resolve() for path in leave_out}
+    found: list[Path] = []
+    made: set[Path] = set()
+    for here, subfolders, names in os.walk(folder):
+        place = Path(here)
+        if place.resolve() in outside or ENVIRONMENT in names or {"recipe.yaml", "log.jsonl"} <= set(names):
+            subfolders.clear()
+            continue
+        subfolders[:] = [name for name in subfolders if not name.startswith(".")]
+        found += [place / name for name in names if not name.startswith(".") and ".denoised." not in name]
+        made.update(output for notes in RESULTS if notes in names for output in _outputs(place / notes))
+    return sorted((path for path in found if supported(path) and path not in made), key=Path.as_posix)
+
+
+def _outputs(notes: Path) -> Iterator[Path]:
+    """Lines that are torn, or of another program, name none."""
+    try:
+        lines = notes.read_bytes().splitlines()
+    except OSError:
+        return
+    for line in lines:
+        try:
+            yield notes.parent / json.loads(line)["output"]
+        except (ValueError, KeyError, TypeError):
+            continue
