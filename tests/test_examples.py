@@ -75,9 +75,9 @@ def fill_folder(root: Path) -> None:
     """Pictures under all names of the examples."""
     for folder in FOLDERS.split():
         for number in range(2):
-            (root / folder / "sub").mkdir(parents=True, exist_ok=True)
-            for place in (root / folder, root / folder / "sub"):
-                Image.fromarray(picture(number)).save(place / f"{number}.png")
+            place = root / folder / ("sub" if number else "")
+            place.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(picture(number)).save(place / f"{number}.png")
     for number, name in enumerate(("photo.jpg", "photo.png", "noisy.png", "torn.png", "small.png", "cells.png")):
         Image.fromarray(picture(number, (200, 96) if name == "cells.png" else (40, 48))).save(root / name)
     for number in range(8):  # what `med train --pool noise` takes
@@ -153,7 +153,7 @@ def prepare(command: str) -> None:
         Path("noise-run").rename("run")
     if arguments[1] == "train" and "-o run/" in command:
         shutil.rmtree("run")
-    if arguments[1] == "denoise" and "-o" in arguments and "shoot/" in arguments:
+    if arguments[1] in ("denoise", "adapt") and "clean/" in arguments:
         shutil.rmtree("clean")
     if "--from-bundle" in arguments:
         assert CliRunner().invoke(door, ["models", "bundle", "stick/"]).exit_code == 0
