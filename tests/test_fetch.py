@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import io
 import os
 import shutil
 import socket
@@ -19,7 +20,7 @@ from typing import Any
 import huggingface_hub
 import pytest
 from fakehub import FakeHub
-from huggingface_hub import constants, file_download
+from huggingface_hub import constants, file_download, utils
 from huggingface_hub.utils import _http
 from rich.filesize import decimal
 
@@ -95,6 +96,22 @@ class TestSuccess:
         assert "'tiny'" in line
         assert f": {decimal(len(hub.repos[REPO].files[name]))} from " in line
         assert str(tmp_path / "hub") in line
+
+    @pytest.mark.parametrize(
+        ("terminal", "quiet", "bars"), [(True, False, True), (True, True, False), (False, False, False)]
+    )
+    def test_a_bar_is_for_terminals_that_are_not_to_be_quiet(
+        self, hub: FakeHub, monkeypatch: pytest.MonkeyPatch, terminal: bool, quiet: bool, bars: bool
+    ) -> None:
+        class Screen(io.StringIO):
+            def isatty(self) -> bool:
+                return terminal
+
+        screen = Screen()
+        monkeypatch.setattr(sys, "stderr", screen)
+        fetch(hub_file(hub), name="tiny", **({} if quiet else {"say": lambda _: None}))
+        assert ("%|" in screen.getvalue()) == bars
+        assert not utils.are_progress_bars_disabled()
 
     def test_a_size_that_is_not_stated_is_no_obstacle(self, hub: FakeHub) -> None:
         assert fetch(replace(hub_file(hub), bytes=None), name="tiny").read_bytes() == DATA
