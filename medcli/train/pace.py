@@ -129,7 +129,7 @@ def fitted(
 
 def _candidates(recipe: Recipe, free: Collection[str], usual: Method) -> list[Recipe]:
     """From the smallest to the usual sizes, each once; those that the usual network takes."""
-    multiple = int(getattr(usual.product, "multiple", 1))
+    multiple = int(getattr(usual.model, "multiple", 1))
     found: list[Recipe] = []
     for size in SIZES.get(recipe.architecture, OF_OTHERS):
         keeps = "patch" not in free or isinstance(usual, CutsPatches) or size.patch % multiple
