@@ -32,6 +32,10 @@ METHODS: Mapping[str, str] = {
     "supervised": "medcli.methods.supervised:Supervised",
 }
 
+DEFAULT_METHOD = "supervised"
+POOL_METHOD = "med"  # where clean images are made noisy by a pool of noises
+NOISE_MODEL_RECIPE = "ludvae"  # by which the noise of somebody's own images is learned
+
 NOISES: Mapping[str, str] = {
     "camera": "medcli.noise.camera:Camera",
     "cast": "medcli.noise.sensor:Cast",

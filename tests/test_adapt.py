@@ -27,10 +27,12 @@ from medcli.engine.masked import Masks
 from medcli.engine.strategies import Plain
 from medcli.errors import MedcliError, ModelError, OutputError
 from medcli.images import read
+from medcli.methods.amsnet import hidden_parts
 from medcli.methods.masking import hidden_pixel_error
+from medcli.methods.n2s import scattered_pixels
 from medcli.train.adapt import Lesson, Way, lesson, open_pictures, way_of
 from medcli.train.bands import dealt, squares, usable
-from medcli.train.judge import Judge, Look, Verdict, grid, masks
+from medcli.train.judge import Judge, Look, Verdict
 from medcli.train.loop import Trainer
 from medcli.zoo import weights
 
@@ -104,7 +106,7 @@ def truth_of(channels: int = 3) -> Tensor:
     return torch.stack(torch.split(whole, 64, dim=2))
 
 
-judged = Judge(Plain(), grid())
+judged = Judge(Plain(), scattered_pixels())
 SEEN = Look(1, float(SIGMA), (0.5,), (SIGMA / 255,))
 
 
@@ -180,7 +182,7 @@ def test_every_band_has_room_for_a_patch(stride: int, multiple: int, more: int) 
     slot = Slot(0, (way.rows + more, way.side, 3), "uint8")
     heights = [(stop - top, held) for top, stop, held in bands._bands(slot, way.side)]
     assert sum(height for height, _ in heights) == slot.shape[0]
-    assert all(height == way.side if held else height >= way.step for height, held in heights)
+    assert all(height == way.side if held else height >= way.plan.step for height, held in heights)
 
 
 def asked(strategy: str, multiple: int = 16) -> tuple[nn.Module, weights.Card]:
@@ -205,11 +207,11 @@ def test_a_model_with_masks_learns_in_sub_images_of_the_noise(
     network, card = asked(strategy)
     way = way_of(network, card, Look(stride, 5.0))
     assert way.method == "amsnet"
-    assert way.options["pd"] == pd
-    assert way.options["fill"] == ("mean" if "mean" in strategy else "zero")
-    assert way.options["branches"] == way.judge.hiding.branches == (3 if "k=3" in strategy else 2)
-    assert (way.side, way.patch) == (side, patch)
-    assert way.side % (pd * 16) == way.patch % (pd * 16) == 0
+    assert way.plan.options["pd"] == pd
+    assert way.plan.options["fill"] == ("mean" if "mean" in strategy else "zero")
+    assert way.plan.options["branches"] == way.judge.hiding.branches == (3 if "k=3" in strategy else 2)
+    assert (way.side, way.plan.patch) == (side, patch)
+    assert way.side % (pd * 16) == way.plan.patch % (pd * 16) == 0
 
 
 def lesson_of(path: Path, strategy: str = "plain") -> Lesson:
@@ -259,8 +261,8 @@ def test_a_network_that_guesses_shared_noise_does_not_win() -> None:
     """Hidden pixels prefer the network that guesses noise where the stride is too small; the judge does not."""
     wide, near, (picture, seen) = Blend(0.0, 9), Blend(0.0, 3), shared_tiles()
     strategy = Masks(pd=1, fill="mean")
-    fooled = Judge(strategy, masks(strategy, stride=1))(wide, near, picture, replace(seen, lags=None))
-    right = Judge(strategy, masks(strategy, stride=4))
+    fooled = Judge(strategy, hidden_parts(strategy.k, 1, strategy.fill))(wide, near, picture, replace(seen, lags=None))
+    right = Judge(strategy, hidden_parts(strategy.k, 4, strategy.fill))
     assert fooled.gains[0] - 2 * fooled.errors[0] > 0.03
     assert not right(wide, near, picture, seen).better
     assert right(near, wide, picture, seen).better
@@ -270,13 +272,13 @@ def test_stein_estimates_the_difference_of_true_errors_under_shared_noise() -> N
     wide, near, (picture, seen) = Blend(0.0, 9), Blend(0.0, 3), shared_tiles()
     strategy = Masks(pd=1, fill="mean")
     before, after = (((strategy(network, picture) - truth_of(1)) ** 2).mean().item() for network in (near, wide))
-    gain = Judge(strategy, masks(strategy, stride=4))(near, wide, picture, seen).gains[1]
+    gain = Judge(strategy, hidden_parts(strategy.k, 4, strategy.fill))(near, wide, picture, seen).gains[1]
     assert gain == pytest.approx((before - after) / (SIGMA / 255) ** 2, abs=0.08)
 
 
 def test_pixels_that_no_branch_owns_are_seen_and_not_judged() -> None:
     picture, network = tiles_of()[:, :, :16, :16], Blend(1.0)
-    (index,) = grid().maps(len(picture), 16, 0)
+    (index,) = scattered_pixels().maps(len(picture), 16, 0)
     assert int((index < 4).sum()) == 64
     blind = hidden_pixel_error(network, picture, index, branches=4, fill=lambda y, hidden: y.masked_fill(hidden, 0))
     squared = picture.square() * (index < 4)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 import medcli
+from medcli.registry import DEFAULT_METHOD, METHODS
 
 PACKAGE = Path(medcli.__file__).parent
 FLOORS = (
@@ -16,7 +18,8 @@ FLOORS = (
     {"registry"},
     {"images"},
     {"archs", "noise", "metrics"},
-    {"methods", "data"},
+    {"data"},
+    {"methods"},
     {"engine", "zoo"},
     {"train"},
     {"batch"},
@@ -111,3 +114,41 @@ def test_no_module_imports_itself_through_others() -> None:
 def test_a_circle_through_a_function_is_seen() -> None:
     below = executed("medcli.zoo.fetch", "def f():\n    from medcli.zoo.catalog import entries")
     assert circular({"medcli.zoo.fetch": below, "medcli.zoo.catalog": {"medcli.zoo.fetch"}})
+
+
+def named(source: str) -> set[str]:
+    """The methods of the package that a module names: imported, as a string, or in words.
+
+    "med" is the command's own name, and supervised is a word: of these only a string that is nothing else counts.
+    """
+    words = "|".join(sorted(METHODS.keys() - {"med", DEFAULT_METHOD}))
+    found = set(re.findall(rf"medcli\.methods\.({'|'.join(METHODS)})\b", source))
+    found |= set(re.findall(rf"\b(?:{words})\b", source))
+    strings = (node.value for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Constant))
+    return found | {value for value in strings if value == DEFAULT_METHOD}
+
+
+def without_prose(source: str) -> str:
+    """The code without comments and strings of several words, such as help texts with examples."""
+    tree = ast.parse(source)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and " " in node.value:
+            node.value = ""
+    return ast.unparse(tree)
+
+
+@pytest.mark.parametrize(
+    "name", [name for name in MODULES if part(name) not in ("methods", "archs", "registry") and part(name)]
+)
+def test_no_module_names_a_method(name: str) -> None:
+    """What a method has to say goes through the protocols of `medcli.methods.base`; examples in help may name one."""
+    source = MODULES[name].read_text(encoding="utf-8")
+    assert named(without_prose(source) if part(name) == "cli" else source) == set()
+
+
+@pytest.mark.parametrize(
+    "source",
+    ["from medcli.methods.med import MeD", "x = method == 'amsnet'", "# as n2s does", f"m = {DEFAULT_METHOD!r}"],
+)
+def test_a_named_method_is_seen(source: str) -> None:
+    assert named(source)

@@ -53,7 +53,7 @@ def call(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     Path("tiny.yaml").write_text(TINY)
-    monkeypatch.setattr(like, "USUAL", "tiny.yaml")
+    monkeypatch.setattr(like, "NOISE_MODEL_RECIPE", "tiny.yaml")
     monkeypatch.setattr(like, "SELDOM", 1)
     noisy_pictures(Path("mine"))
 
@@ -214,7 +214,7 @@ def test_statistics_can_be_matched(call: Call) -> None:
 
 def test_the_page_tells_the_steps_of_the_recipe() -> None:
     page = Path(__file__).parents[1] / "docs" / "noise-of-your-camera.md"
-    assert f"{load(like.USUAL).steps:,} steps" in page.read_text(encoding="utf-8")
+    assert f"{load(like.NOISE_MODEL_RECIPE).steps:,} steps" in page.read_text(encoding="utf-8")
 
 
 def test_minutes_become_steps_with_all_in_proportion() -> None:

@@ -25,7 +25,6 @@ from medcli.cli.options import (
 if TYPE_CHECKING:
     from medcli.train.recipe import Recipe
     from medcli.train.run import Options
-    from medcli.zoo.weights import Card
 
 OWN_STEPS = 10_000
 
@@ -260,6 +259,7 @@ def _own(given: dict[str, Any], run: Options, *, pooled: bool) -> Recipe:
     from medcli.errors import RecipeError
     from medcli.registry import METHODS, resolve
     from medcli.train.recipe import Recipe
+    from medcli.train.start import start_config, start_options
     from medcli.zoo.model import find_model
 
     if "init" in given and "architecture" in given:
@@ -276,38 +276,19 @@ def _own(given: dict[str, Any], run: Options, *, pooled: bool) -> Recipe:
         steps=OWN_STEPS,
         method=method,
         noises=_noises("noise", None) or {} if made else {},
-        options=_masks_of(start) if start and method == "amsnet" else {},
+        options=start_options(method, start) if start else {},
         architecture=network or str(getattr(kind, "usual_network", Recipe.architecture)),
-        config=_config_of(start, method) if start else {},
+        config=start_config(method, start.config) | {"channels": start.channels} if start else {},
     )
 
 
-def _config_of(start: Card, method: str) -> dict[str, Any]:
-    """That of the start model; levels and statistics of noise are of its own pictures, and are measured anew."""
-    from medcli.train.like import OF_PICTURES
-
-    own = OF_PICTURES if method == "ludvae" else ()
-    return {key: value for key, value in start.config.items() if key not in own} | {"channels": start.channels}
-
-
 def _usual_method(network: str | None, *, pooled: bool) -> str:
-    """MeD for a pool of noises, where the network, if one is named, is in two halves; else supervised."""
+    """That for a pool of noises where it takes the network, if one is named; else the default."""
     from medcli.errors import RecipeError
-    from medcli.registry import ARCHITECTURES, resolve
-    from medcli.train.recipe import Recipe
+    from medcli.methods.base import TakesNetworks
+    from medcli.registry import ARCHITECTURES, DEFAULT_METHOD, METHODS, POOL_METHOD, resolve
 
-    if not pooled:
-        return Recipe.method
-    kind = resolve(ARCHITECTURES, network or "split", kind="architecture", error=RecipeError)
-    return "med" if hasattr(kind, "noise_twin") else Recipe.method
-
-
-def _masks_of(card: Card) -> dict[str, Any]:
-    """Options of amsnet with which a model that is asked through masks goes on being asked as it was."""
-    from medcli.engine.masked import Masks
-    from medcli.engine.strategies import parse
-
-    asked = parse(card.strategy)
-    if not isinstance(asked, Masks):
-        return {}
-    return {"branches": asked.k, "fill": asked.fill, "denoise_pd": asked.pd}
+    kind = resolve(METHODS, POOL_METHOD, kind="method", error=RecipeError)
+    if pooled and network and isinstance(kind, TakesNetworks):
+        pooled = kind.takes(resolve(ARCHITECTURES, network, kind="architecture", error=RecipeError))
+    return POOL_METHOD if pooled else DEFAULT_METHOD

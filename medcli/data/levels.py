@@ -102,7 +102,7 @@ class Proposal:
     sigma_y: float
 
     def config(self) -> dict[str, float]:
-        """What the configuration of a `ludvae` network takes of it."""
+        """What the configuration of a network that generates noise takes of it."""
         return {"sigma_x": self.sigma_x, "sigma_y": self.sigma_y}
 
 

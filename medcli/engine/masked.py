@@ -25,7 +25,7 @@ LIMITS: Mapping[str, tuple[float, float]] = {
 
 @dataclass(frozen=True)
 class Masks:
-    """For networks that were trained to guess hidden pixels (`medcli.methods.amsnet`).
+    """For networks that were trained to guess hidden pixels.
 
     k: branches, each hiding its share of the pixels. pd: stride of the sub-images that the network sees; 1 for noise
     that is independent from pixel to pixel. samples: sets of masks whose answers are averaged. refine: random

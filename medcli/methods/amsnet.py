@@ -7,17 +7,41 @@ apart what noise of real cameras shares with its neighbours.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from torch import Tensor, nn
 
+from medcli.data.correlation import LAGS, noise_correlation
+from medcli.data.crops import keyed_generator
 from medcli.errors import RecipeError
-from medcli.methods.base import Batch, Needs, Terms, Update
+from medcli.methods.base import (
+    Adaptation,
+    Application,
+    Batch,
+    Needs,
+    Patches,
+    Settings,
+    Suggestion,
+    Terms,
+    Update,
+)
 from medcli.methods.losses import LOSSES
-from medcli.methods.masking import FILLS, drawn, error_where, guess, join, roughness, split, stitched
+from medcli.methods.masking import FILLS, Hiding, drawn, error_where, guess, join, roughness, split, stitched
 from medcli.registry import nearest
 
 LARGEST_STRIDE, MOST_BRANCHES = 16, 16
+DRAWS = 4  # of masks, that compare two networks
+
+
+def _stride(settings: Settings, patches: Callable[[], Patches]) -> Suggestion | None:
+    """Sub-images so far apart that their pixels share no noise."""
+    if "pd" in settings.options:
+        return None
+    correlation = noise_correlation(patches().noisy)
+    pd = correlation.stride()
+    words = f"noise of sigma {correlation.sigma:.1f}, uncorrelated {pd} pixels apart: pd={pd} (--pd overrules)"
+    return Suggestion(words, options={"pd": pd})
 
 
 class AMSNet:
@@ -41,6 +65,28 @@ class AMSNet:
     """
 
     needs = Needs()
+    auto_options = (_stride,)
+
+    @staticmethod
+    def inherited(application: Application) -> dict[str, Any]:
+        """A model that is applied through masks goes on being applied as it was."""
+        if application.strategy != "masks":
+            return {}
+        masks = application.arguments
+        return {"branches": masks["k"], "fill": masks["fill"], "denoise_pd": masks["pd"]}
+
+    @staticmethod
+    def adaptation(application: Application, multiple: int, stride: int) -> Adaptation | None:
+        """Of models that are applied through masks: in sub-images of the noise's stride, or of their own if larger."""
+        if application.strategy != "masks":
+            return None
+        masks = application.arguments
+        stride = max(stride, masks["pd"])
+        step = stride * multiple
+        options = {"pd": stride, "branches": masks["k"], "fill": masks["fill"], "loss": "mse"}
+        why = f"pixels share their noise over a distance of {LAGS} and more"
+        hiding = hidden_parts(masks["k"], stride, masks["fill"])
+        return Adaptation(options, max(160 // step, 1) * step, step, 2, hiding, LAGS - 1, why)
 
     def __init__(
         self,
@@ -103,6 +149,16 @@ class AMSNet:
                 f"Give --patch {-(-160 // step) * step}, or a smaller pd.",
             )
         return side - side % step
+
+
+def hidden_parts(branches: int, stride: int, fill: str) -> Hiding:
+    """All parts of several draws of masks, in sub-images whose pixels do not share their noise."""
+
+    def maps(count: int, side: int, seed: int) -> Sequence[Tensor]:
+        keys = [[keyed_generator(seed, "masks", draw, place) for place in range(count)] for draw in range(DRAWS)]
+        return [drawn(side, side, branches, generators) for generators in keys]
+
+    return Hiding(branches, stride, FILLS[fill], maps)
 
 
 def _check(branches: int, pd: int, denoise_pd: int, smoothness: float) -> None:

@@ -1,17 +1,25 @@
 """The agreement between a method and the training loop.
 
 A method has *networks*, and *updates* that say which of them move, by which optimizer and to lower which loss terms. It
-*needs* certain pictures. Its *model* is the network that is averaged and kept. All else that a method can say is
-optional: the protocols at the end of this file, each of which the loop asks for with `isinstance`.
+*needs* certain pictures. Its *model* is the network that is averaged and kept.
+
+All else that a method can say is optional: the protocols after `Method`, which are looked for with `isinstance`. Of the
+object that trains: `AsksItsOwnWay`, `CutsPatches`, `ShowsNoise`, `ExportsModel`. Of its class, when there is no network
+yet: `UsualNetwork`, `TakesNetworks`, `HasAutoOptions`, `MeasuresConfig`, `CountsInSteps`, `InheritsOptions`,
+`AdaptsModels`. No file outside this folder names a method, but for the registry.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol, runtime_checkable
+from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
+from numpy.typing import NDArray
 from torch import Generator, Tensor, nn
+
+from medcli.methods.masking import Hiding
+from medcli.noise.base import Noise
 
 Terms = dict[str, Tensor]
 Schedule = Callable[[float], float]
@@ -154,4 +162,118 @@ class ShowsNoise(Protocol):
 
     def noise(self, noisy: Tensor) -> Tensor:
         """(B, C, H, W) -> the estimated noise, same shape."""
+        ...
+
+
+@runtime_checkable
+class UsualNetwork(Protocol):
+    """A method class with an architecture of its own, where none is named: a key of `registry.ARCHITECTURES`."""
+
+    usual_network: str
+
+
+@runtime_checkable
+class TakesNetworks(Protocol):
+    """A method class that does not train every network."""
+
+    @staticmethod
+    def takes(architecture: type[nn.Module]) -> bool: ...
+
+
+class Patches(NamedTuple):
+    """Some of the patches that are trained on, (H, W, C) float32. clean: empty where the method needs none."""
+
+    noisy: Sequence[NDArray[Any]]
+    clean: Sequence[NDArray[Any]]
+
+
+class Settings(NamedTuple):
+    """What the recipe says. options: of the method. config: of the network. noise: that is made; None for recorded."""
+
+    options: Mapping[str, Any]
+    config: Mapping[str, Any]
+    noise: Noise | None
+
+
+class Suggestion(NamedTuple):
+    """What joins the recipe's options and config, and the message that tells of it, if any."""
+
+    message: str = ""
+    options: Mapping[str, Any] = {}
+    config: Mapping[str, Any] = {}
+
+
+AutoOption = Callable[[Settings, Callable[[], Patches]], Suggestion | None]
+"""Settings that follow from the images where nobody gave them; None where they were given.
+
+Raises InputError where the images do not tell, and the defaults stand; RecipeError where something was asked for that
+they do not allow.
+"""
+
+
+@runtime_checkable
+class HasAutoOptions(Protocol):
+    """A method class that measures some of its settings on the images, in this order."""
+
+    auto_options: Sequence[AutoOption]
+
+
+@runtime_checkable
+class MeasuresConfig(Protocol):
+    """A method class with entries of the network's config that are of its images alone.
+
+    They are not taken over from a model that training starts from.
+    """
+
+    measured_config: Sequence[str]
+
+
+@runtime_checkable
+class CountsInSteps(Protocol):
+    """A method class some of whose options are numbers of training steps: they shrink and grow with the run."""
+
+    step_options: Sequence[str]
+
+
+class Application(NamedTuple):
+    """How a model is applied to an image: a key of `registry.STRATEGIES`, and its arguments, defaults included."""
+
+    strategy: str
+    arguments: Mapping[str, Any]
+
+
+@runtime_checkable
+class InheritsOptions(Protocol):
+    """A method class that takes options from how the model is applied that training starts from."""
+
+    @staticmethod
+    def inherited(application: Application) -> dict[str, Any]: ...
+
+
+@dataclass(frozen=True)
+class Adaptation:
+    """How a model goes on learning from noisy images alone, and what is hidden to see whether that made it better.
+
+    options, batch: of the training. patch: largest side that is trained on; step: what sides are multiples of; both in
+    pixels. hiding: guessed by both models. most_stride: largest stride of the noise at which that can be told; why:
+    what to say of a larger one.
+    """
+
+    options: Mapping[str, Any]
+    patch: int
+    step: int
+    batch: int
+    hiding: Hiding
+    most_stride: int
+    why: str
+
+
+@runtime_checkable
+class AdaptsModels(Protocol):
+    """A method class by which `med adapt` trains."""
+
+    @staticmethod
+    def adaptation(application: Application, multiple: int, stride: int) -> Adaptation | None:
+        """None for models that are applied in another way. multiple: what sides of the network's input must be
+        multiples of. stride: distance in pixels at which the noise is not correlated, 1 or more; 0 for no noise."""
         ...

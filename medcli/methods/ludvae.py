@@ -16,8 +16,9 @@ import torch
 from torch import Generator, Tensor, nn
 
 from medcli.archs.ludvae import LUDVAE, Block, Gauss, Gaussian, Given, Proj, lift, nothing
-from medcli.errors import RecipeError
-from medcli.methods.base import Batch, Needs, Terms, Update
+from medcli.data.levels import CLEAN_OVER_NOISY, matching, propose
+from medcli.errors import InputError, RecipeError
+from medcli.methods.base import Batch, Needs, Patches, Settings, Suggestion, Terms, Update
 from medcli.methods.losses import LOSSES
 
 Draw = Callable[[Tensor], Tensor]
@@ -60,25 +61,62 @@ class Steps(nn.Module):
         self.taken += 1
 
 
+def _levels(settings: Settings, patches: Callable[[], Patches]) -> Suggestion | None:
+    """The noise that is added to both sides, somewhat stronger than what is there. One brings the other."""
+    given = settings.config
+    if "sigma_x" in given or "sigma_y" in given:
+        both = {
+            "sigma_x": CLEAN_OVER_NOISY * given.get("sigma_y", 0),
+            "sigma_y": given.get("sigma_x", 0) / CLEAN_OVER_NOISY,
+        }
+        return Suggestion(config={name: value for name, value in both.items() if name not in given})
+    found = propose(patches().noisy)
+    coarse = f", {found.coarseness:.1f} times as coarse as white noise" if found.coarseness > 1.05 else ""
+    words = f"noise of sigma {found.noise:.1f}{coarse}: sigma_x {found.sigma_x:g}, sigma_y {found.sigma_y:g}"
+    return Suggestion(f"{words} (--config sigma_y=... overrules)", config=found.config())
+
+
+def _match(settings: Settings, patches: Callable[[], Patches]) -> Suggestion | None:
+    """What brings noisy pictures to the brightness and contrast of the clean ones, where it was asked for."""
+    if not settings.options.get("match") or "gain" in settings.config:
+        return None
+    try:
+        gain, offset = matching(*patches())
+    except InputError as error:
+        raise RecipeError(error.problem, "Leave match=true out.") from error
+    words = f"statistics matched: gain {_listed(gain)}, offset {_listed(offset)}"
+    return Suggestion(words, config={"gain": gain, "offset": offset})
+
+
+def _listed(numbers: Sequence[float]) -> str:
+    return ", ".join(f"{number:.3g}" for number in numbers)
+
+
 class UnpairedNoise:
     """One update for sampler and posterior together, on as many clean patches as noisy ones.
 
     network: the sampler, `ludvae`, whose configuration has the sigmas of h. kl: weight of the divergence in the end; it
-    rises in a straight line over the first `rise` steps, lest the decoder learns to do without latents. Raises
-    RecipeError where one of them makes no sense.
+    rises in a straight line over the first `rise` steps, lest the decoder learns to do without latents. match: noisy
+    pictures get mean and deviation of the clean ones, channel by channel, and what is made noisy gets theirs; it is
+    measured before (`auto_options`) and done by the sampler. Raises RecipeError where one of them makes no sense.
 
     Departs: clean pictures do not run through the encoder of the noise, whose answer would be multiplied by zero.
     """
 
     needs = Needs(clean="others")
     usual_network = "ludvae"
+    auto_options = (_levels, _match)
+    measured_config = ("sigma_x", "sigma_y", "gain", "offset")
+    step_options = ("rise",)
 
-    def __init__(self, network: nn.Module, *, loss: str = "mse", kl: float = 1e-4, rise: int = 10_000) -> None:
+    def __init__(
+        self, network: nn.Module, *, loss: str = "mse", kl: float = 1e-4, rise: int = 10_000, match: bool = False
+    ) -> None:
         if not (0 <= kl < float("inf") and rise >= 1):
             raise RecipeError(
                 f"A weight of {kl:g} that rises over {rise} steps makes no sense.", "Try kl: 0.0001 and rise: 10000."
             )
-        self.sampler, self.kl, self.rise = _sampler(network), kl, rise
+        self.sampler, self.kl, self.rise, self.match = _sampler(network), kl, rise, match
         self.posterior = Posterior(self.sampler.channels, self.sampler.width)
         self.steps = Steps()
         self.loss = LOSSES[loss]

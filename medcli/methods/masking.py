@@ -9,6 +9,8 @@ can know the value that it is to guess.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -19,6 +21,7 @@ from medcli.methods.losses import Loss, mse
 ROUND = 0x45D9F3B  # of the hash below; under 2^31, so that no product leaves int64
 WORD = 0xFFFFFFFF
 BINOMIAL = (1.0, 4.0, 6.0, 4.0, 1.0)
+NEIGHBOURS = ((0.5, 1.0, 0.5), (1.0, 0.0, 1.0), (0.5, 1.0, 0.5))
 
 Fill = Callable[[Tensor, Tensor], Tensor]
 
@@ -80,6 +83,19 @@ def mean(pictures: Tensor, hidden: Tensor) -> Tensor:
         return torch.where(hidden, total / count.clamp(min=1), visible)
 
 
+def around(pictures: Tensor, hidden: Tensor) -> Tensor:
+    """(B, C, H, W) with the mean of the eight pixels around, those at the sides counting double, where `hidden`.
+
+    hidden: (B, 1, H, W) bool. None of these eight is hidden itself.
+    """
+    kernel = torch.tensor(NEIGHBOURS, device=pictures.device, dtype=pictures.dtype)
+    channels = pictures.shape[1]
+    weight = (kernel / kernel.sum()).expand(channels, 1, 3, 3)
+    with torch.autocast(pictures.device.type, enabled=False):
+        mean = F.conv2d(F.pad(pictures, (1, 1, 1, 1), "reflect"), weight, groups=channels)
+    return torch.where(hidden, mean, pictures)
+
+
 FILLS: Mapping[str, Fill] = {"zero": zero, "mean": mean}
 FILL_REACH: Mapping[str, int] = {"zero": 0, "mean": 2}  # pixels of a sub-image that a fill looks around
 
@@ -133,6 +149,24 @@ def hidden_pixel_error(
     restored = stitched(network, noisy, index, branches=branches, stride=stride, fill=fill)
     hidden = (index < branches).to(noisy.device).expand(len(noisy), -1, -1, -1)
     return torch.stack([_error(*each, loss) for each in zip(restored, noisy, hidden, strict=True)])
+
+
+@dataclass(frozen=True)
+class Hiding:
+    """What is hidden to compare two networks: arguments of `hidden_pixel_error`.
+
+    maps: (count, side, seed) -> index maps, each (count or 1, 1, side, side).
+    """
+
+    branches: int
+    stride: int
+    fill: Fill
+    maps: Callable[[int, int, int], Sequence[Tensor]]
+
+    def error(self, network: nn.Module, noisy: Tensor, indices: Sequence[Tensor]) -> Tensor:
+        """(N, C, H, W) -> (N,), the mean over index maps."""
+        how: dict[str, Any] = {"branches": self.branches, "stride": self.stride, "fill": self.fill}
+        return torch.stack([hidden_pixel_error(network, noisy, index, **how) for index in indices]).mean(0)
 
 
 def error_where(restored: Tensor, noisy: Tensor, hidden: Tensor, loss: Loss) -> Tensor:

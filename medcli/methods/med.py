@@ -16,8 +16,9 @@ import torch
 from torch import Generator, Tensor, nn
 
 from medcli.errors import RecipeError
-from medcli.methods.base import Batch, Needs, Terms, Update
+from medcli.methods.base import Batch, Needs, Patches, Settings, Suggestion, Terms, Update
 from medcli.methods.losses import LOSSES
+from medcli.noise.drop import drops
 from medcli.registry import nearest
 
 Latent = tuple[Tensor, ...]
@@ -99,6 +100,14 @@ def mix(views: Sequence[Tensor], choice: Tensor) -> Tensor:
     return mixed
 
 
+def _missing(settings: Settings, patches: Callable[[], Patches]) -> Suggestion | None:
+    """Where views lack pixels, black is no target."""
+    if "missing" in settings.options or settings.noise is None or not drops(settings.noise):
+        return None
+    words = "views lack pixels, which are no targets: missing=true (--option missing=false overrules)"
+    return Suggestion(words, options={"missing": True})
+
+
 class MeD:
     """Four ways through five networks, over all ordered pairs of views, averaged.
 
@@ -123,6 +132,12 @@ class MeD:
     """
 
     usual_network = "split"
+    auto_options = (_missing,)
+
+    @staticmethod
+    def takes(architecture: type[nn.Module]) -> bool:
+        """Networks in two halves."""
+        return hasattr(architecture, "noise_twin")
 
     def __init__(
         self,

@@ -5,16 +5,20 @@ Batson and Royer, Noise2Self: Blind Denoising by Self-Supervision (ICML 2019), p
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from math import lcm
+
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from medcli.errors import RecipeError
-from medcli.methods.base import Batch, Needs, Terms, Update
+from medcli.methods.base import Adaptation, Application, Batch, Needs, Terms, Update
 from medcli.methods.losses import LOSSES
+from medcli.methods.masking import Hiding, around
 
 Phase = tuple[int, int]
-NEIGHBOURS = ((0.5, 1.0, 0.5), (1.0, 0.0, 1.0), (0.5, 1.0, 0.5))
+SPACING = 4  # pixels from one hidden pixel to the next
+PHASES: Sequence[Phase] = ((0, 0), (1, 2), (2, 1), (3, 3))  # that compare two networks
 
 
 class Noise2Self:
@@ -27,7 +31,16 @@ class Noise2Self:
 
     needs = Needs()
 
-    def __init__(self, network: nn.Module, *, loss: str = "mse", spacing: int = 4) -> None:
+    @staticmethod
+    def adaptation(application: Application, multiple: int, stride: int) -> Adaptation | None:
+        """Of models that see all pixels."""
+        if application.strategy != "plain":
+            return None
+        step = lcm(32, multiple)
+        why = "neighbouring pixels share their noise, and then noisy pictures alone cannot tell a gain from a loss"
+        return Adaptation({"spacing": SPACING}, max(96, step), step, 4, scattered_pixels(), 1, why)
+
+    def __init__(self, network: nn.Module, *, loss: str = "mse", spacing: int = SPACING) -> None:
         if spacing < 2:
             raise RecipeError(f"A spacing of {spacing} hides the neighbours too.", "Give 2 or more; 4 is usual.")
         self.model, self.spacing = network, spacing
@@ -59,14 +72,13 @@ class Noise2Self:
         return top, left
 
 
-def around(pictures: Tensor, hidden: Tensor) -> Tensor:
-    """(B, C, H, W) with the mean of the eight pixels around, those at the sides counting double, where `hidden`.
+def scattered_pixels() -> Hiding:
+    """For networks that see all pixels: some of them, far apart, behind the mean of those around."""
+    return Hiding(len(PHASES), 1, around, _scattered_map)
 
-    hidden: (B, 1, H, W) bool. None of these eight is hidden itself.
-    """
-    kernel = torch.tensor(NEIGHBOURS, device=pictures.device, dtype=pictures.dtype)
-    channels = pictures.shape[1]
-    weight = (kernel / kernel.sum()).expand(channels, 1, 3, 3)
-    with torch.autocast(pictures.device.type, enabled=False):
-        mean = F.conv2d(F.pad(pictures, (1, 1, 1, 1), "reflect"), weight, groups=channels)
-    return torch.where(hidden, mean, pictures)
+
+def _scattered_map(count: int, side: int, seed: int) -> Sequence[Tensor]:
+    index = torch.full((1, 1, side, side), len(PHASES), dtype=torch.uint8)
+    for owner, (top, left) in enumerate(PHASES):
+        index[..., top::SPACING, left::SPACING] = owner
+    return [index]

@@ -13,6 +13,9 @@ import torch
 from torch import Generator, Tensor
 
 from medcli.noise.base import Noise, Ranged, check_range, uniform
+from medcli.noise.chain import Chain
+from medcli.noise.pool import Pool
+from medcli.noise.storage import Clip, Round
 
 
 @dataclass(frozen=True)
@@ -50,3 +53,13 @@ class Drop(Ranged):
 
     def _side(self, generator: Generator) -> int:
         return 1 if self.size == (1.0, 1.0) else round(uniform(*self.size, generator))
+
+
+def drops(noise: Noise) -> bool:
+    """Whether the noise can leave black what is missing; a later noise would colour it."""
+    if isinstance(noise, Pool):
+        return any(drops(each) for _, each in noise.noises)
+    if isinstance(noise, Chain):
+        steps = [each for each in noise.noises if not isinstance(each, Clip | Round)]
+        return bool(steps) and drops(steps[-1])
+    return isinstance(noise, Drop)

@@ -3,10 +3,10 @@
 No clean picture is needed. Some pixels are hidden and guessed; the guess cannot know their noise, so the model learns
 the picture. Bands of each picture are not trained on: they judge both models (`medcli.train.judge`).
 
-A model that sees all pixels learns as in `medcli.methods.n2s`, and both its learning and its judge need noise that
-neighbouring pixels do not share: with other noise nothing is adapted, for there noisy pictures alone could not tell a
-gain from a loss. A model that is asked through masks learns as in `medcli.methods.amsnet`, in sub-images so wide apart
-that their pixels do not share their noise, and is judged there.
+How it learns and what is hidden to judge it, a method says that adapts such models (`AdaptsModels`). For models that
+see all pixels, both need noise that neighbouring pixels do not share: with other noise nothing is adapted, for there
+noisy pictures alone could not tell a gain from a loss. Models that are asked through masks learn and are judged in
+sub-images so wide apart that their pixels do not share their noise.
 """
 
 from __future__ import annotations
@@ -14,28 +14,26 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from math import lcm
 from pathlib import Path
-from typing import Any
 
 from torch import channels_last, nn
 
 from medcli import __version__
 from medcli.data.cache import PixelCache, Reading, open_cache, silent
-from medcli.data.correlation import LAGS, noise_correlation
+from medcli.data.correlation import noise_correlation
 from medcli.data.crops import Framing, Recorded
 from medcli.data.levels import flat_noise
-from medcli.engine.masked import Masks
-from medcli.engine.strategies import Plain, parse
+from medcli.engine.strategies import parse
 from medcli.errors import InputError, ModelError, RecipeError
-from medcli.methods.base import Method
+from medcli.methods.base import Adaptation, AdaptsModels, Method
 from medcli.registry import METHODS, resolve
-from medcli.train import checkpoint, judge
+from medcli.train import checkpoint
 from medcli.train.bands import dealt, squares, usable
-from medcli.train.judge import GRID, Judge, Look, Verdict
+from medcli.train.judge import Judge, Look, Verdict
 from medcli.train.loop import Limits, Line, Trainer
 from medcli.train.machine import Machine
 from medcli.train.recipe import Recipe
+from medcli.train.validation import applied
 from medcli.zoo import weights
 
 SQUARE = 64  # pixels, or the next multiple that a network takes
@@ -46,49 +44,29 @@ STEPS, RATE = 100_000, 1e-4  # the time ends the run long before
 class Way:
     """How a model learns from noisy pictures and is judged by them; it follows from how the model is asked.
 
-    method, options, batch: of training. patch: largest side that is trained on; step: what sides are multiples of;
-    side: of the squares that judge; all in pixels. bears: largest stride of the noise that can be judged; why: what to
-    say of a larger one.
+    method: name of one that adapts such models. plan: what it does. side: of the squares that judge, in pixels.
     """
 
     method: str
-    options: dict[str, Any]
-    patch: int
-    step: int
+    plan: Adaptation
     side: int
-    batch: int
     judge: Judge
-    bears: int
-    why: str
 
     @property
     def rows(self) -> int:
         """The height of a picture that has enough to learn from on both sides of what judges."""
-        return self.side + 2 * max(SQUARE, self.step)
+        return self.side + 2 * max(SQUARE, self.plan.step)
 
 
 def way_of(network: nn.Module, card: weights.Card, seen: Look) -> Way:
-    """Raises ModelError for a network that is asked neither plainly nor through masks."""
-    strategy = parse(card.strategy)
-    multiple = int(network.multiple)  # type: ignore[arg-type]
-    if isinstance(strategy, Masks):
-        return _through_masks(strategy, multiple, seen.stride)
-    if not isinstance(strategy, Plain):
-        raise ModelError(f"'{card.id}' is asked through '{card.strategy}', which cannot be adapted.", "Try -m photo.")
-    step = lcm(32, multiple)
-    why = "neighbouring pixels share their noise, and then noisy pictures alone cannot tell a gain from a loss"
-    seeing = Judge(strategy, judge.grid())
-    return Way("n2s", {"spacing": GRID}, max(96, step), step, _multiple(SQUARE, step), 4, seeing, 1, why)
-
-
-def _through_masks(strategy: Masks, multiple: int, stride: int) -> Way:
-    """In sub-images of the noise's stride, or of the model's own where that is larger."""
-    stride = max(stride, strategy.pd)
-    step = stride * multiple
-    options = {"pd": stride, "branches": strategy.k, "fill": strategy.fill, "loss": "mse"}
-    why = f"pixels share their noise over a distance of {LAGS} and more"
-    guessing = Judge(strategy, judge.masks(strategy, stride))
-    return Way("amsnet", options, max(160 // step, 1) * step, step, _multiple(SQUARE, step), 2, guessing, LAGS - 1, why)
+    """Raises ModelError for a network that no method can adapt as it is asked."""
+    application, multiple = applied(card.strategy), int(network.multiple)  # type: ignore[arg-type]
+    for name in METHODS:
+        kind = resolve(METHODS, name, kind="method", error=RecipeError)
+        plan = kind.adaptation(application, multiple, seen.stride) if isinstance(kind, AdaptsModels) else None
+        if plan:
+            return Way(name, plan, _multiple(SQUARE, plan.step), Judge(parse(card.strategy), plan.hiding))
+    raise ModelError(f"'{card.id}' is asked through '{card.strategy}', which cannot be adapted.", "Try -m photo.")
 
 
 def _multiple(least: int, step: int) -> int:
@@ -99,10 +77,13 @@ def _multiple(least: int, step: int) -> int:
 class Adapted:
     """start, learned: both models; verdict: on them. The latter two are None where nothing was learned.
 
+    method: by which it was learned.
+
     interrupted: whether Ctrl-C ended the learning.
     """
 
     start: nn.Module
+    method: str
     learned: nn.Module | None = None
     verdict: Verdict | None = None
     steps: int = 0
@@ -132,11 +113,11 @@ class Lesson:
             return f"no picture has the {way.side} x {way.rows} pixels that it takes to learn and to judge"
         if not self.seen.stride:
             return "no noise was found in a flat place"
-        return way.why if self.seen.stride > way.bears else ""
+        return way.plan.why if self.seen.stride > way.plan.most_stride else ""
 
 
 def lesson(network: nn.Module, card: weights.Card, pictures: PixelCache) -> Lesson:
-    """What there is to learn from; raises ModelError for a network that is asked neither plainly nor through masks."""
+    """What there is to learn from; raises ModelError for a network that no method can adapt."""
     seen = look(pictures)
     way = way_of(network, card, seen)
     return Lesson(network, card, usable(pictures, way.rows, way.side), seen, way)
@@ -191,10 +172,11 @@ def adapt(
     except KeyboardInterrupt:
         interrupted = True
     if not checkpoint.saved(trainer.checkpoints):
-        return Adapted(start, interrupted=interrupted)
+        return Adapted(start, way.method, interrupted=interrupted)
     learned = trainer.average.eval()
     tiles = squares(judging, card.channels, way.side, seed).to(machine.device)
-    return Adapted(start, learned, way.judge(start, learned, tiles, lesson.seen, seed), trainer.step, interrupted)
+    verdict = way.judge(start, learned, tiles, lesson.seen, seed)
+    return Adapted(start, way.method, learned, verdict, trainer.step, interrupted)
 
 
 def _recipe(card: weights.Card, way: Way, patch: int, seed: int) -> Recipe:
@@ -203,11 +185,11 @@ def _recipe(card: weights.Card, way: Way, patch: int, seed: int) -> Recipe:
         title=card.title,
         steps=STEPS,
         method=way.method,
-        options=way.options,
+        options=dict(way.plan.options),
         architecture=card.architecture,
         config=card.config,
         patch=patch,
-        batch=way.batch,
+        batch=way.plan.batch,
         optimizer="adam",
         learning_rate=RATE,
         warmup=10,
@@ -217,7 +199,8 @@ def _recipe(card: weights.Card, way: Way, patch: int, seed: int) -> Recipe:
 
 
 def _patch(pictures: PixelCache, way: Way) -> int:
-    return min(way.patch, *(min(slot.shape[:2]) // way.step * way.step for slot in pictures.slots))
+    step = way.plan.step
+    return min(way.plan.patch, *(min(slot.shape[:2]) // step * step for slot in pictures.slots))
 
 
 def save(path: Path, adapted: Adapted, card: weights.Card, names: Sequence[str]) -> None:
@@ -226,7 +209,7 @@ def save(path: Path, adapted: Adapted, card: weights.Card, names: Sequence[str])
         card,
         id=path.stem,
         title=f"{card.id}, adapted to {len(names)} noisy pictures",
-        method="amsnet" if card.blind_spot else "n2s",
+        method=adapted.method,
         recipe=f"adapted from {card.id}",
         training_data=[*card.training_data, *names],
         steps=adapted.steps,

@@ -12,7 +12,7 @@ may share it as well, by demosaicking and compression: the weaker noise is drawn
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import sqrt
 from typing import Any
@@ -24,20 +24,14 @@ from torch import Generator, Tensor, nn
 
 from medcli.data.blocks import Floats
 from medcli.data.correlation import correlated
-from medcli.data.crops import keyed_generator
-from medcli.engine.masked import Masks
 from medcli.engine.strategies import Strategy
-from medcli.methods import n2s
-from medcli.methods.masking import FILLS, Fill, drawn, hidden_pixel_error
+from medcli.methods.masking import Hiding
 from medcli.train.validation import fitting
 
 AT_ONCE = 8
 MARGIN = 0.03  # of the noise's variance; where Stein was misled, a model that had become worse gained 0.012
 DOUBT = (1.0, 1.25)  # factors on the variance of the noise; less was measured than there is, as a rule
 NUDGE = 0.1  # of the noise, in the estimate of the divergence
-DRAWS = 4  # of masks
-GRID = 4  # pixels from one hidden pixel to the next, where there are no masks
-PHASES = ((0, 0), (1, 2), (2, 1), (3, 3))
 
 
 @dataclass(frozen=True)
@@ -74,46 +68,6 @@ class Verdict:
         """Whether each gain is beyond twice its error, and that at hidden pixels also beyond `MARGIN`."""
         least = (MARGIN, *(0.0 for _ in self.gains[1:]))
         return all(g - 2 * e > bar for g, e, bar in zip(self.gains, self.errors, least, strict=True))
-
-
-@dataclass(frozen=True)
-class Hiding:
-    """What is hidden to judge a network: arguments of `hidden_pixel_error`.
-
-    maps: (count, side, seed) -> index maps, each (count or 1, 1, side, side).
-    """
-
-    branches: int
-    stride: int
-    fill: Fill
-    maps: Callable[[int, int, int], Sequence[Tensor]]
-
-    def error(self, network: nn.Module, noisy: Tensor, indices: Sequence[Tensor]) -> Tensor:
-        """(N, C, H, W) -> (N,), the mean over index maps."""
-        how: dict[str, Any] = {"branches": self.branches, "stride": self.stride, "fill": self.fill}
-        return torch.stack([hidden_pixel_error(network, noisy, index, **how) for index in indices]).mean(0)
-
-
-def grid() -> Hiding:
-    """For networks that see all pixels: some pixels, far apart, behind the mean of those around."""
-    return Hiding(len(PHASES), 1, n2s.around, _grid_map)
-
-
-def _grid_map(count: int, side: int, seed: int) -> Sequence[Tensor]:
-    index = torch.full((1, 1, side, side), len(PHASES), dtype=torch.uint8)
-    for owner, (top, left) in enumerate(PHASES):
-        index[..., top::GRID, left::GRID] = owner
-    return [index]
-
-
-def masks(asked: Masks, stride: int) -> Hiding:
-    """For networks that are asked through masks, in sub-images whose pixels do not share their noise."""
-    return Hiding(asked.k, stride, FILLS[asked.fill], lambda *shape: _mask_maps(asked.k, *shape))
-
-
-def _mask_maps(branches: int, count: int, side: int, seed: int) -> Sequence[Tensor]:
-    keys = [[keyed_generator(seed, "masks", draw, place) for place in range(count)] for draw in range(DRAWS)]
-    return [drawn(side, side, branches, generators) for generators in keys]
 
 
 @dataclass(frozen=True)

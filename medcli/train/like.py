@@ -1,4 +1,4 @@
-"""The noise of somebody's own pictures as a run of LUD-VAE that is begun, goes on or is over, whatever is called again.
+"""The noise of somebody's own pictures as a training run that is begun, goes on or is over, whatever is called again.
 
 It is a run like any other, in a hidden folder, so that its pictures of curves and noise are nobody's noisy mates.
 Beside what runs leave lies what was wished for, by the contents of all files: the noise of other pictures, or of other
@@ -21,6 +21,8 @@ from medcli.data.folders import pictures_in
 from medcli.errors import OutputError, RecipeError
 from medcli.images.landing import landing
 from medcli.images.values import parse_range
+from medcli.methods.base import CountsInSteps
+from medcli.registry import METHODS, NOISE_MODEL_RECIPE, resolve
 from medcli.train import checkpoint
 from medcli.train.loop import Limits, Line
 from medcli.train.machine import choose_machine
@@ -29,14 +31,13 @@ from medcli.train.processes import Team
 from medcli.train.recipe import Recipe, load
 from medcli.train.run import RECIPE, Options, opened, train
 from medcli.train.sources import Sources
+from medcli.train.start import start_config
 from medcli.zoo.checksum import sha256_of
 from medcli.zoo.model import find_model
 
-USUAL = "ludvae"  # recipe
 PLACE, WISH = ".noise-model", "wish.json"
 FEWEST = 500  # steps; after less the noise is but a guess
 SAVES, SELDOM = 20, 25  # checkpoints of a whole run; steps between two of them at least
-OF_PICTURES = ("sigma_x", "sigma_y", "gain", "offset")  # what a start model brings is of its own pictures
 WORDS = {
     "noisy": "the pictures of --like",
     "clean": "the pictures of --from",
@@ -78,7 +79,7 @@ class Lesson:
 
     def recipe(self) -> Recipe:
         """As the package has it, with what was asked for."""
-        usual, name = load(USUAL), self.noisy.resolve().name
+        usual, name = load(NOISE_MODEL_RECIPE), self.noisy.resolve().name
         plain = re.sub(r"[^\w.-]+", "-", name)
         start = find_model(self.init).card if self.init else None
         config, seen = (start.config, start.training_data) if start else (usual.config, [])
@@ -88,7 +89,7 @@ class Lesson:
             title=f"The noise of {name}",
             init=self.init,
             options={**usual.options, **self.options},
-            config={**{key: value for key, value in config.items() if key not in OF_PICTURES}, **self.config},
+            config={**start_config(usual.method, config), **self.config},
             training_data=list(dict.fromkeys([*seen, name, self.clean.resolve().name])),
         )
 
@@ -196,9 +197,11 @@ def _fitted(recipe: Recipe, lesson: Lesson, seconds: float) -> Recipe:
         return recipe
     steps = max(1, int(60 * lesson.minutes / seconds))
     scale = steps / recipe.steps
-    rise = {"rise": max(1, round(scale * recipe.options["rise"]))}
+    kind = resolve(METHODS, recipe.method, kind="method", error=RecipeError)
+    counted = [name for name in kind.step_options if name in recipe.options] if isinstance(kind, CountsInSteps) else []
+    scaled = {name: max(1, round(scale * recipe.options[name])) for name in counted}
     warmup = min(recipe.warmup, round(scale * recipe.warmup))
-    return replace(recipe, steps=steps, warmup=warmup, options={**recipe.options, **rise, **lesson.options})
+    return replace(recipe, steps=steps, warmup=warmup, options={**recipe.options, **scaled, **lesson.options})
 
 
 def begin(lesson: Lesson, wish: Wish) -> None:

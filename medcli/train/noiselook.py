@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Generator, Tensor
+from torch import Generator, Tensor, nn
 
-from medcli.archs.ludvae import LUDVAE
 from medcli.data.crops import as_unit
 from medcli.data.levels import NoiseSample, flat_noise
 from medcli.train.curves import COLOURS, DPI, LOOK
@@ -26,7 +25,22 @@ HALVINGS = 6
 PENS = (("real", COLOURS[0], "o"), ("synthetic", COLOURS[1], "s"))
 
 
-def look(sampler: LUDVAE, noisy: Sequence[NDArray[Any]], clean: Sequence[NDArray[Any]], out: Path) -> None:
+@runtime_checkable
+class NoiseNetwork(Protocol):
+    """A network that generates noise. sigma_x, sigma_y: of the noise in which clean and noisy pictures become alike,
+    in grey levels."""
+
+    sigma_x: float
+    sigma_y: float
+
+    def parameters(self) -> Iterator[nn.Parameter]: ...
+
+    def sample(self, clean: Tensor, normal: Callable[[int, int], Tensor], *, sigma: float) -> Tensor:
+        """Clean pictures (B, C, H, W) float in [0, 1] -> noisy ones, same shape, from the normal numbers alone."""
+        ...
+
+
+def look(sampler: NoiseNetwork, noisy: Sequence[NDArray[Any]], clean: Sequence[NDArray[Any]], out: Path) -> None:
     """Draws the flat noise of real pictures beside what the sampler makes of clean ones at its sigma_y.
 
     noisy, clean: (H, W, C) of different scenes. Raises InputError where either have no flat place, OutputError where
@@ -53,7 +67,7 @@ def draw(real: NoiseSample, synthetic: NoiseSample, out: Path) -> None:
 
 
 def sampled(
-    sampler: LUDVAE, clean: Iterable[NDArray[Any]], *, sigma: float, seed: int = 0, side: int = 256
+    sampler: NoiseNetwork, clean: Iterable[NDArray[Any]], *, sigma: float, seed: int = 0, side: int = 256
 ) -> list[NDArray[np.float32]]:
     """The middles of clean pictures as the sampler makes them noisy, in the 256 levels of a file.
 
@@ -64,7 +78,7 @@ def sampled(
     return [_sampled(sampler, middle(as_unit(each), side), sigma, generator) for each in clean]
 
 
-def fitting_sigma(sampler: LUDVAE, real: NoiseSample, clean: Sequence[NDArray[Any]], *, side: int = 128) -> float:
+def fitting_sigma(sampler: NoiseNetwork, real: NoiseSample, clean: Sequence[NDArray[Any]], *, side: int = 128) -> float:
     """The sigma of h, up to twice sigma_x, at which flat noise is as strong as the real one.
 
     By halving: more sigma is more noise. Raises InputError where the clean pictures have no flat place.
@@ -78,7 +92,9 @@ def fitting_sigma(sampler: LUDVAE, real: NoiseSample, clean: Sequence[NDArray[An
 
 
 @torch.inference_mode()
-def _sampled(sampler: LUDVAE, clean: NDArray[np.float32], sigma: float, generator: Generator) -> NDArray[np.float32]:
+def _sampled(
+    sampler: NoiseNetwork, clean: NDArray[np.float32], sigma: float, generator: Generator
+) -> NDArray[np.float32]:
     """(H, W, C) -> the same, noisy, as a file of 8 bits would hold it."""
     device = next(sampler.parameters()).device
     planes = torch.from_numpy(clean.copy()).permute(2, 0, 1)[None].to(device)

@@ -21,6 +21,7 @@ from medcli.train.loop import Limits, Line, Trainer
 from medcli.train.machine import Machine
 from medcli.train.processes import Team
 from medcli.train.recipe import Recipe
+from medcli.zoo.description import NOISE_DOMAIN, domain_of
 
 TRIAL = 8  # steps
 PATIENCE = 15.0  # seconds that a measurement lasts, or one step
@@ -110,11 +111,14 @@ def fitted(
     whole run, None for no limit. Under CUDA, and for models of noise, the usual sizes stay.
     Raises RecipeError as `build` does.
     """
-    if not free or machine.device.type == "cuda" or recipe.method == "ludvae":
+    if not free or machine.device.type == "cuda":
+        return recipe
+    usual = build(recipe)
+    if domain_of(usual.model) == NOISE_DOMAIN:
         return recipe
     allowed = STEP if minutes is None else min(STEP, 60 * minutes / FEWEST)
     quiet = replace(machine, workers=0)
-    candidates = _candidates(recipe, free, build(recipe))
+    candidates = _candidates(recipe, free, usual)
     say("measuring how long a step takes on this machine ...")
     chosen, pace = recipe, math.nan
     for candidate in candidates:

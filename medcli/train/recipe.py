@@ -14,7 +14,7 @@ from medcli.errors import RecipeError
 from medcli.noise.base import Noise
 from medcli.noise.notation import parse as parse_noise
 from medcli.noise.pool import Pool
-from medcli.registry import nearest
+from medcli.registry import DEFAULT_METHOD, nearest
 from medcli.train.schedule import SCHEDULES
 
 
@@ -64,7 +64,7 @@ class Recipe:
     steps: int
     noises: dict[str, float] = field(default_factory=dict)
     noise: str = ""
-    method: str = "supervised"
+    method: str = DEFAULT_METHOD
     loss: str = ""
     options: dict[str, Any] = field(default_factory=dict)
     architecture: str = "unet"

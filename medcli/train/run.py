@@ -7,14 +7,13 @@ from dataclasses import dataclass, replace
 from functools import partial
 from inspect import Parameter, signature
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
 from platformdirs import user_cache_path
 from torch import nn
 
 from medcli import __version__
-from medcli.archs.ludvae import LUDVAE
 from medcli.data.cache import silent
 from medcli.errors import ModelError, OutputError, RecipeError, TrainingError, ran_out
 from medcli.images.values import RangeChoice
@@ -24,15 +23,16 @@ from medcli.registry import ARCHITECTURES, METHODS, nearest, resolve
 from medcli.train import checkpoint
 from medcli.train.loop import Limits, Line, Trainer
 from medcli.train.machine import Machine, choose_machine
+from medcli.train.noiselook import NoiseNetwork
 from medcli.train.pace import fitted
 from medcli.train.processes import Team, join
-from medcli.train.proposals import WISHES, with_proposals
+from medcli.train.proposals import with_proposals
 from medcli.train.recipe import Recipe
 from medcli.train.sources import Folders, Sources, open_sources
 from medcli.train.validation import PATCHES, exported, strategy_of
 from medcli.train.witness import Witness
 from medcli.zoo import modelcard, weights
-from medcli.zoo.description import describe, domain_of
+from medcli.zoo.description import NOISE_DOMAIN, describe, domain_of
 from medcli.zoo.model import find_model
 
 T = TypeVar("T")
@@ -137,7 +137,9 @@ def opened(
         return build_method(replace(recipe, init="") if goes_on else recipe, machine)
 
     method = built(recipe)  # first: what makes no sense is told before pictures are decoded
-    sources = _in_turn(team, machine.device, lambda: open_sources(recipe, method.needs, options.folders()))
+    denoises = domain_of(method.model) != NOISE_DOMAIN
+    opens = partial(open_sources, recipe, method.needs, options.folders(), denoises=denoises)
+    sources = _in_turn(team, machine.device, opens)
     adjusted = with_proposals(_in_gray(recipe, sources), sources.train, say)
     method = method if adjusted == recipe else built(adjusted)
     if isinstance(method, CutsPatches):
@@ -181,7 +183,7 @@ def _keep(trainer: Trainer, witness: Witness, options: Options, sources: Sources
     witness.draw()
     if trainer.validation:
         witness.show(trainer.validation, trainer.method, average, trainer.machine, trainer.step)
-    if isinstance(model, LUDVAE):
+    if isinstance(model, NoiseNetwork):
         witness.show_noise(model, trainer.validation.source if trainer.validation else sources.train)
     witness.close()
 
@@ -266,7 +268,7 @@ def build_method(recipe: Recipe, machine: Machine) -> Method:
     kind = resolve(METHODS, recipe.method, kind="method", error=RecipeError)
     loss = {"loss": recipe.loss} if recipe.loss else {}
     _check_options(recipe, signature(kind).parameters)
-    method: Method = kind(network, **loss | {k: v for k, v in recipe.options.items() if k not in _wishes(recipe)})
+    method: Method = kind(network, **loss | recipe.options)
     _check_patch(recipe, method)
     for each in method.networks.values():
         each.to(machine.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -281,14 +283,9 @@ def _check_config(recipe: Recipe) -> None:
         raise RecipeError(f"The network '{recipe.architecture}' has no '{odd[0]}'.", nearest(str(odd[0]), known))
 
 
-def _wishes(recipe: Recipe) -> Mapping[str, Any]:
-    return WISHES.get(recipe.method, {})
-
-
 def _check_options(recipe: Recipe, taken: Mapping[str, Parameter]) -> None:
     """Options by name, and of the type that their usual values have."""
     known = {name: parameter.default for name, parameter in taken.items() if parameter.kind is Parameter.KEYWORD_ONLY}
-    known |= _wishes(recipe)
     for name, value in recipe.options.items():
         if name not in known:
             hint = nearest(str(name), known) if known else "It has none."

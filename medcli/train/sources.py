@@ -21,7 +21,7 @@ from medcli.methods.base import Needs
 from medcli.noise.base import Noise
 from medcli.noise.notation import entries, parse
 from medcli.noise.pool import Pool
-from medcli.registry import nearest
+from medcli.registry import DEFAULT_METHOD, METHODS, nearest, resolve
 from medcli.train.recipe import Recipe
 from medcli.train.validation import Validation, validation_of
 
@@ -66,9 +66,10 @@ class Sources:
     noises: Sequence[str] = ()
 
 
-def open_sources(recipe: Recipe, needs: Needs, folders: Folders) -> Sources:
+def open_sources(recipe: Recipe, needs: Needs, folders: Folders, *, denoises: bool = True) -> Sources:
     """Decodes the pictures and deals them out. Raises RecipeError where they are not what the method needs.
 
+    denoises: whether the model removes noise, and does not generate it.
     Colour or gray follows the recipe's `channels`; without them, gray where no picture has colour.
     """
     recorded = bool(folders.noisy or folders.pairs) or not recipe.noises
@@ -81,7 +82,7 @@ def open_sources(recipe: Recipe, needs: Needs, folders: Folders) -> Sources:
     trained, held = check.split(recipe.held_out, recipe.seed) if folders.val is None else (check, None)
     if folders.val is not None:
         held = _checked(_validation_paths(folders.val, needs, recorded=recorded), recipe, folders)
-    validation = validation_of(make(held), needs) if held else None
+    validation = validation_of(make(held), needs, denoises=denoises) if held else None
     judges = len(held.first) if held else 0
     skipped = [*check.skipped, *(held.skipped if held and folders.val is not None else [])]
     noises = list(dict.fromkeys(each for folder in folders.pairs for each in _noises(folder)))
@@ -142,6 +143,12 @@ class _Pictures:
         return replace(self, views=[view.only(places) for view in self.views], clean=clean)
 
 
+def _without_clean() -> str:
+    """The methods that learn from one noisy picture of each scene."""
+    kinds = {name: resolve(METHODS, name, kind="method", error=RecipeError) for name in METHODS}
+    return ", ".join(name for name, kind in kinds.items() if getattr(kind, "needs", None) == Needs())
+
+
 def _clean(needs: Needs, folders: Folders) -> _Paths:
     """Clean pictures to make noisy. Unpaired methods take those of --clean as they are, where --data are others."""
     if needs.clean == "others" and folders.data and folders.clean:
@@ -159,7 +166,7 @@ def _recorded(recipe: Recipe, needs: Needs, folders: Folders) -> _Paths:
     if needs.clean != "none" and not clean:
         raise RecipeError(
             f"'{recipe.method}' needs clean pictures besides the noisy ones.",
-            "Give both, with --noisy and --clean, or choose a method that needs none, such as n2s.",
+            f"Give both, with --noisy and --clean, or choose a method that needs none: {_without_clean()}.",
         )
     if needs.views == 1 and needs.clean != "mates":
         return _Paths([_files(noisy)], _files(clean) if needs.clean == "others" else ())
@@ -180,7 +187,7 @@ def _recorded(recipe: Recipe, needs: Needs, folders: Folders) -> _Paths:
 def _of_manifests(recipe: Recipe, needs: Needs, folders: Folders) -> _Paths:
     if needs.clean != "mates" or needs.views > 1:
         raise RecipeError(
-            f"'{recipe.method}' does not learn from pairs.", "Give it --noisy, or choose --method supervised."
+            f"'{recipe.method}' does not learn from pairs.", f"Give it --noisy, or choose --method {DEFAULT_METHOD}."
         )
     if len(folders.clean) > 1:
         raise RecipeError("Of pairs with a manifest, the clean pictures lie in one folder.", "Give --clean once.")

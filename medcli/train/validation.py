@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, is_dataclass
 from typing import Any
 
 import torch
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from medcli.data.crops import MadeNoisy, Source, stacked
 from medcli.engine.strategies import Strategy, parse
-from medcli.methods.base import AsksItsOwnWay, Batch, ExportsModel, Method, Needs, Update
+from medcli.methods.base import Application, AsksItsOwnWay, Batch, ExportsModel, Method, Needs, Update
 from medcli.train.machine import Machine
 
 PATCHES, AT_ONCE = 64, 16
@@ -94,6 +94,13 @@ def strategy_of(method: Method) -> str:
     return method.strategy if isinstance(method, AsksItsOwnWay) else "plain"
 
 
+def applied(notation: str) -> Application:
+    """A strategy in its notation -> its name and all its arguments. Raises ModelError for one that does not exist."""
+    strategy = parse(notation)
+    arguments: dict[str, Any] = vars(strategy) if is_dataclass(strategy) else {}
+    return Application(notation.replace(" ", "").partition(":")[0], arguments)
+
+
 def psnr(restored: Tensor, clean: Tensor) -> Tensor:
     """(B, C, H, W) in [0, 1] -> (B,) in dB, at most 100."""
     return -10 * torch.log10((restored - clean).square().mean((1, 2, 3)).clamp(min=1e-10))
@@ -117,12 +124,12 @@ def in_place(model: nn.Module, other: nn.Module) -> Iterator[None]:
         model.train(was_training)
 
 
-def validation_of(source: Source, needs: Needs) -> Validation:
+def validation_of(source: Source, needs: Needs, *, denoises: bool = True) -> Validation:
     """Made noise always knows its clean picture; recorded pictures know it where they have mates.
 
-    What learns from clean pictures of other scenes learns the noise, and is not judged as a denoiser.
+    denoises: whether the model removes noise; one that generates it is judged by its loss terms.
     """
-    if isinstance(source, MadeNoisy) and needs.clean != "others":
+    if isinstance(source, MadeNoisy) and denoises:
         return Validation(source.judged(), by_psnr=True)
     return Validation(source, by_psnr=needs.clean == "mates")
 

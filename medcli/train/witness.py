@@ -12,7 +12,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from medcli.archs.ludvae import LUDVAE
 from medcli.data.crops import Source
 from medcli.engine.strategies import parse
 from medcli.errors import InputError
@@ -20,7 +19,7 @@ from medcli.methods.base import Method, ShowsNoise
 from medcli.train import curves
 from medcli.train.grid import grid
 from medcli.train.machine import Machine
-from medcli.train.noiselook import look
+from medcli.train.noiselook import NoiseNetwork, look
 from medcli.train.proposals import patches
 from medcli.train.tensorboard import Board
 from medcli.train.validation import Validation, exported, fitting, in_place, strategy_of
@@ -59,14 +58,14 @@ class Witness:
             restored = strategy(shown, noisy).float()
             noise = method.noise(noisy).float() if isinstance(method, ShowsNoise) else noisy - restored
         columns = {"noisy": noisy, "restored": restored, "estimated noise": noise + 0.5}
-        if batch.clean is not None and method.needs.clean != "others":
+        if batch.clean is not None and validation.by_psnr:
             columns["clean"] = fitting(batch.clean, shown, strategy)
         path = self.folder / "validation.png"
         grid(list(zip(*map(_pictures, columns.values()), strict=True)), list(columns), path)
         if self._board:
             self._board.picture(path, step)
 
-    def show_noise(self, sampler: LUDVAE, source: Source) -> None:
+    def show_noise(self, sampler: NoiseNetwork, source: Source) -> None:
         """noise.png: learned noise beside the real one; nothing where no picture has a flat place."""
         seen = patches(source)
         with suppress(InputError):

@@ -8,11 +8,10 @@ from dataclasses import dataclass
 from medcli.errors import ModelError, RecipeError
 from medcli.noise.base import Noise
 from medcli.noise.chain import Chain
-from medcli.noise.drop import Drop
+from medcli.noise.drop import drops
 from medcli.noise.notation import parse
 from medcli.noise.pool import Pool
 from medcli.noise.rescale import Rescale
-from medcli.noise.storage import Clip, Round
 from medcli.zoo.weights import Card
 
 TRAIN = "Train one: med train --pool corruption --data pictures/ -o run/"
@@ -79,16 +78,6 @@ def _parts(noise: Noise) -> Iterator[Noise]:
             yield from _parts(each)
     else:
         yield noise
-
-
-def drops(noise: Noise) -> bool:
-    """Whether the noise can leave black what is missing; a later noise would colour it."""
-    if isinstance(noise, Pool):
-        return any(drops(each) for _, each in noise.noises)
-    if isinstance(noise, Chain):
-        steps = [each for each in noise.noises if not isinstance(each, Clip | Round)]
-        return bool(steps) and drops(steps[-1])
-    return isinstance(noise, Drop)
 
 
 def _factors(known: Mapping[int, str]) -> str:

@@ -21,9 +21,10 @@ from medcli.errors import RecipeError
 from medcli.images import read
 from medcli.methods.base import Batch, Method
 from medcli.methods.losses import charbonnier, log_mse
+from medcli.methods.masking import around
 from medcli.methods.med import MeD, choices, mix
 from medcli.methods.n2n import Noise2Noise
-from medcli.methods.n2s import Noise2Self, around
+from medcli.methods.n2s import Noise2Self
 from medcli.methods.r2r import Recorrupted, estimated_sigma
 from medcli.noise.drop import Drop
 from medcli.noise.gaussian import Gaussian
