@@ -128,7 +128,8 @@ def command(output: Path | None, recipe: str | None, pool: str | None, noise: st
             for line in _first_words(output, recipe, run):
                 display.say(line)
             path = train(chosen, replace(run, progress=display.say), display.report, display.say)
-            display.say(f"{path} is ready: {use(read_card(path), str(folder), 'PICTURE')}")
+            if leads():  # the others may be done before the file is there
+                display.say(f"{path} is ready: {use(read_card(path), str(folder), 'PICTURE')}")
 
 
 def _first_words(output: Path | None, recipe: str | None, run: Options) -> Iterator[str]:
