@@ -7,6 +7,7 @@ import json
 import math
 import multiprocessing
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -19,6 +20,7 @@ import pytest
 import torch
 import yaml
 from conftest import TINY_UNET
+from safetensors.torch import load_file
 
 from medcli.data.cache import open_cache
 from medcli.data.crops import Framing, MadeNoisy
@@ -339,6 +341,19 @@ class TestRun:
         path = train(tiny(), self.options(picture_folder, tmp_path), _ignore, _ignore)
         method = build_method(tiny(init=str(path)), CPU)
         assert same(method.model, weights.load_network(path)[0])
+
+    def test_a_run_of_version_0_1_0_goes_on(self, picture_folder: Path, tmp_path: Path) -> None:
+        """Recipe and checkpoint at step 3 were written by that version, and so was that at step 6."""
+        previous, output = Path(__file__).parent / "previous", tmp_path / "run"
+        (output / "checkpoints").mkdir(parents=True)
+        shutil.copy(previous / "recipe.yaml", output)
+        shutil.copy(previous / "step-0000003.safetensors", output / "checkpoints")
+        options = self.options(picture_folder, tmp_path, output=output, resume=True)
+        train(recipes.load(str(output / "recipe.yaml")), options, _ignore, _ignore)
+        found, told = (load_file(folder / "step-0000006.safetensors") for folder in (output / "checkpoints", previous))
+        assert found.keys() == told.keys()
+        for name, tensor in told.items():
+            assert torch.allclose(found[name], tensor, atol=1e-4), name
 
     def test_killed_runs_resume_to_the_same_weights(self, picture_folder: Path, tmp_path: Path) -> None:
         recipe = tmp_path / "tiny.yaml"

@@ -19,9 +19,9 @@ from medcli.methods.base import (
     Adaptation,
     Application,
     Batch,
+    MethodSettings,
     Needs,
     Patches,
-    Settings,
     Suggestion,
     Terms,
     Update,
@@ -34,7 +34,7 @@ LARGEST_STRIDE, MOST_BRANCHES = 16, 16
 DRAWS = 4  # of masks, that compare two networks
 
 
-def _stride(settings: Settings, patches: Callable[[], Patches]) -> Suggestion | None:
+def _stride(settings: MethodSettings, patches: Callable[[], Patches]) -> Suggestion | None:
     """Sub-images so far apart that their pixels share no noise."""
     if "pd" in settings.options:
         return None

@@ -187,7 +187,7 @@ class Patches(NamedTuple):
     clean: Sequence[NDArray[Any]]
 
 
-class Settings(NamedTuple):
+class MethodSettings(NamedTuple):
     """What the recipe says. options: of the method. config: of the network. noise: that is made; None for recorded."""
 
     options: Mapping[str, Any]
@@ -203,8 +203,8 @@ class Suggestion(NamedTuple):
     config: Mapping[str, Any] = {}
 
 
-AutoOption = Callable[[Settings, Callable[[], Patches]], Suggestion | None]
-"""Settings that follow from the images where nobody gave them; None where they were given.
+AutoOption = Callable[[MethodSettings, Callable[[], Patches]], Suggestion | None]
+"""MethodSettings that follow from the images where nobody gave them; None where they were given.
 
 Raises InputError where the images do not tell, and the defaults stand; RecipeError where something was asked for that
 they do not allow.

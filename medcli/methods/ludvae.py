@@ -18,7 +18,7 @@ from torch import Generator, Tensor, nn
 from medcli.archs.ludvae import LUDVAE, Block, Gauss, Gaussian, Given, Proj, lift, nothing
 from medcli.data.levels import CLEAN_OVER_NOISY, matching, propose
 from medcli.errors import InputError, RecipeError
-from medcli.methods.base import Batch, Needs, Patches, Settings, Suggestion, Terms, Update
+from medcli.methods.base import Batch, MethodSettings, Needs, Patches, Suggestion, Terms, Update
 from medcli.methods.losses import LOSSES
 
 Draw = Callable[[Tensor], Tensor]
@@ -61,7 +61,7 @@ class Steps(nn.Module):
         self.taken += 1
 
 
-def _levels(settings: Settings, patches: Callable[[], Patches]) -> Suggestion | None:
+def _levels(settings: MethodSettings, patches: Callable[[], Patches]) -> Suggestion | None:
     """The noise that is added to both sides, somewhat stronger than what is there. One brings the other."""
     given = settings.config
     if "sigma_x" in given or "sigma_y" in given:
@@ -76,7 +76,7 @@ def _levels(settings: Settings, patches: Callable[[], Patches]) -> Suggestion | 
     return Suggestion(f"{words} (--config sigma_y=... overrules)", config=found.config())
 
 
-def _match(settings: Settings, patches: Callable[[], Patches]) -> Suggestion | None:
+def _match(settings: MethodSettings, patches: Callable[[], Patches]) -> Suggestion | None:
     """What brings noisy pictures to the brightness and contrast of the clean ones, where it was asked for."""
     if not settings.options.get("match") or "gain" in settings.config:
         return None

@@ -16,7 +16,7 @@ import torch
 from torch import Generator, Tensor, nn
 
 from medcli.errors import RecipeError
-from medcli.methods.base import Batch, Needs, Patches, Settings, Suggestion, Terms, Update
+from medcli.methods.base import Batch, MethodSettings, Needs, Patches, Suggestion, Terms, Update
 from medcli.methods.losses import LOSSES
 from medcli.noise.drop import drops
 from medcli.registry import nearest
@@ -100,7 +100,7 @@ def mix(views: Sequence[Tensor], choice: Tensor) -> Tensor:
     return mixed
 
 
-def _missing(settings: Settings, patches: Callable[[], Patches]) -> Suggestion | None:
+def _missing(settings: MethodSettings, patches: Callable[[], Patches]) -> Suggestion | None:
     """Where views lack pixels, black is no target."""
     if "missing" in settings.options or settings.noise is None or not drops(settings.noise):
         return None

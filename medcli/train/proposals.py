@@ -1,4 +1,4 @@
-"""Settings of a method that follow from the pictures where nobody gave them, such as from the noise in them."""
+"""MethodSettings of a method that follow from the pictures where nobody gave them, such as from the noise in them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from medcli.data.crops import Source
 from medcli.errors import InputError, RecipeError
-from medcli.methods.base import HasAutoOptions, Patches, Settings, Suggestion
+from medcli.methods.base import HasAutoOptions, MethodSettings, Patches, Suggestion
 from medcli.registry import METHODS, resolve
 from medcli.train.recipe import Recipe
 
@@ -40,7 +40,7 @@ def with_proposals(recipe: Recipe, source: Source, say: Callable[[str], None]) -
     kind = resolve(METHODS, recipe.method, kind="method", error=RecipeError)
     seen = cache(partial(patches, source))
     for proposal in kind.auto_options if isinstance(kind, HasAutoOptions) else ():
-        settings = Settings(recipe.options, recipe.config, recipe.draw_noise() if recipe.noises else None)
+        settings = MethodSettings(recipe.options, recipe.config, recipe.draw_noise() if recipe.noises else None)
         try:
             found = proposal(settings, seen) or Suggestion()
         except InputError as error:

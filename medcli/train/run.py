@@ -299,7 +299,7 @@ def _check_options(recipe: Recipe, taken: Mapping[str, Parameter]) -> None:
 
 def _check_patch(recipe: Recipe, method: Method) -> None:
     """A method that asks its network in a way of its own cuts patches itself."""
-    step = int(getattr(method.model, "multiple", 1))
+    step = int(getattr(exported(method, method.model), "multiple", 1))
     if recipe.patch % step and not isinstance(method, AsksItsOwnWay):
         fits = max(step, recipe.patch // step * step)
         raise RecipeError(
