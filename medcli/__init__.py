@@ -1,4 +1,4 @@
-"""medcli: denoise pictures from the command line or from Python.
+"""medcli: denoise images from the command line or from Python.
 
 Public names, imported when first used, so that `import medcli` costs nothing:
 `denoise`, `load`, `Denoiser`, `MedcliError`.

@@ -10,9 +10,9 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from medcli.batch.restore import restore_page
+from medcli.engine.blind_spot import ComplementaryMasks
 from medcli.engine.denoiser import Denoiser
-from medcli.engine.masked import Masks
+from medcli.engine.page import restore_page
 from medcli.engine.strategies import Flips, Strategy, parse
 from medcli.errors import InputError
 from medcli.images import Page, read
@@ -38,10 +38,10 @@ def load(
 
     name: of a model, a weight file, the folder of a training run, or a model found before.
     device: auto, cpu, cuda, cuda:N or mps.
-    precision: auto, fp32, fp16 or bf16. tile: side in pixels, 0 for the whole picture at once, or auto: by free memory.
+    precision: auto, fp32, fp16 or bf16. tile: side in pixels, 0 for the whole image at once, or auto: by free memory.
     overlap: pixels, None for what the network needs. ensemble: the mean of eight flips and turns, eight times the work.
-    refine, samples, seed: of a model that is asked through masks, see `medcli.engine.masked`; None for its own.
-    range: which values are black and white: auto (by the picture, see `medcli.images.values`), dtype, or (low, high).
+    refine, samples, seed: of a model that is asked through masks, see `medcli.engine.blind_spot`; None for its own.
+    range: which values are black and white: auto (by the image, see `medcli.images.values`), dtype, or (low, high).
     nodata: a value that means nothing, beside NaN and infinity.
 
     Raises ModelError for an unknown or corrupt model, or one without masks that is given what concerns them,
@@ -64,7 +64,7 @@ def load(
 
 
 def denoise(
-    picture: NDArray[Any] | str | Path,
+    image: NDArray[Any] | str | Path,
     model: str | Path = "photo",
     *,
     strength: float = 1.0,
@@ -75,19 +75,19 @@ def denoise(
     range: str | tuple[float, float] | ValueRange = "auto",
     nodata: float | None = None,
 ) -> NDArray[Any]:
-    """The picture without its noise, in the shape and dtype it came in.
+    """The image without its noise, in the shape and dtype it came in.
 
-    picture: (H, W) gray, (H, W, 2) gray and alpha, (H, W, 3) RGB or (H, W, 4) RGB and alpha; boolean, integers of
+    image: (H, W) gray, (H, W, 2) gray and alpha, (H, W, 3) RGB or (H, W, 4) RGB and alpha; boolean, integers of
     up to 32 bits or float. A path is read first; the result has the file's channels and depth. Alpha comes back
     untouched, and so does the colour under alpha 0.
-    strength: 0 gives the picture back, 1 is the network's answer, between them a blend.
-    range: which values are black and white: auto (by the picture, see `medcli.images.values`), dtype, or (low, high).
+    strength: 0 gives the image back, 1 is the network's answer, between them a blend.
+    range: which values are black and white: auto (by the image, see `medcli.images.values`), dtype, or (low, high).
     nodata: a value that means nothing and comes back as it is, as NaN and infinity do; None for that of the file.
 
-    To denoise many pictures, `load` once and call what it returns. Raises InputError for a file that is no picture or
+    To denoise many images, `load` once and call what it returns. Raises InputError for a file that is no image or
     has several pages, ModelError and DeviceError as `load` does.
     """
-    page = _page(picture) if isinstance(picture, np.ndarray) else _only_page(Path(picture))
+    page = _page(image) if isinstance(image, np.ndarray) else _only_page(Path(image))
     engine = load(
         model,
         device=device,
@@ -108,7 +108,7 @@ def _strategy(model: Model, given: Mapping[str, int | None]) -> Strategy:
     if not numbers:
         return strategy
     model.require_blind_spot(numbers)
-    assert isinstance(strategy, Masks)
+    assert isinstance(strategy, ComplementaryMasks)
     return replace(strategy, **numbers)
 
 
@@ -121,7 +121,7 @@ def _page(array: NDArray[Any]) -> Page:
 
 
 def _only_page(path: Path) -> Page:
-    picture = read(path)
-    if len(picture.pages) != 1:
-        raise InputError(f"{path} has {len(picture.pages)} pages.", "Use 'med denoise', or medcli.load and each page.")
-    return replace(picture.pages[0], nodata=picture.metadata.nodata(0))
+    image = read(path)
+    if len(image.pages) != 1:
+        raise InputError(f"{path} has {len(image.pages)} pages.", "Use 'med denoise', or medcli.load and each page.")
+    return replace(image.pages[0], nodata=image.metadata.nodata(0))

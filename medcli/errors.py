@@ -1,7 +1,7 @@
 """Everything a user can cause, as one family. Each error is a letter: what was wrong, what was seen, what to try.
 
 MedcliError            exit 1
-|- InputError          a file that cannot be read as a picture
+|- InputError          a file that cannot be read as an image
 |- OutputError         a result that cannot be written where it was asked for
 |- ModelError          an unknown, corrupt or unsuitable model
 |- DeviceError         a device that is absent, or too small for the work
@@ -58,7 +58,7 @@ def ran_out(error: BaseException) -> bool:
 
 
 class InputError(MedcliError):
-    """A file is missing, empty, truncated, too large, or not a picture."""
+    """A file is missing, empty, truncated, too large, or not an image."""
 
 
 class OutputError(MedcliError):
@@ -66,7 +66,7 @@ class OutputError(MedcliError):
 
 
 class ModelError(MedcliError):
-    """A model is unknown, corrupt, or does not fit the picture."""
+    """A model is unknown, corrupt, or does not fit the image."""
 
 
 class DeviceError(MedcliError):

@@ -1,4 +1,4 @@
-"""The ruler: how far a restored picture is from the clean one, and how far two sets of pictures are from each other.
+"""The ruler: how far a restored image is from the clean one, and how far two sets of images are from each other.
 
 Every metric takes (H, W) or (H, W, C) floats in [0, 1], restored and clean, and gives one number over all channels.
 PSNR and MS-SSIM need nothing but the core; SSIM is scikit-image's; LPIPS and FID are torchmetrics', with weights that
@@ -35,9 +35,9 @@ INCEPTION = "weights-inception-2015-12-05-6726825d.pth"
 
 
 def psnr(restored: Pixels, clean: Pixels) -> float:
-    """Peak signal-to-noise ratio in dB for a peak of 1; infinite for equal pictures.
+    """Peak signal-to-noise ratio in dB for a peak of 1; infinite for equal images.
 
-    Raises InputError for shapes that differ or are no picture's, and for values that are no floats in [0, 1].
+    Raises InputError for shapes that differ or are no image's, and for values that are no floats in [0, 1].
     """
     restored, clean = _checked(restored, clean)
     error = float(np.mean((restored - clean) ** 2))
@@ -86,7 +86,7 @@ def ms_ssim(restored: Pixels, clean: Pixels) -> float:
 
 
 class Lpips:
-    """Learned perceptual distance (Zhang et al., 2018) on AlexNet; 0 for equal pictures, lower is better.
+    """Learned perceptual distance (Zhang et al., 2018) on AlexNet; 0 for equal images, lower is better.
 
     Raises MedcliError without torchmetrics or without the weights of AlexNet.
     """
@@ -103,9 +103,9 @@ class Lpips:
 
 
 class Fid:
-    """Fréchet distance between the Inception features of two sets of pictures; lower is better.
+    """Fréchet distance between the Inception features of two sets of images; lower is better.
 
-    It says little about fewer than some thousand pictures. Raises MedcliError without torchmetrics and torch-fidelity
+    It says little about fewer than some thousand images. Raises MedcliError without torchmetrics and torch-fidelity
     or without Inception's weights.
     """
 
@@ -118,14 +118,14 @@ class Fid:
         self._count = 0
 
     def add(self, restored: Pixels, clean: Pixels) -> None:
-        """One picture of each set."""
+        """One image of each set."""
         restored, clean = _checked(restored, clean)
         self._distance.update(_as_rgb(restored), real=False)
         self._distance.update(_as_rgb(clean), real=True)
         self._count += 1
 
     def value(self) -> float:
-        """The distance; not a number for fewer than two pictures."""
+        """The distance; not a number for fewer than two images."""
         if self._count < 2:
             return float("nan")
         return max(0.0, float(self._distance.compute()))  # which may fall short of 0 by a rounding error
@@ -142,13 +142,13 @@ class Scale:
 
 def _ready(metric: Metric) -> Callable[[], Metric]:
     def make() -> Metric:
-        _structural_similarity()  # found missing now rather than after the first picture
+        _structural_similarity()  # found missing now rather than after the first image
         return metric
 
     return make
 
 
-PER_PICTURE: Mapping[str, Scale] = {
+PER_IMAGE: Mapping[str, Scale] = {
     "psnr": Scale("PSNR dB", 2, lambda: psnr),
     "ssim": Scale("SSIM 11x11 Gaussian", 4, _ready(ssim)),
     "ssim7": Scale("SSIM 7x7 uniform", 4, _ready(ssim7)),
@@ -160,7 +160,7 @@ FID = "fid"
 
 def check_names(names: tuple[str, ...]) -> None:
     """Raises MedcliError for a name that is no metric's, with the nearest that is."""
-    known = [*PER_PICTURE, FID]
+    known = [*PER_IMAGE, FID]
     for name in names:
         if name not in known:
             raise MedcliError(f"There is no metric called '{name}'.", nearest(name, known))
@@ -198,7 +198,7 @@ def needing(what: str, package: str, extra: str) -> Iterator[None]:
 def _checked(restored: Pixels, clean: Pixels, side: int = 1) -> tuple[Doubles, Doubles]:
     if restored.shape != clean.shape:
         raise InputError(
-            f"Pictures of shape {restored.shape} and {clean.shape} cannot be compared.", "Both must have one size."
+            f"Images of shape {restored.shape} and {clean.shape} cannot be compared.", "Both must have one size."
         )
     if clean.ndim not in (2, 3) or min(clean.shape[:2]) < side:
         raise InputError(

@@ -40,7 +40,7 @@ NOISES: Mapping[str, str] = {
     "camera": "medcli.noise.camera:Camera",
     "cast": "medcli.noise.sensor:Cast",
     "clip": "medcli.noise.storage:Clip",
-    "column": "medcli.noise.sensor:Column",
+    "column": "medcli.noise.sensor:ColumnNoise",
     "drop": "medcli.noise.drop:Drop",
     "gaussian": "medcli.noise.gaussian:Gaussian",
     "grain": "medcli.noise.grain:Grain",
@@ -52,7 +52,7 @@ NOISES: Mapping[str, str] = {
     "read": "medcli.noise.sensor:Read",
     "rescale": "medcli.noise.rescale:Rescale",
     "round": "medcli.noise.storage:Round",
-    "row": "medcli.noise.sensor:Row",
+    "row": "medcli.noise.sensor:RowNoise",
     "salt-pepper": "medcli.noise.salt_pepper:SaltPepper",
     "sensor": "medcli.noise.sensor:Sensor",
     "speckle": "medcli.noise.speckle:Speckle",
@@ -67,7 +67,7 @@ OPTIMIZERS: Mapping[str, str] = {
 STRATEGIES: Mapping[str, str] = {
     "plain": "medcli.engine.strategies:Plain",
     "flips": "medcli.engine.strategies:Flips",
-    "masks": "medcli.engine.masked:Masks",
+    "masks": "medcli.engine.blind_spot:ComplementaryMasks",
 }
 
 

@@ -22,8 +22,8 @@ def _one_thread() -> None:
 
 
 @pytest.fixture
-def picture_folder(tmp_path: Path) -> Path:
-    """Five small pictures of smooth colours with edges, in a folder `clean`."""
+def image_folder(tmp_path: Path) -> Path:
+    """Five small images of smooth colours with edges, in a folder `clean`."""
     folder = tmp_path / "clean"
     folder.mkdir()
     rows, columns = np.mgrid[0:48, 0:56] / 48

@@ -75,7 +75,7 @@ class Case:
     tolerance: int = 0  # largest difference that a lossy format, or another colour engine, may show
 
 
-def verdict(case: Case) -> str:
+def comparison(case: Case) -> str:
     """READ, REFUSED (by InputError), WRONG or UNWRITTEN."""
     made = case.make()
     if made is None:

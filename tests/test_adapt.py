@@ -17,22 +17,22 @@ from hypothesis import strategies as st
 from PIL import Image
 from torch import Tensor, nn
 
-import medcli.train.adapt as subject
-import medcli.train.bands as bands
+import medcli.train.adapt.holdout as bands
+import medcli.train.adapt.run as subject
 import medcli.zoo.model
+from medcli.blind_spot import hidden_pixel_error
 from medcli.cli import med
-from medcli.data.cache import Slot
-from medcli.data.correlation import LAGS, correlated, noise_correlation
-from medcli.engine.masked import Masks
+from medcli.data.cache import CachedImage
+from medcli.data.noise_correlation import LAGS, correlated, noise_correlation
+from medcli.engine.blind_spot import ComplementaryMasks
 from medcli.engine.strategies import Plain
 from medcli.errors import MedcliError, ModelError, OutputError
 from medcli.images import read
 from medcli.methods.amsnet import hidden_parts
-from medcli.methods.masking import hidden_pixel_error
 from medcli.methods.n2s import scattered_pixels
-from medcli.train.adapt import Lesson, Way, lesson, open_pictures, way_of
-from medcli.train.bands import dealt, squares, usable
-from medcli.train.judge import Judge, Look, Verdict
+from medcli.train.adapt.holdout import dealt, squares, usable
+from medcli.train.adapt.run import AdaptationJob, AdaptationPlan, adaptation_job, adaptation_plan, open_images
+from medcli.train.adapt.sure import Comparison, HoldoutScore, NoiseStatistics
 from medcli.train.loop import Trainer
 from medcli.zoo import weights
 
@@ -53,7 +53,7 @@ def store(path: Path, pixels: np.ndarray, depth: type = np.uint8) -> Path:
 
 
 def noisy(path: Path, seed: int = 0, smooth: int = 1, channels: int = 3, depth: type = np.uint8) -> Path:
-    """A picture with noise; smooth: pixels that each share it with."""
+    """An image with noise; smooth: pixels that each share it with."""
     clean = scene(channels=channels)
     noise = np.random.default_rng(seed).normal(0, SIGMA, clean.shape)
     noise = np.sum([np.roll(noise, (i, j), (0, 1)) for i in range(smooth) for j in range(smooth)], 0) / smooth
@@ -81,7 +81,7 @@ def med_adapt(*arguments: object) -> Result:
 
 
 class Blend(nn.Module):
-    """A share of the picture and the rest of a mean over its neighbourhood."""
+    """A share of the image and the rest of a mean over its neighbourhood."""
 
     multiple = 1
 
@@ -89,15 +89,15 @@ class Blend(nn.Module):
         super().__init__()
         self.share, self.mean = share, nn.AvgPool2d(side, 1, side // 2, count_include_pad=False)
 
-    def forward(self, pictures: Tensor) -> Tensor:
-        around: Tensor = self.mean(pictures)
-        return self.share * pictures + (1 - self.share) * around
+    def forward(self, images: Tensor) -> Tensor:
+        around: Tensor = self.mean(images)
+        return self.share * images + (1 - self.share) * around
 
 
 def tiles_of(seed: int = 0) -> Tensor:
     clean = torch.from_numpy(scene(64, 64 * 6)).permute(2, 0, 1).float() / 255
-    picture = clean + SIGMA / 255 * torch.randn(clean.shape, generator=torch.Generator().manual_seed(seed))
-    return torch.stack(torch.split(picture, 64, dim=2))
+    image = clean + SIGMA / 255 * torch.randn(clean.shape, generator=torch.Generator().manual_seed(seed))
+    return torch.stack(torch.split(image, 64, dim=2))
 
 
 def truth_of(channels: int = 3) -> Tensor:
@@ -106,11 +106,11 @@ def truth_of(channels: int = 3) -> Tensor:
     return torch.stack(torch.split(whole, 64, dim=2))
 
 
-judged = Judge(Plain(), scattered_pixels())
-SEEN = Look(1, float(SIGMA), (0.5,), (SIGMA / 255,))
+judged = HoldoutScore(Plain(), scattered_pixels())
+SEEN = NoiseStatistics(1, float(SIGMA), (0.5,), (SIGMA / 255,))
 
 
-def test_the_judge_knows_better_from_worse_without_a_clean_picture() -> None:
+def test_the_judge_knows_better_from_worse_without_a_clean_image() -> None:
     weak, strong = Blend(0.6), Blend(0.05)
     assert judged(weak, strong, tiles_of(), SEEN).better
     assert not judged(strong, weak, tiles_of(), SEEN).better
@@ -118,10 +118,10 @@ def test_the_judge_knows_better_from_worse_without_a_clean_picture() -> None:
 
 
 def test_stein_estimates_the_difference_of_true_errors() -> None:
-    """The judge without doubt about the level, against errors that only the clean picture knows."""
-    weak, strong, picture, clean = Blend(0.6), Blend(0.05), tiles_of(), truth_of()
-    before, after = (((network(picture) - clean) ** 2).mean().item() for network in (weak, strong))
-    gain = judged(weak, strong, picture, SEEN).gains[1]
+    """The judge without doubt about the level, against errors that only the clean image knows."""
+    weak, strong, image, clean = Blend(0.6), Blend(0.05), tiles_of(), truth_of()
+    before, after = (((network(image) - clean) ** 2).mean().item() for network in (weak, strong))
+    gain = judged(weak, strong, image, SEEN).gains[1]
     assert gain == pytest.approx((before - after) / (SIGMA / 255) ** 2, abs=0.05)
 
 
@@ -141,13 +141,13 @@ def test_the_identity_wins_nothing() -> None:
 def test_a_gain_must_be_beyond_its_error_everywhere(
     gains: tuple[float, ...], errors: tuple[float, ...], better: bool
 ) -> None:
-    assert Verdict(1.0, 0.9, gains, errors).better is better
+    assert Comparison(1.0, 0.9, gains, errors).better is better
 
 
 def test_what_judges_is_not_trained_on(tmp_path: Path) -> None:
     rows = np.broadcast_to(np.arange(700)[:, None, None] % 256, (700, 70, 3))
-    pictures = open_pictures([store(tmp_path / "rows.png", rows)], tmp_path / "cache")
-    learning, judging = dealt(pictures, 64)
+    images = open_images([store(tmp_path / "rows.png", rows)], tmp_path / "cache")
+    learning, judging = dealt(images, 64)
     shares = [[part[place] for place in range(len(part))] for part in (learning, judging)]
     assert sum(len(band) for share in shares for band in share) == 700
     assert [len(band) for band in shares[1]] == [64, 64]
@@ -156,30 +156,30 @@ def test_what_judges_is_not_trained_on(tmp_path: Path) -> None:
     in_order = np.concatenate(
         [band for _, band in sorted(zip(tops, [*shares[0], *shares[1]], strict=True), key=lambda p: p[0])]
     )
-    assert np.array_equal(in_order, pictures[0])
+    assert np.array_equal(in_order, images[0])
     assert squares(judging, 3, 64, 0).shape == (2, 3, 64, 64)
 
 
 @pytest.mark.parametrize(("height", "width", "fits"), [(240, 80, True), (239, 80, False), (240, 79, False)])
 def test_bands_follow_from_what_network_and_stride_need(tmp_path: Path, height: int, width: int, fits: bool) -> None:
-    opened = open_pictures([store(tmp_path / "one.png", scene(height, width))], tmp_path / "cache")
+    opened = open_images([store(tmp_path / "one.png", scene(height, width))], tmp_path / "cache")
     way = way_at(5)
-    pictures = usable(opened, way.rows, way.side)
-    assert len(pictures) == fits
+    images = usable(opened, way.rows, way.side)
+    assert len(images) == fits
     if fits:
-        learning, judging = dealt(pictures, 80)
+        learning, judging = dealt(images, 80)
         assert [len(judging[0]), *(len(learning[place]) for place in range(2))] == [80, 80, 80]
         assert squares(judging, 3, 80, 0).shape == (1, 3, 80, 80)
 
 
-def way_at(stride: int, strategy: str = "masks:k=2,pd=2", multiple: int = 16) -> Way:
-    return way_of(*asked(strategy, multiple), Look(stride, 5.0))
+def way_at(stride: int, strategy: str = "masks:k=2,pd=2", multiple: int = 16) -> AdaptationPlan:
+    return adaptation_plan(*asked(strategy, multiple), NoiseStatistics(stride, 5.0))
 
 
 @given(st.integers(1, 7), st.sampled_from([1, 2, 4, 8, 16, 64]), st.integers(0, 900))
 def test_every_band_has_room_for_a_patch(stride: int, multiple: int, more: int) -> None:
     way = way_at(stride, multiple=multiple)
-    slot = Slot(0, (way.rows + more, way.side, 3), "uint8")
+    slot = CachedImage(0, (way.rows + more, way.side, 3), "uint8")
     heights = [(stop - top, held) for top, stop, held in bands._bands(slot, way.side)]
     assert sum(height for height, _ in heights) == slot.shape[0]
     assert all(height == way.side if held else height >= way.plan.step for height, held in heights)
@@ -205,17 +205,17 @@ def test_a_model_with_masks_learns_in_sub_images_of_the_noise(
     strategy: str, stride: int, pd: int, side: int, patch: int
 ) -> None:
     network, card = asked(strategy)
-    way = way_of(network, card, Look(stride, 5.0))
+    way = adaptation_plan(network, card, NoiseStatistics(stride, 5.0))
     assert way.method == "amsnet"
     assert way.plan.options["pd"] == pd
     assert way.plan.options["fill"] == ("mean" if "mean" in strategy else "zero")
-    assert way.plan.options["branches"] == way.judge.hiding.branches == (3 if "k=3" in strategy else 2)
+    assert way.plan.options["branches"] == way.sure.hiding.branches == (3 if "k=3" in strategy else 2)
     assert (way.side, way.plan.patch) == (side, patch)
     assert way.side % (pd * 16) == way.plan.patch % (pd * 16) == 0
 
 
-def lesson_of(path: Path, strategy: str = "plain") -> Lesson:
-    return lesson(*asked(strategy), open_pictures([path], path.parent / "cache"))
+def lesson_of(path: Path, strategy: str = "plain") -> AdaptationJob:
+    return adaptation_job(*asked(strategy), open_images([path], path.parent / "cache"))
 
 
 def test_noise_is_looked_at_first(tmp_path: Path) -> None:
@@ -228,13 +228,13 @@ def test_noise_is_looked_at_first(tmp_path: Path) -> None:
     assert "share their noise" in lesson_of(shared).obstacle
     assert not lesson_of(shared, "masks:k=2,pd=1,fill=mean").obstacle
     small = store(tmp_path / "small.png", scene(40, 40))
-    assert "no picture has the 64 x 192 pixels" in lesson_of(small).obstacle
+    assert "no image has the 64 x 192 pixels" in lesson_of(small).obstacle
     clean = store(tmp_path / "flat.png", np.full((256, 192, 3), 90.0))
     assert "no noise" in lesson_of(clean).obstacle
 
 
 def test_noise_that_reaches_further_than_can_be_measured_is_no_masked_model_s_either(tmp_path: Path) -> None:
-    far = replace(lesson_of(noisy(tmp_path / "white.png"), "masks"), seen=Look(LAGS, 20.0))
+    far = replace(lesson_of(noisy(tmp_path / "white.png"), "masks"), seen=NoiseStatistics(LAGS, 20.0))
     assert "over a distance of 8" in far.obstacle
 
 
@@ -245,56 +245,58 @@ def test_noise_is_drawn_with_the_correlation_that_was_measured() -> None:
     lags = np.array([[1, 0.6, 0.2, 0, 0, 0, 0, 0, 0], [1, 0.3, 0, 0, 0, 0, 0, 0, 0]])
     noise = correlated(torch.randn(8, 1, 96, 96, generator=torch.Generator().manual_seed(0)), lags)
     assert float(noise.std()) == pytest.approx(1, abs=0.02)
-    pictures = [np.asarray(0.5 + 0.1 * plane[0], np.float32) for plane in noise]
-    np.testing.assert_allclose(noise_correlation(pictures).lags[:, :3], lags[:, :3], atol=0.12)
+    images = [np.asarray(0.5 + 0.1 * plane[0], np.float32) for plane in noise]
+    np.testing.assert_allclose(noise_correlation(images).lags[:, :3], lags[:, :3], atol=0.12)
 
 
-def shared_tiles() -> tuple[Tensor, Look]:
+def shared_tiles() -> tuple[Tensor, NoiseStatistics]:
     """Gray squares with noise that 3 x 3 pixels share, as `look` sees it."""
     noise = torch.randn(6, 1, 66, 66, generator=torch.Generator().manual_seed(0))
-    picture = truth_of(1) + 3 * SIGMA / 255 * nn.functional.avg_pool2d(noise, 3, 1)
+    image = truth_of(1) + 3 * SIGMA / 255 * nn.functional.avg_pool2d(noise, 3, 1)
     lags = np.array([1, 2 / 3, 1 / 3, *[0.0] * 6])
-    return picture, Look(3, float(SIGMA), (0.5,), (SIGMA / 255,), np.stack([lags, lags]))
+    return image, NoiseStatistics(3, float(SIGMA), (0.5,), (SIGMA / 255,), np.stack([lags, lags]))
 
 
 def test_a_network_that_guesses_shared_noise_does_not_win() -> None:
     """Hidden pixels prefer the network that guesses noise where the stride is too small; the judge does not."""
-    wide, near, (picture, seen) = Blend(0.0, 9), Blend(0.0, 3), shared_tiles()
-    strategy = Masks(pd=1, fill="mean")
-    fooled = Judge(strategy, hidden_parts(strategy.k, 1, strategy.fill))(wide, near, picture, replace(seen, lags=None))
-    right = Judge(strategy, hidden_parts(strategy.k, 4, strategy.fill))
+    wide, near, (image, seen) = Blend(0.0, 9), Blend(0.0, 3), shared_tiles()
+    strategy = ComplementaryMasks(pd=1, fill="mean")
+    fooled = HoldoutScore(strategy, hidden_parts(strategy.k, 1, strategy.fill))(
+        wide, near, image, replace(seen, lags=None)
+    )
+    right = HoldoutScore(strategy, hidden_parts(strategy.k, 4, strategy.fill))
     assert fooled.gains[0] - 2 * fooled.errors[0] > 0.03
-    assert not right(wide, near, picture, seen).better
-    assert right(near, wide, picture, seen).better
+    assert not right(wide, near, image, seen).better
+    assert right(near, wide, image, seen).better
 
 
 def test_stein_estimates_the_difference_of_true_errors_under_shared_noise() -> None:
-    wide, near, (picture, seen) = Blend(0.0, 9), Blend(0.0, 3), shared_tiles()
-    strategy = Masks(pd=1, fill="mean")
-    before, after = (((strategy(network, picture) - truth_of(1)) ** 2).mean().item() for network in (near, wide))
-    gain = Judge(strategy, hidden_parts(strategy.k, 4, strategy.fill))(near, wide, picture, seen).gains[1]
+    wide, near, (image, seen) = Blend(0.0, 9), Blend(0.0, 3), shared_tiles()
+    strategy = ComplementaryMasks(pd=1, fill="mean")
+    before, after = (((strategy(network, image) - truth_of(1)) ** 2).mean().item() for network in (near, wide))
+    gain = HoldoutScore(strategy, hidden_parts(strategy.k, 4, strategy.fill))(near, wide, image, seen).gains[1]
     assert gain == pytest.approx((before - after) / (SIGMA / 255) ** 2, abs=0.08)
 
 
 def test_pixels_that_no_branch_owns_are_seen_and_not_judged() -> None:
-    picture, network = tiles_of()[:, :, :16, :16], Blend(1.0)
-    (index,) = scattered_pixels().maps(len(picture), 16, 0)
+    image, network = tiles_of()[:, :, :16, :16], Blend(1.0)
+    (index,) = scattered_pixels().maps(len(image), 16, 0)
     assert int((index < 4).sum()) == 64
-    blind = hidden_pixel_error(network, picture, index, branches=4, fill=lambda y, hidden: y.masked_fill(hidden, 0))
-    squared = picture.square() * (index < 4)
+    blind = hidden_pixel_error(network, image, index, branches=4, fill=lambda y, hidden: y.masked_fill(hidden, 0))
+    squared = image.square() * (index < 4)
     assert torch.allclose(blind, squared.sum((1, 2, 3)) / (3 * 64))
 
 
-BETTER = Verdict(9.0, 8.0, (0.5,) * 3, (0.01,) * 3)
+BETTER = Comparison(9.0, 8.0, (0.5,) * 3, (0.01,) * 3)
 
 
 @pytest.mark.parametrize(("channels", "depth"), [(3, np.uint8), (1, np.uint8), (1, np.uint16)])
 def test_the_better_model_is_kept_and_used(
     model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, channels: int, depth: type
 ) -> None:
-    monkeypatch.setattr(Judge, "__call__", lambda *_: BETTER)
-    picture = noisy(tmp_path / "cells.png", channels=channels, depth=depth)
-    result = med_adapt(picture, "-m", model, "-o", tmp_path / "clean.png", "--device", "cpu")
+    monkeypatch.setattr(HoldoutScore, "__call__", lambda *_: BETTER)
+    image = noisy(tmp_path / "cells.png", channels=channels, depth=depth)
+    result = med_adapt(image, "-m", model, "-o", tmp_path / "clean.png", "--device", "cpu")
     assert result.exit_code == 0, result.output
     assert "the adapted model is better and is used" in result.output
     card = weights.read_card(tmp_path / "clean.safetensors")
@@ -303,9 +305,9 @@ def test_the_better_model_is_kept_and_used(
     assert card.steps == 4
     page = read(tmp_path / "clean.png").pages[0]
     assert page.pixels.dtype == depth
-    assert page.pixels.shape == read(picture).pages[0].pixels.shape
+    assert page.pixels.shape == read(image).pages[0].pixels.shape
     again = CliRunner().invoke(
-        med, ["denoise", str(picture), "-m", str(tmp_path / "clean.safetensors"), "-o", str(tmp_path / "b.png")]
+        med, ["denoise", str(image), "-m", str(tmp_path / "clean.safetensors"), "-o", str(tmp_path / "b.png")]
     )
     assert again.exit_code == 0
     assert np.array_equal(page.pixels, read(tmp_path / "b.png").pages[0].pixels)
@@ -333,14 +335,14 @@ def with_strategy(model: Path, strategy: str) -> Path:
 def test_a_model_with_masks_learns_from_shared_noise_and_denoises_through_its_masks(
     model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, smooth: int
 ) -> None:
-    monkeypatch.setattr(Judge, "__call__", lambda *_: BETTER)
-    picture, start = noisy(tmp_path / "photo.png", smooth=smooth), with_strategy(model, "masks:k=3,pd=2,fill=mean")
-    result = med_adapt(picture, "-m", start, "-o", tmp_path / "clean.png", "--device", "cpu")
+    monkeypatch.setattr(HoldoutScore, "__call__", lambda *_: BETTER)
+    image, start = noisy(tmp_path / "photo.png", smooth=smooth), with_strategy(model, "masks:k=3,pd=2,fill=mean")
+    result = med_adapt(image, "-m", start, "-o", tmp_path / "clean.png", "--device", "cpu")
     assert result.exit_code == 0, result.output
     assert f"independent {'from pixel to pixel' if smooth == 1 else 'only at a stride of 3 pixels'}" in result.output
     card = weights.read_card(tmp_path / "clean.safetensors")
     assert (card.method, card.strategy, card.steps) == ("amsnet", "masks:k=3,pd=2,fill=mean", 4)
-    again = ["denoise", str(picture), "-m", str(tmp_path / "clean.safetensors"), "-o", str(tmp_path / "b.png")]
+    again = ["denoise", str(image), "-m", str(tmp_path / "clean.safetensors"), "-o", str(tmp_path / "b.png")]
     assert CliRunner().invoke(med, [*again, "--device", "cpu"]).exit_code == 0
     assert (tmp_path / "clean.png").read_bytes() == (tmp_path / "b.png").read_bytes()
 
@@ -349,8 +351,8 @@ def test_a_model_with_masks_that_is_no_better_is_forgotten(
     model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(subject, "RATE", 1e-9)
-    picture, start = noisy(tmp_path / "photo.png", smooth=3), with_strategy(model, "masks:k=2,pd=2")
-    result = med_adapt(picture, "-m", start, "--device", "cpu")
+    image, start = noisy(tmp_path / "photo.png", smooth=3), with_strategy(model, "masks:k=2,pd=2")
+    result = med_adapt(image, "-m", start, "--device", "cpu")
     assert result.exit_code == 0, result.output
     assert f"not clearly better: {start} is used" in result.output
     assert not list(tmp_path.glob("photo*.safetensors"))
@@ -361,8 +363,8 @@ def test_shared_noise_is_denoised_without_adapting(
     model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, known: list[str]
 ) -> None:
     monkeypatch.setattr(medcli.zoo.model, "blind_spot_models", lambda: known)
-    picture = noisy(tmp_path / "photo.png", smooth=3)
-    result = med_adapt(picture, "-m", model, "--device", "cpu")
+    image = noisy(tmp_path / "photo.png", smooth=3)
+    result = med_adapt(image, "-m", model, "--device", "cpu")
     assert result.exit_code == 0, result.output
     assert "not adapted: neighbouring pixels share their noise" in result.output
     assert ("can learn from such images: -m one or -m two" in result.output) == bool(known)
@@ -371,12 +373,12 @@ def test_shared_noise_is_denoised_without_adapting(
 
 
 def test_a_dry_run_tells_and_does_nothing(model: Path, tmp_path: Path) -> None:
-    picture = noisy(tmp_path / "cells.png")
+    image = noisy(tmp_path / "cells.png")
     before = sorted(tmp_path.iterdir())
-    result = med_adapt(picture, "-m", model, "--dry-run", "--minutes", 7)
+    result = med_adapt(image, "-m", model, "--dry-run", "--minutes", 7)
     assert result.exit_code == 0, result.output
     assert "independent from pixel to pixel" in result.output
-    assert "from 1 pictures for 7 min" in result.output
+    assert "from 1 images for 7 min" in result.output
     assert sorted(tmp_path.iterdir()) == before
 
 
@@ -390,7 +392,7 @@ def test_ctrl_c_ends_the_learning_and_not_the_work(
         return turn_all(self, *arguments)  # type: ignore[arg-type]
 
     monkeypatch.setattr(Trainer, "_train_step", interrupted)
-    monkeypatch.setattr(Judge, "__call__", lambda *_: BETTER)
+    monkeypatch.setattr(HoldoutScore, "__call__", lambda *_: BETTER)
     result = med_adapt(noisy(tmp_path / "cells.png"), "-m", model, "--device", "cpu")
     assert result.exit_code == 0, result.output
     assert "stopped after 1 steps; what was learned is judged" in result.output
@@ -400,22 +402,22 @@ def test_ctrl_c_ends_the_learning_and_not_the_work(
 def test_a_place_that_cannot_be_is_told_before_the_learning(
     model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Judge, "__call__", lambda *_: BETTER)
-    picture = noisy(tmp_path / "cells.png")
-    result = med_adapt(picture, "-m", model, "--save", picture / "mine.safetensors", "--device", "cpu")
+    monkeypatch.setattr(HoldoutScore, "__call__", lambda *_: BETTER)
+    image = noisy(tmp_path / "cells.png")
+    result = med_adapt(image, "-m", model, "--save", image / "mine.safetensors", "--device", "cpu")
     assert isinstance(result.exception, OutputError)
     assert "step" not in result.output
 
 
 def test_letters(model: Path, tmp_path: Path) -> None:
-    picture = noisy(tmp_path / "cells.png")
+    image = noisy(tmp_path / "cells.png")
     taken = tmp_path / "mine.safetensors"
     taken.touch()
     for arguments in (["--save", taken], ["--save", tmp_path / "mine.txt"]):
-        error = med_adapt(picture, "-m", model, *arguments).exception
+        error = med_adapt(image, "-m", model, *arguments).exception
         assert isinstance(error, MedcliError)
         assert taken.stat().st_size == 0
-    assert isinstance(med_adapt(picture, "-m", with_strategy(model, "flips")).exception, ModelError)
-    assert isinstance(med_adapt(picture, "-m", tmp_path / "absent.safetensors").exception, ModelError)
+    assert isinstance(med_adapt(image, "-m", with_strategy(model, "flips")).exception, ModelError)
+    assert isinstance(med_adapt(image, "-m", tmp_path / "absent.safetensors").exception, ModelError)
     assert isinstance(med_adapt(tmp_path / "absent.png", "-m", model).exception, MedcliError)
     assert med_adapt("-", "-m", model).exit_code == 2

@@ -1,4 +1,4 @@
-"""Plans, memories, pipelines: what happens to many pictures, with fakes in the place of networks."""
+"""Plans, memories, pipelines: what happens to many images, with fakes in the place of networks."""
 
 from __future__ import annotations
 
@@ -18,18 +18,19 @@ import cv2
 import numpy as np
 import pytest
 
-from medcli.batch.alpha import Pixels, fill_hidden, restore_hidden
-from medcli.batch.files import Files, Settings, Streams
-from medcli.batch.manifest import FILE_NAME, Entry, Identity, Manifest
-from medcli.batch.plan import STREAM, Job, Naming, folds_case, make_plan
-from medcli.batch.report import Facts, Outcome
-from medcli.batch.restore import Denoise, Progress, restore_page
-from medcli.batch.run import Stages, run
+from medcli.batch.denoise.files import ImageFiles, Settings, Streams
+from medcli.batch.denoise.manifest import FILE_NAME, Identity, Manifest, ManifestEntry
+from medcli.batch.denoise.plan import STREAM, Job, OutputNaming, folds_case, make_plan
+from medcli.batch.denoise.report import ImageStats, Outcome
+from medcli.batch.denoise.restore import Denoise
+from medcli.batch.denoise.run import Stages, run
+from medcli.engine.alpha import Pixels, fill_hidden, restore_hidden
+from medcli.engine.page import Progress, restore_page
 from medcli.errors import InputError, ModelError, OutputError
-from medcli.images import Page, Picture
-from medcli.images.landing import landing, sweep
+from medcli.files.atomic import atomic_write, remove_stale
+from medcli.images import DecodedImage, Page
 
-FACTS = Facts(width=8, height=6, pages=1, pixels=48, tile=0, precision="fp32", seconds=1.0)
+FACTS = ImageStats(width=8, height=6, pages=1, pixels=48, tile=0, precision="fp32", seconds=1.0)
 
 
 def touch(root: Path, *names: str) -> None:
@@ -49,12 +50,12 @@ def failing(code: int) -> Callable[..., None]:
 
 def planned(root: Path, *inputs: str, recursive: bool = False, force: bool = False, **naming: Any) -> dict[str, str]:
     """Sources and targets of a plan, relative to `root`."""
-    jobs = make_plan([root / name for name in inputs], Naming(**naming), recursive=recursive, force=force)
+    jobs = make_plan([root / name for name in inputs], OutputNaming(**naming), recursive=recursive, force=force)
     return {os.path.relpath(job.source, root): os.path.relpath(job.target, root) for job in jobs}
 
 
 class TestPlan:
-    def test_a_picture_goes_beside_itself(self, tmp_path: Path) -> None:
+    def test_a_image_goes_beside_itself(self, tmp_path: Path) -> None:
         touch(tmp_path, "a.png")
         assert planned(tmp_path, "a.png") == {"a.png": "a.denoised.png"}
         assert planned(tmp_path, "a.png", suffix="-clean", format="tiff") == {"a.png": "a-clean.tif"}
@@ -67,10 +68,10 @@ class TestPlan:
         assert planned(tmp_path, "a.JPG", output=tmp_path / "out", format="jpeg") == {"a.JPG": "out/a.JPG"}
 
     def test_a_stream_goes_to_a_stream(self) -> None:
-        assert make_plan([STREAM], Naming()) == [Job(STREAM, STREAM)]
-        assert make_plan([STREAM], Naming(Path("x.png"))) == [Job(STREAM, Path("x.png"))]
+        assert make_plan([STREAM], OutputNaming()) == [Job(STREAM, STREAM)]
+        assert make_plan([STREAM], OutputNaming(Path("x.png"))) == [Job(STREAM, Path("x.png"))]
         with pytest.raises(OutputError, match="no file name"):
-            make_plan([STREAM], Naming(Path("folder")))
+            make_plan([STREAM], OutputNaming(Path("folder")))
 
     def test_a_folder_is_mirrored(self, tmp_path: Path) -> None:
         touch(tmp_path, "in/b.png", "in/a.tif", "in/sub/a.tif", "in/notes.txt", "in/.hidden.png", "in/.git/x.png")
@@ -91,7 +92,7 @@ class TestPlan:
         assert set(planned(tmp_path, "a.png", "a.denoised.png")) == {"a.png"}
         assert set(planned(tmp_path, "a.denoised.png")) == {"a.denoised.png"}  # asked for by name alone
 
-    def test_a_picture_whose_name_happens_to_end_in_the_suffix_is_none(self, tmp_path: Path) -> None:
+    def test_a_image_whose_name_happens_to_end_in_the_suffix_is_none(self, tmp_path: Path) -> None:
         touch(tmp_path, "in/cats.png", "in/dog.png", "b.denoised.png", "c.png")
         assert set(planned(tmp_path, "in", suffix="s")) == {"in/cats.png", "in/dog.png"}
         assert set(planned(tmp_path, "b.denoised.png", "c.png", suffix="-x")) == {"b.denoised.png", "c.png"}
@@ -103,7 +104,7 @@ class TestPlan:
             Manifest(tmp_path / root).record(tmp_path / root / name, "s", made, made)
         own = {"out/a.png": "out/next/a.png", "out/sub/b.png": "out/next/sub/b.png"}
         assert planned(tmp_path, "out", recursive=True, output=tmp_path / "out/next") == own
-        with pytest.raises(InputError, match="no picture"):
+        with pytest.raises(InputError, match="no image"):
             planned(tmp_path, "out", output=tmp_path / "out", suffix="-x")
 
     def test_a_folder_that_cannot_be_read_is_not_passed_over(
@@ -119,7 +120,7 @@ class TestPlan:
 
         monkeypatch.setattr(os, "scandir", refuse)
         assert set(planned(tmp_path, "in")) == {"in/a.png"}
-        readable, closed = make_plan([tmp_path / "in"], Naming(), recursive=True)
+        readable, closed = make_plan([tmp_path / "in"], OutputNaming(), recursive=True)
         assert (readable.source.name, readable.error) == ("a.png", None)
         assert closed.error is not None
         assert closed.error.problem.endswith("closed cannot be read: Permission denied.")
@@ -140,7 +141,7 @@ class TestPlan:
         link(tmp_path / "in/a.png", tmp_path / "in/b.png")
         said: list[str] = []
         names = [Path("a.png"), Path("./a.png"), tmp_path / "in/a.png", Path("b.png")]
-        assert [job.source for job in make_plan(names, Naming(), say=said.append)] == [Path("a.png")]
+        assert [job.source for job in make_plan(names, OutputNaming(), say=said.append)] == [Path("a.png")]
         assert [line.split()[0] for line in said] == [str(tmp_path / "in/a.png"), "b.png"]
         assert len(planned(tmp_path, "in")) == 2, "a folder is mirrored, with its links"
 
@@ -154,12 +155,12 @@ class TestPlan:
         long = "\N{LATIN SMALL LETTER E WITH ACUTE}" * 122 + ".png"  # 248 bytes in UTF-8, 126 letters
         touch(tmp_path, "a.png", long)
         names = [tmp_path / "a.png", tmp_path / long]
-        fits, too_long = make_plan(names, Naming())
+        fits, too_long = make_plan(names, OutputNaming())
         assert fits.error is None
         assert isinstance(too_long.error, OutputError)
         assert "255" in too_long.error.problem
         assert "--suffix" in too_long.error.hint
-        assert [job.error for job in make_plan(names, Naming(suffix="-c"))] == [None, None]
+        assert [job.error for job in make_plan(names, OutputNaming(suffix="-c"))] == [None, None]
 
     @pytest.mark.parametrize(
         ("inputs", "naming"),
@@ -181,7 +182,7 @@ class TestPlan:
         touch(tmp_path, "x/a.png", "y/A.png")
         assert folds_case(tmp_path) == (tmp_path / "X").exists()
         for folds in (False, True):
-            monkeypatch.setattr("medcli.batch.plan.folds_case", lambda folder, folds=folds: folds)
+            monkeypatch.setattr("medcli.batch.denoise.plan.folds_case", lambda folder, folds=folds: folds)
             if folds:
                 with pytest.raises(OutputError, match="would become"):
                     planned(tmp_path, "x", "y", output=tmp_path / "out")
@@ -206,7 +207,7 @@ class TestPlan:
             planned(tmp_path, ".", output=tmp_path, force=True)
 
     @pytest.mark.parametrize("output", ["-", "one.png", "exists"])
-    def test_many_pictures_need_a_folder(self, tmp_path: Path, output: str) -> None:
+    def test_many_images_need_a_folder(self, tmp_path: Path, output: str) -> None:
         touch(tmp_path, "in/a.png", "exists")
         with pytest.raises(OutputError, match="names one file"):
             planned(tmp_path, "in", output=STREAM if output == "-" else tmp_path / output)
@@ -218,9 +219,9 @@ class TestPlan:
         with pytest.raises(OutputError, match="asks for png"):
             planned(tmp_path, "a.png", output=tmp_path / "b.png", format="tiff")
 
-    def test_a_folder_without_pictures_is_an_error(self, tmp_path: Path) -> None:
+    def test_a_folder_without_images_is_an_error(self, tmp_path: Path) -> None:
         touch(tmp_path, "in/sub/a.png")
-        with pytest.raises(InputError, match="no picture") as caught:
+        with pytest.raises(InputError, match="no image") as caught:
             planned(tmp_path, "in")
         assert "--recursive" in caught.value.hint
 
@@ -265,14 +266,14 @@ class TestManifest:
     def test_nothing_is_read_again_that_was_not_touched(
         self, manifest: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        with landing(
+        with atomic_write(
             tmp_path / "out/b.png",
             lambda partial: manifest.record(
                 tmp_path / "out/b.png", "s", Identity.of(tmp_path / "in.png"), Identity.of(partial)
             ),
         ) as file:
             file.write(b"b")
-        monkeypatch.setattr("medcli.batch.manifest.digest", None)
+        monkeypatch.setattr("medcli.batch.denoise.manifest.blake2b_of", None)
         assert self.current(tmp_path)
         assert Manifest(tmp_path / "out").up_to_date(tmp_path / "out/b.png", tmp_path / "in.png", "s")
 
@@ -295,26 +296,26 @@ class TestManifest:
 
     @pytest.mark.parametrize("line", [b"", b"[]", b"{}", b"\xff", b'{"output": 1', b'{"source": 1, "result": 2}'])
     def test_nonsense_is_no_entry(self, line: bytes) -> None:
-        assert Entry.parse(line) is None
+        assert ManifestEntry.parse(line) is None
 
 
 class TestLanding:
     def test_a_result_is_there_whole_or_not_at_all(self, tmp_path: Path) -> None:
         target = tmp_path / "new/folder/a.png"
-        with landing(target) as file:
+        with atomic_write(target) as file:
             file.write(b"whole")
             assert not target.exists()
         assert target.read_bytes() == b"whole"
-        with pytest.raises(ZeroDivisionError), landing(target) as file:
+        with pytest.raises(ZeroDivisionError), atomic_write(target) as file:
             file.write(b"half" * (1 // 0))
         assert [path.name for path in target.parent.iterdir()] == ["a.png"]
         assert target.read_bytes() == b"whole"
 
     def test_what_cannot_be_replaced_is_a_letter(self, tmp_path: Path) -> None:
         touch(tmp_path, "file")
-        with pytest.raises(OutputError, match="not a plain file"), landing(tmp_path):
+        with pytest.raises(OutputError, match="not a plain file"), atomic_write(tmp_path):
             pass
-        with pytest.raises(OutputError, match="cannot be written"), landing(tmp_path / "file/a.png"):
+        with pytest.raises(OutputError, match="cannot be written"), atomic_write(tmp_path / "file/a.png"):
             pass
 
     @pytest.mark.parametrize("code", [errno.EPERM, errno.EINVAL, errno.ENOTSUP])
@@ -326,7 +327,7 @@ class TestLanding:
         module = pytest.importorskip("fcntl") if refused == "flock" else os
         monkeypatch.setattr(module, refused, failing(code))
         notes: list[str] = []
-        with landing(tmp_path / "a.png", remark=notes.append) as file:
+        with atomic_write(tmp_path / "a.png", remark=notes.append) as file:
             file.write(b"new")
         assert (tmp_path / "a.png").read_bytes() == b"new"
         assert len(notes) == 1
@@ -338,7 +339,7 @@ class TestLanding:
         self, tmp_path: Path, code: int, hint: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(Path, "replace", failing(code))
-        with pytest.raises(OutputError) as caught, landing(tmp_path / "a.png") as file:
+        with pytest.raises(OutputError) as caught, atomic_write(tmp_path / "a.png") as file:
             file.write(b"new")
         assert hint in caught.value.hint
         assert not list(tmp_path.iterdir())
@@ -347,13 +348,13 @@ class TestLanding:
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(os, "fsync", failing(errno.EIO))
-        with pytest.raises(OutputError, match="cannot be written"), landing(tmp_path / "a.png"):
+        with pytest.raises(OutputError, match="cannot be written"), atomic_write(tmp_path / "a.png"):
             pass
 
     def test_a_link_keeps_pointing(self, tmp_path: Path) -> None:
         touch(tmp_path, "real.png")
         (tmp_path / "link.png").symlink_to(tmp_path / "real.png")
-        with landing(tmp_path / "link.png") as file:
+        with atomic_write(tmp_path / "link.png") as file:
             file.write(b"new")
         assert (tmp_path / "link.png").is_symlink()
         assert (tmp_path / "real.png").read_bytes() == b"new"
@@ -361,14 +362,14 @@ class TestLanding:
     @pytest.mark.skipif(os.name == "nt", reason="Windows refuses to delete open files by itself")
     def test_only_what_dead_runs_left_is_swept(self, tmp_path: Path) -> None:
         touch(tmp_path, ".medcli-0123456789ab.part", "mine.part", ".medcli.jsonl")
-        with landing(tmp_path / "a.png") as file:
-            sweep([tmp_path])
+        with atomic_write(tmp_path / "a.png") as file:
+            remove_stale([tmp_path])
             file.write(b"alive")
         assert {path.name for path in tmp_path.iterdir()} == {"mine.part", ".medcli.jsonl", "a.png"}
 
 
-def small(value: int = 0, size: tuple[int, int] = (6, 8)) -> Picture:
-    return Picture([Page(np.full(size, value, np.uint8), None)], "png")
+def small(value: int = 0, size: tuple[int, int] = (6, 8)) -> DecodedImage:
+    return DecodedImage([Page(np.full(size, value, np.uint8), None)], "png")
 
 
 def numbered(count: int) -> list[Job]:
@@ -376,16 +377,16 @@ def numbered(count: int) -> list[Job]:
 
 
 def stages(
-    read: Callable[[Job], Picture] = lambda job: small(),
-    restore_one: Callable[[Job, Picture], Facts] = lambda job, picture: FACTS,
-    write: Callable[[Job, Picture], None] = lambda job, picture: None,
+    read: Callable[[Job], DecodedImage] = lambda job: small(),
+    restore_one: Callable[[Job, DecodedImage], ImageStats] = lambda job, image: FACTS,
+    write: Callable[[Job, DecodedImage], None] = lambda job, image: None,
 ) -> Stages:
     return Stages(read, lambda: restore_one, write)
 
 
 class TestPipeline:
     def test_outcomes_come_in_order(self) -> None:
-        def late(job: Job) -> Picture:
+        def late(job: Job) -> DecodedImage:
             time.sleep(random.random() / 100)
             return small()
 
@@ -419,7 +420,7 @@ class TestPipeline:
 
     @pytest.mark.parametrize("error", [ZeroDivisionError(), RuntimeError("shapes do not match")])
     def test_a_mistake_of_ours_is_not_swallowed(self, error: Exception) -> None:
-        def mistaken(job: Job, picture: Picture) -> Facts:
+        def mistaken(job: Job, image: DecodedImage) -> ImageStats:
             raise error
 
         with pytest.raises(type(error)):
@@ -428,54 +429,54 @@ class TestPipeline:
     def test_no_model_is_loaded_for_nothing_and_reading_does_not_wait_for_it(self) -> None:
         reading = threading.Event()
 
-        def read(job: Job) -> Picture:
+        def read(job: Job) -> DecodedImage:
             reading.set()
             return small()
 
-        def prepare() -> Callable[[Job, Picture], Facts]:
+        def prepare() -> Callable[[Job, DecodedImage], ImageStats]:
             assert reading.wait(5)
-            return lambda job, picture: FACTS
+            return lambda job, image: FACTS
 
-        assert len(list(run(numbered(1), Stages(read, prepare, lambda job, picture: None)))) == 1
+        assert len(list(run(numbered(1), Stages(read, prepare, lambda job, image: None)))) == 1
 
-        def never() -> Callable[[Job, Picture], Facts]:
+        def never() -> Callable[[Job, DecodedImage], ImageStats]:
             raise AssertionError
 
-        assert list(run([], Stages(read, never, lambda job, picture: None))) == []
+        assert list(run([], Stages(read, never, lambda job, image: None))) == []
 
     def test_reading_and_writing_happen_beside_the_network(self) -> None:
         read, restored = threading.Event(), threading.Event()
 
-        def reading(job: Job) -> Picture:
+        def reading(job: Job) -> DecodedImage:
             if job.source.stem == "1":
                 read.set()
             return small()
 
-        def network(job: Job, picture: Picture) -> Facts:
+        def network(job: Job, image: DecodedImage) -> ImageStats:
             if job.source.stem == "0":
-                assert read.wait(5), "the second picture is read while the first is in the network"
+                assert read.wait(5), "the second image is read while the first is in the network"
             if job.source.stem == "1":
                 restored.set()
             return FACTS
 
-        def writing(job: Job, picture: Picture) -> None:
+        def writing(job: Job, image: DecodedImage) -> None:
             if job.source.stem == "0":
-                assert restored.wait(5), "the second picture is in the network while the first is written"
+                assert restored.wait(5), "the second image is in the network while the first is written"
 
         assert len(list(run(numbered(3), stages(reading, network, writing)))) == 3
 
     @pytest.mark.parametrize(("budget", "most"), [(1, 1), (1 << 20, 5)])
-    def test_pictures_in_memory_are_bounded(self, budget: int, most: int) -> None:
+    def test_images_in_memory_are_bounded(self, budget: int, most: int) -> None:
         lock, held, peak = threading.Lock(), 0, 0
 
-        def read(job: Job) -> Picture:
+        def read(job: Job) -> DecodedImage:
             nonlocal held, peak
             with lock:
                 held += 1
                 peak = max(peak, held)
             return small()
 
-        def write(job: Job, picture: Picture) -> None:
+        def write(job: Job, image: DecodedImage) -> None:
             nonlocal held
             time.sleep(0.005)
             with lock:
@@ -485,16 +486,16 @@ class TestPipeline:
         assert held == 0
         assert peak <= most
 
-    def test_a_picture_counts_as_large_as_it_has_become(self) -> None:
+    def test_a_image_counts_as_large_as_it_has_become(self) -> None:
         writing, peak = 0, 0
 
-        def grow(job: Job, picture: Picture) -> Facts:
+        def grow(job: Job, image: DecodedImage) -> ImageStats:
             nonlocal writing, peak
             writing, peak = writing + 1, max(peak, writing + 1)
-            picture.pages[0].pixels = np.zeros((64, 64), np.uint8)
+            image.pages[0].pixels = np.zeros((64, 64), np.uint8)
             return FACTS
 
-        def write(job: Job, picture: Picture) -> None:
+        def write(job: Job, image: DecodedImage) -> None:
             nonlocal writing
             time.sleep(0.01)
             writing -= 1
@@ -505,11 +506,11 @@ class TestPipeline:
     def test_stopping_lets_a_write_finish(self) -> None:
         written: list[Job] = []
 
-        def write(job: Job, picture: Picture) -> None:
+        def write(job: Job, image: DecodedImage) -> None:
             time.sleep(0.02)
             written.append(job)
 
-        def interrupted(job: Job, picture: Picture) -> Facts:
+        def interrupted(job: Job, image: DecodedImage) -> ImageStats:
             if job.source.stem == "1":
                 raise KeyboardInterrupt
             return FACTS
@@ -525,8 +526,8 @@ class TestAlpha:
         pixels = np.full((40, 50, 3), (200, 100, 50), np.uint8)
         alpha = np.full((40, 50), 255, np.uint8)
         pixels[5:35, 10:45], alpha[5:35, 10:45] = 0, 0
-        filled = fill_hidden(pixels, alpha)
-        assert np.abs(filled.astype(int) - (200, 100, 50)).max() <= 1
+        inpainted = fill_hidden(pixels, alpha)
+        assert np.abs(inpainted.astype(int) - (200, 100, 50)).max() <= 1
 
     @pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32])
     @pytest.mark.parametrize("shape", [(1, 1), (7, 3), (19, 70), (33, 8, 3)])
@@ -536,11 +537,11 @@ class TestAlpha:
         alpha: Pixels = generator.integers(0, 2, shape[:2]).astype(dtype)
         alpha[0, 0] = 1
         poisoned = np.where(alpha[..., None] if len(shape) == 3 else alpha, pixels, dtype(255))
-        filled = fill_hidden(poisoned, alpha)
-        assert filled.dtype == dtype
-        assert np.array_equal(filled[alpha > 0], pixels[alpha > 0])
-        assert filled.max() < 60
-        assert np.array_equal(restore_hidden(filled, poisoned, alpha), poisoned)
+        inpainted = fill_hidden(poisoned, alpha)
+        assert inpainted.dtype == dtype
+        assert np.array_equal(inpainted[alpha > 0], pixels[alpha > 0])
+        assert inpainted.max() < 60
+        assert np.array_equal(restore_hidden(inpainted, poisoned, alpha), poisoned)
 
     def test_nothing_hidden_and_all_hidden_change_nothing(self) -> None:
         pixels = np.arange(48, dtype=np.uint8).reshape(6, 8)
@@ -548,8 +549,8 @@ class TestAlpha:
             assert fill_hidden(pixels, np.full((6, 8), value, np.uint8)) is pixels
 
     def test_a_blur_sees_no_hidden_colour(self) -> None:
-        def blur(picture: Pixels, /, *, strength: float, progress: Progress | None) -> Pixels:
-            return cv2.blur(picture, (5, 5))
+        def blur(image: Pixels, /, *, strength: float, progress: Progress | None) -> Pixels:
+            return cv2.blur(image, (5, 5))
 
         pixels: Pixels = np.full((32, 32, 3), 180, np.uint8)
         alpha: Pixels = np.full((32, 32), 255, np.uint8)
@@ -560,16 +561,16 @@ class TestAlpha:
 
 
 def test_every_page_is_restored_and_progress_counts_them_all() -> None:
-    def negative(picture: Pixels, /, *, strength: float, progress: Progress | None) -> Pixels:
+    def negative(image: Pixels, /, *, strength: float, progress: Progress | None) -> Pixels:
         if progress:
             progress(1, 2)
             progress(2, 2)
-        return 255 - picture
+        return 255 - image
 
-    picture = Picture([Page(np.full((4, 4), value, np.uint8)) for value in (1, 2, 3)], "tiff")
+    image = DecodedImage([Page(np.full((4, 4), value, np.uint8)) for value in (1, 2, 3)], "tiff")
     seen: list[tuple[int, int]] = []
-    Denoise()(Job(Path("a"), Path("b")), picture, negative, lambda done, total: seen.append((done, total)))
-    assert [int(page.pixels[0, 0]) for page in picture.pages] == [254, 253, 252]
+    Denoise()(Job(Path("a"), Path("b")), image, negative, lambda done, total: seen.append((done, total)))
+    assert [int(page.pixels[0, 0]) for page in image.pages] == [254, 253, 252]
     assert seen == [(done, 6) for done in range(1, 7)]
 
 
@@ -583,12 +584,12 @@ class TestFiles:
         return tmp_path
 
     def denoise(self, root: Path, settings: Settings | None = None) -> list[Outcome]:
-        jobs = make_plan([root / "in"], Naming(root / "out"))
-        files = Files(jobs, settings or Settings("w"), Streams(sys.stdin.buffer, sys.stdout.buffer))
-        settled = [outcome for job in jobs if (outcome := files.settle(job))]
-        ended = {outcome.job for outcome in settled}
+        jobs = make_plan([root / "in"], OutputNaming(root / "out"))
+        files = ImageFiles(jobs, settings or Settings("w"), Streams(sys.stdin.buffer, sys.stdout.buffer))
+        with_parameters = [outcome for job in jobs if (outcome := files.existing_outcome(job))]
+        ended = {outcome.job for outcome in with_parameters}
         todo = [job for job in jobs if job not in ended]
-        return settled + list(run(todo, stages(files.read, make_negative, files.write)))
+        return with_parameters + list(run(todo, stages(files.read, make_negative, files.write)))
 
     def states(self, root: Path, settings: Settings | None = None) -> dict[str, str]:
         return {outcome.job.source.stem: outcome.status for outcome in self.denoise(root, settings)}
@@ -605,13 +606,13 @@ class TestFiles:
     def test_what_the_format_cannot_hold_is_refused_before_the_work(self, folder: Path) -> None:
         asked: list[Path] = []
 
-        def note(job: Job, picture: Picture) -> Facts:
+        def note(job: Job, image: DecodedImage) -> ImageStats:
             asked.append(job.source)
             return FACTS
 
         (folder / "in/1.png").write_bytes(cv2.imencode(".png", np.full((8, 8, 4), 9, np.uint8))[1].tobytes())
-        jobs = make_plan([folder / "in"], Naming(folder / "out", format="jpeg"))
-        files = Files(jobs, Settings("w", format="jpeg"), Streams(sys.stdin.buffer, sys.stdout.buffer))
+        jobs = make_plan([folder / "in"], OutputNaming(folder / "out", format="jpeg"))
+        files = ImageFiles(jobs, Settings("w", format="jpeg"), Streams(sys.stdin.buffer, sys.stdout.buffer))
         states = {
             outcome.job.source.stem: outcome.status for outcome in run(jobs, stages(files.read, note, files.write))
         }
@@ -633,29 +634,29 @@ def write_png(path: Path, seed: int) -> None:
     path.write_bytes(cv2.imencode(".png", pixels)[1].tobytes())
 
 
-def make_negative(job: Job, picture: Picture) -> Facts:
-    picture.pages[0].pixels = 255 - picture.pages[0].pixels
+def make_negative(job: Job, image: DecodedImage) -> ImageStats:
+    image.pages[0].pixels = 255 - image.pages[0].pixels
     return FACTS
 
 
 WORKER = """
 import sys, time
 from pathlib import Path
-from medcli.batch.files import Files, Settings, Streams
-from medcli.images.landing import sweep
-from medcli.batch.plan import Naming, make_plan
-from medcli.batch.report import Facts
-from medcli.batch.run import Stages, run
+from medcli.batch.denoise.files import ImageFiles, Settings, Streams
+from medcli.files.atomic import remove_stale
+from medcli.batch.denoise.plan import OutputNaming, make_plan
+from medcli.batch.denoise.report import ImageStats
+from medcli.batch.denoise.run import Stages, run
 
-def negative(job, picture):
+def negative(job, image):
     time.sleep(0.01)
-    picture.pages[0].pixels = 255 - picture.pages[0].pixels
-    return Facts(width=1, height=1, pages=1, pixels=1, tile=0, precision="fp32", seconds=1.0)
+    image.pages[0].pixels = 255 - image.pages[0].pixels
+    return ImageStats(width=1, height=1, pages=1, pixels=1, tile=0, precision="fp32", seconds=1.0)
 
-jobs = make_plan([Path(sys.argv[1])], Naming(Path(sys.argv[2])))
-files = Files(jobs, Settings("w"), Streams(sys.stdin.buffer, sys.stdout.buffer))
-sweep(job.target.parent for job in jobs)
-outcomes = [files.settle(job) for job in jobs]
+jobs = make_plan([Path(sys.argv[1])], OutputNaming(Path(sys.argv[2])))
+files = ImageFiles(jobs, Settings("w"), Streams(sys.stdin.buffer, sys.stdout.buffer))
+remove_stale(job.target.parent for job in jobs)
+outcomes = [files.existing_outcome(job) for job in jobs]
 assert all(outcome is None or outcome.status == "skipped" for outcome in outcomes), outcomes
 todo = [job for job, outcome in zip(jobs, outcomes) if outcome is None]
 print("ready", flush=True)

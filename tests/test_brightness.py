@@ -1,4 +1,4 @@
-"""Gray pictures keep their local brightness whatever a network does to it, and models say if they have learned gray."""
+"""Gray images keep their local brightness whatever a network does to it, and models say if they have learned gray."""
 
 from __future__ import annotations
 
@@ -148,7 +148,7 @@ def test_the_warning_names_a_model_that_has_learned_gray() -> None:
     assert not find_model("amsnet-real").gray_warning  # not measured
 
 
-def test_denoise_warns_of_gray_pictures_and_of_no_others(tmp_path: Path) -> None:
+def test_denoise_warns_of_gray_images_and_of_no_others(tmp_path: Path) -> None:
     gray = flat(120, 20, 16, 16)
     told = {
         name: CliRunner().invoke(med, ["denoise", str(save(tmp_path / f"{name}.png", pixels)), "-m", model]).output
@@ -184,4 +184,4 @@ def test_eval_warns_once(tmp_path: Path) -> None:
 def test_info_tells_whether_a_model_has_learned_gray() -> None:
     told = {name: CliRunner().invoke(med, ["models", "info", name]).output for name in ("photo", "gaussian")}
     assert ["not learned" in output for output in told.values()] == [False, True]
-    assert all("gray pictures" in output for output in told.values())
+    assert all("gray images" in output for output in told.values())

@@ -28,9 +28,9 @@ import torch
 import medcli
 import medcli.api
 from medcli.archs.dncnn import DnCNN
-from medcli.batch import files
+from medcli.batch.denoise import files
 from medcli.cli import COMMANDS, main, progress
-from medcli.cli.progress import Display, terminal_can_animate
+from medcli.cli.progress import ProgressDisplay, terminal_can_animate
 from medcli.errors import InputError, ModelError
 from medcli.images import read
 from medcli.zoo.weights import Card, save
@@ -68,7 +68,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """The working directory, with four pictures in `in` and one more in `in/sub`."""
+    """The working directory, with four images in `in` and one more in `in/sub`."""
     monkeypatch.chdir(tmp_path)
     for name in list(os.environ):
         if name.startswith("MED_"):
@@ -122,7 +122,7 @@ def never(*arguments: object, **options: object) -> NoReturn:
     raise AssertionError("the model must not be loaded")
 
 
-class TestOnePicture:
+class TestOneImage:
     def test_the_result_goes_beside_it_with_one_line(self, med: Med, home: Path, tiny: Path) -> None:
         ran = med("denoise", "in/0.png")
         assert (ran.code, ran.out) == (0, b"")
@@ -189,16 +189,16 @@ class TestOnePicture:
     def test_colour_under_alpha_0_stays_and_does_not_leak(self, med: Med, home: Path) -> None:
         results = []
         for hidden in (0, 255):
-            picture = np.full((30, 40, 4), 128, np.uint8)
-            picture[8:20, 8:20] = (hidden, hidden, hidden, 0)
-            write(home / f"{hidden}.png", picture)
+            image = np.full((30, 40, 4), 128, np.uint8)
+            image[8:20, 8:20] = (hidden, hidden, hidden, 0)
+            write(home / f"{hidden}.png", image)
             assert med("denoise", f"{hidden}.png").code == 0
             page = read(home / f"{hidden}.denoised.png").pages[0]
             assert (page.pixels[8:20, 8:20] == hidden).all()
             results.append(page.pixels[np.asarray(page.alpha) == 255])
         assert np.array_equal(*results)
 
-    def test_tiles_in_force_are_told_and_give_the_same_picture(self, med: Med, home: Path) -> None:
+    def test_tiles_in_force_are_told_and_give_the_same_image(self, med: Med, home: Path) -> None:
         write(home / "large.png", noise(1, (100, 150, 3)))
         assert "tile 64" in med("denoise", "large.png", "-o", "a.png", "--tile", "64", "--precision", "fp32").err
         assert "untiled" in med("denoise", "large.png", "-o", "b.png", "--tile", "0", "--precision", "fp32").err
@@ -281,7 +281,7 @@ class TestOnePicture:
         assert med("denoise", "/dev/stdin", stdin=content).out == med("denoise", "-", stdin=content).out
 
     @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no named pipes")
-    def test_a_named_pipe_gets_the_whole_picture(self, med: Med, home: Path) -> None:
+    def test_a_named_pipe_gets_the_whole_image(self, med: Med, home: Path) -> None:
         os.mkfifo(home / "pipe")
         with ThreadPoolExecutor(1) as pool:
             content = pool.submit((home / "pipe").read_bytes)
@@ -294,7 +294,7 @@ class TestOnePicture:
 
 
 class TestStreams:
-    def test_a_picture_comes_through_a_pipe(self, med: Med, home: Path) -> None:
+    def test_a_image_comes_through_a_pipe(self, med: Med, home: Path) -> None:
         ran = med("denoise", "-", stdin=(home / "in/0.png").read_bytes())
         assert ran.code == 0
         assert med("denoise", "in/0.png").code == 0
@@ -307,7 +307,7 @@ class TestStreams:
         ran = med("denoise", "in/0.png", "-o", "-", "--format", "tiff")
         assert np.array_equal(pixels_of(ran.out), pixels_of(home / "a.tif"))
 
-    @pytest.mark.parametrize("content", [b"", b"no picture at all", b"\x89PNG\r\n\x1a\n"])
+    @pytest.mark.parametrize("content", [b"", b"no image at all", b"\x89PNG\r\n\x1a\n"])
     def test_a_bad_stream_writes_nothing(self, med: Med, content: bytes) -> None:
         ran = med("denoise", "-", stdin=content)
         assert (ran.code, ran.out) == (1, b"")
@@ -378,7 +378,7 @@ def environment() -> dict[str, str]:
     return os.environ | {"PYTHONPATH": str(Path(medcli.__file__).parent.parent), "OMP_NUM_THREADS": "1"}
 
 
-class TestManyPictures:
+class TestManyImages:
     def test_a_folder_is_mirrored_and_skipped_the_second_time(
         self, med: Med, home: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -424,7 +424,7 @@ class TestManyPictures:
             "notes": [],
             "error": None,
         }
-        assert "error: 2 of 5 pictures failed:" in ran.err
+        assert "error: 2 of 5 images failed:" in ran.err
         assert ran.err.splitlines()[-1].startswith("  in/empty.png is empty")
         assert sorted(path.name for path in (home / "out").glob("*.*")) == [".medcli.jsonl", "0.png", "2.jpg", "3.bmp"]
 
@@ -480,7 +480,7 @@ class TestManyPictures:
 
 
 class TestCorruptions:
-    """With a model whose card says that it has seen missing pixels and pictures that were small."""
+    """With a model whose card says that it has seen missing pixels and images that were small."""
 
     @pytest.fixture
     def fix(self, med: Med, home: Path) -> Med:
@@ -508,7 +508,7 @@ class TestCorruptions:
         assert np.array_equal(results[0], results[1])
         assert np.array_equal(results[0], results[2])
 
-    def test_a_blank_page_stays_blank_but_a_blank_picture_is_refused(self, fix: Med, home: Path) -> None:
+    def test_a_blank_page_stays_blank_but_a_blank_image_is_refused(self, fix: Med, home: Path) -> None:
         stack = noise(0, (3, 30, 40))
         stack[0, :, :10] = stack[1] = 0
         tifffile.imwrite(home / "stack.tif", stack, photometric="minisblack")
@@ -554,7 +554,7 @@ class TestCorruptions:
 
     def test_one_mask_for_many_is_told_apart_by_one_reading(self, fix: Med, monkeypatch: pytest.MonkeyPatch) -> None:
         asked: list[Path] = []
-        monkeypatch.setattr(files, "digest", lambda path: asked.append(path) or "content")
+        monkeypatch.setattr(files, "blake2b_of", lambda path: asked.append(path) or "content")
         assert "4 done" in fix("in", "-o", "out", "--mask", "mask.png").err
         assert asked == [Path("mask.png")]
 
@@ -563,9 +563,9 @@ class TestCorruptions:
         ran = fix("in", "-o", "out", "--mask", "mask.png")
         assert ran.code == 3
         assert "3 done, 1 failed" in ran.err
-        assert "mask.png is 40x30 pixels, but its picture 20x20" in ran.err
+        assert "mask.png is 40x30 pixels, but its image 20x20" in ran.err
 
-    def test_a_larger_picture_with_or_without_tiles(self, fix: Med, home: Path) -> None:
+    def test_a_larger_image_with_or_without_tiles(self, fix: Med, home: Path) -> None:
         write(home / "wide.png", noise(1, (50, 90, 3)))
         assert "tile 64, 180x100" in fix("wide.png", "--upscale", 2, "-o", "a.png", "--tile", 64).err
         assert "untiled, 180x100" in fix("wide.png", "--upscale", 2, "-o", "b.png", "--tile", 0).err
@@ -608,7 +608,7 @@ class TestCorruptions:
 class TestLetters:
     @pytest.mark.parametrize(
         ("content", "words"),
-        [(None, "There is no file"), (b"", "is empty"), (b"hello, this is a text", "is not a picture")],
+        [(None, "There is no file"), (b"", "is empty"), (b"hello, this is a text", "is not an image")],
     )
     def test_bad_input(self, med: Med, home: Path, content: bytes | None, words: str) -> None:
         if content is not None:
@@ -730,7 +730,7 @@ def masked(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 class TestMasks:
-    def test_refinement_samples_and_seed_change_the_picture_and_what_is_up_to_date(
+    def test_refinement_samples_and_seed_change_the_image_and_what_is_up_to_date(
         self, med: Med, home: Path, masked: Path
     ) -> None:
         results = {}
@@ -753,14 +753,14 @@ class TestMasks:
         assert ran.code == 1
         assert "'tiny' is not a blind-spot model, so it cannot take --refine or --seed." in ran.err
 
-    def test_a_picture_in_the_place_of_a_number_is_told_apart(self, med: Med) -> None:
+    def test_a_image_in_the_place_of_a_number_is_told_apart(self, med: Med) -> None:
         ran = med("denoise", "--refine", "in/0.png")
         assert ran.code == 2
         assert "write --refine=8" in ran.err
         assert med("denoise", "in/0.png", "--refine=65").code == 2
 
-    @pytest.mark.parametrize(("seconds", "said"), [(0.5, ""), (4.0, "6 passes of the network per picture: about 24 s")])
-    def test_the_cost_is_told_before_a_long_picture(
+    @pytest.mark.parametrize(("seconds", "said"), [(0.5, ""), (4.0, "6 passes of the network per image: about 24 s")])
+    def test_the_cost_is_told_before_a_long_image(
         self, med: Med, masked: Path, monkeypatch: pytest.MonkeyPatch, seconds: float, said: str
     ) -> None:
         """Each look at the clock of the display is so many seconds after the last: one for each pass."""
@@ -772,7 +772,7 @@ class TestMasks:
         assert told[1] == ""
         assert said in told[0]
         assert ("passes" in told[0]) == bool(said)
-        assert told[0].count("for 0.png, the first of 2 pictures\n") == bool(said)
+        assert told[0].count("for 0.png, the first of 2 images\n") == bool(said)
         piped = med("denoise", "-", "--refine=2", "--model", str(masked), stdin=Path("in/0.png").read_bytes()).err
         assert piped.count("about 24 s for stdin\n") == bool(said)
 
@@ -800,7 +800,7 @@ class TestDisplay:
         monkeypatch.setattr(progress, "PATIENCE", patience)
         monkeypatch.setenv("TTY_COMPATIBLE", "1")
         monkeypatch.setenv("TERM", "xterm")
-        with Display(2, animate=True) as display:
+        with ProgressDisplay(2, animate=True) as display:
             display.begin("first.png")
             display.advance(1, 4)
             display.line("[bold]a line[/bold]")
@@ -808,12 +808,12 @@ class TestDisplay:
             display.advance(4, 4)
         written = capsys.readouterr().err
         assert "[bold]a line[/bold]" in written
-        assert ("2 pictures" in written) == shown
+        assert ("2 images" in written) == shown
         assert ("first.png" in written) == shown
 
-    def test_no_bar_for_the_last_moment_of_one_picture(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_no_bar_for_the_last_moment_of_one_image(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(progress, "PATIENCE", 0.0)
-        display = Display(1, animate=True)
+        display = ProgressDisplay(1, animate=True)
         display.begin("only.png")
         display.advance(1, 1)
         assert display._bar is None
@@ -832,11 +832,11 @@ class TestPython:
             medcli.load(masked, samples=0)
 
     @pytest.mark.parametrize("options", [{}, {"refine": 2, "samples": 2}])
-    def test_masks_do_not_depend_on_the_order_of_pictures(self, masked: Path, options: dict[str, int]) -> None:
-        pictures = [noise(seed, (30 + seed, 40, 3)) for seed in range(3)]
+    def test_masks_do_not_depend_on_the_order_of_images(self, masked: Path, options: dict[str, int]) -> None:
+        images = [noise(seed, (30 + seed, 40, 3)) for seed in range(3)]
         forth, back = (medcli.load(masked, device="cpu", **options) for _ in range(2))
-        first = [forth(picture) for picture in pictures]
-        second = [back(picture) for picture in reversed(pictures)]
+        first = [forth(image) for image in images]
+        second = [back(image) for image in reversed(images)]
         assert all(np.array_equal(one, other) for one, other in zip(first, reversed(second), strict=True))
 
     @pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32])
@@ -866,7 +866,7 @@ class TestPython:
 
 
 @pytest.mark.skipif(os.name == "nt", reason="the time of child processes is not known there")
-def test_a_small_picture_takes_less_than_four_seconds(home: Path, tiny: Path) -> None:
+def test_a_small_image_takes_less_than_four_seconds(home: Path, tiny: Path) -> None:
     write(home / "small.png", noise(0, (512, 512, 3)))
     before = os.times()
     command = [sys.executable, "-m", "medcli", "denoise", "small.png", "--model", str(tiny)]

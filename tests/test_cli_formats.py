@@ -9,8 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from pictures import by_pillow, noise
 from PIL import Image
+from sample_images import by_pillow, noise
 from test_cli_denoise import environment, save_tiny
 
 from medcli.cli import main
@@ -56,7 +56,7 @@ def test_strength_0_copies_the_file(med: Med, name: str) -> None:
     assert med("-", "--strength", "0.5", stdin=data)[1] != data
 
 
-def test_a_jpeg_of_any_name_is_a_picture_of_the_folder(med: Med) -> None:
+def test_a_jpeg_of_any_name_is_a_image_of_the_folder(med: Med) -> None:
     Path("in").mkdir()
     for name in ("a.JPG", "b.jfif", "c.jpe", "d.jpeg"):
         (Path("in") / name).write_bytes(by_pillow(RGB, "jpeg"))
@@ -72,7 +72,7 @@ def test_what_is_skipped_in_a_folder_is_counted(med: Med) -> None:
         Path(name).touch()
     code, _, told = med("in")
     assert code == 1
-    assert told[0] == "error: The folder in holds no picture to denoise (2 skipped: .heic)."
+    assert told[0] == "error: The folder in holds no image to denoise (2 skipped: .heic)."
     Path("in/one.png").write_bytes(by_pillow(RGB, "png"))
     code, _, told = med("in")
     assert code == 0

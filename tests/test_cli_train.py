@@ -54,7 +54,7 @@ def train(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Train:
     return call
 
 
-def letter(call: Callable[[], str]) -> str:
+def message_lines(call: Callable[[], str]) -> str:
     """The words of the error that the call must end in, which is no traceback."""
     with pytest.raises((MedcliError, click.UsageError)) as caught:
         call()
@@ -70,16 +70,16 @@ def gray_folder(name: str, count: int = 3) -> Path:
 
 
 class TestProduct:
-    def test_card_names_the_pictures_also_of_a_recipe(self, train: Train, picture_folder: Path) -> None:
+    def test_card_names_the_images_also_of_a_recipe(self, train: Train, image_folder: Path) -> None:
         Path("tiny.yaml").write_text(TINY + "training_data: [those of somebody else]\n")
         said = train("--data", "clean", "-o", "a run ü.v1")
         assert "tiny.safetensors is ready" in said
         card = weights.read_card(Path("a run ü.v1/tiny.safetensors"))
         assert card.training_data == ["clean"]
-        assert str(picture_folder.parent) not in Path("a run ü.v1/README.md").read_text(encoding="utf-8")
+        assert str(image_folder.parent) not in Path("a run ü.v1/README.md").read_text(encoding="utf-8")
 
     def test_licence_and_noise_are_of_ones_own_recipe_but_not_of_what_we_had(
-        self, train: Train, picture_folder: Path
+        self, train: Train, image_folder: Path
     ) -> None:
         small = ["--data", "clean", "--steps", "1", "--batch", "1", "--patch", "16"]
         Path("tiny.yaml").write_text(TINY + "licence: MIT\n")
@@ -91,8 +91,8 @@ class TestProduct:
         card = weights.read_card(Path("ours/ludvae-dncnn.safetensors"))
         assert (card.licence, card.noise) == ("", "")
 
-    def test_card_claims_no_noise_of_a_recipe_that_the_pictures_did_not_have(
-        self, train: Train, picture_folder: Path
+    def test_card_claims_no_noise_of_a_recipe_that_the_images_did_not_have(
+        self, train: Train, image_folder: Path
     ) -> None:
         Path("tiny.yaml").write_text(TINY.replace("gaussian:25", "drop:0.5") + "noise: what is missing\n")
         train("--data", "clean", "-o", "made")
@@ -103,9 +103,7 @@ class TestProduct:
         assert (card.noise, card.noises) == ("", [])
 
     @pytest.mark.parametrize("option", ["--noise", "--pool"])
-    def test_a_pool_in_a_file_is_told_and_not_needed_again(
-        self, train: Train, picture_folder: Path, option: str
-    ) -> None:
+    def test_a_pool_in_a_file_is_told_and_not_needed_again(self, train: Train, image_folder: Path, option: str) -> None:
         Path("mine.yaml").write_text("{gaussian:9: 3, drop:0.5: 1}")
         train("--data", "clean", option, "mine.yaml", "-o", "run")
         card = weights.read_card(Path("run/tiny.safetensors"))
@@ -113,7 +111,7 @@ class TestProduct:
         Path("mine.yaml").unlink()
         assert "going on from step 4" in train("--data", "clean", "-o", "run", "--resume", "--steps", "5", recipe="")
 
-    def test_words_on_a_noise_go_with_it(self, train: Train, picture_folder: Path) -> None:
+    def test_words_on_a_noise_go_with_it(self, train: Train, image_folder: Path) -> None:
         Path("tiny.yaml").write_text(TINY + "noise: Gaussian of sigma 25\n")
         for noise, words in (("gaussian:25", "Gaussian of sigma 25"), ("speckle:9", "speckle:9")):
             train("--data", "clean", "--noise", noise, "-o", words)
@@ -122,14 +120,14 @@ class TestProduct:
         train("--data", "clean", "--noise", "poisson:30", "-o", "speckle:9", "--resume", "--steps", "6", recipe="")
         assert weights.read_card(Path("speckle:9/tiny.safetensors")).noise == "poisson:30"
 
-    def test_pictures_here(self, train: Train, picture_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_images_here(self, train: Train, image_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         recipe = str(Path("tiny.yaml").resolve())
-        monkeypatch.chdir(picture_folder)
+        monkeypatch.chdir(image_folder)
         train("--data", ".", "-o", "../run", recipe=recipe)
         assert weights.read_card(Path("../run/tiny.safetensors")).training_data == ["clean"]
 
     def test_other_processes_are_silent(
-        self, train: Train, picture_folder: Path, monkeypatch: pytest.MonkeyPatch
+        self, train: Train, image_folder: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setenv("RANK", "1")
         assert train("--data", "clean", "-o", "run") == ""
@@ -139,28 +137,28 @@ class TestProduct:
             Path(name).mkdir()
             stack = np.full((4, 24, 30), 9000 * number, np.uint16)
             tifffile.imwrite(Path(name, "s.tif"), stack, photometric="minisblack")
-        assert "4 pictures" in train("--noisy", "noisy", "--clean", "clean", "-o", "run")
+        assert "4 images" in train("--noisy", "noisy", "--clean", "clean", "-o", "run")
 
-    def test_links_that_lead_nowhere_are_left_out(self, train: Train, picture_folder: Path) -> None:
-        (picture_folder / "gone.png").symlink_to("nowhere.png")
-        (picture_folder / "self.png").symlink_to("self.png")
+    def test_links_that_lead_nowhere_are_left_out(self, train: Train, image_folder: Path) -> None:
+        (image_folder / "gone.png").symlink_to("nowhere.png")
+        (image_folder / "self.png").symlink_to("self.png")
         said = train("--data", "clean", "-o", "run")
-        assert "5 pictures" in said
+        assert "5 images" in said
         assert said.count("left out") == 2
 
-    def test_pictures_left_out_of_val_are_named(self, train: Train, picture_folder: Path) -> None:
+    def test_images_left_out_of_val_are_named(self, train: Train, image_folder: Path) -> None:
         folder = gray_folder("judge")
         (folder / "bad.png").write_bytes(b"x")
         assert "bad.png" in train("--data", "clean", "--val", "judge", "-o", "run")
 
 
 class TestConfig:
-    def test_single_values_join_those_of_the_recipe(self, train: Train, picture_folder: Path) -> None:
+    def test_single_values_join_those_of_the_recipe(self, train: Train, image_folder: Path) -> None:
         train("--data", "clean", "-o", "run", "--config", "width=6")
         assert weights.read_card(Path("run/tiny.safetensors")).config == {"width": 6, "depth": 4}
         assert recipes.load("run/recipe.yaml").config == {"width": 6, "depth": 4}
 
-    def test_those_of_another_network_or_method_are_dropped(self, train: Train, picture_folder: Path) -> None:
+    def test_those_of_another_network_or_method_are_dropped(self, train: Train, image_folder: Path) -> None:
         Path("tiny.yaml").write_text(TINY + "method: r2r\noptions: {alpha: 0.3}\n")
         train("--data", "clean", "-o", "net", "--arch", "split", "--steps", "1")
         assert weights.read_card(Path("net/tiny.safetensors")).config == {}
@@ -182,22 +180,22 @@ class TestUsualMethod:
             ("--noise gaussian:25 --arch split", "supervised", "split"),
         ],
     )
-    def test_of_clean_pictures(
-        self, train: Train, picture_folder: Path, given: str, method: str, architecture: str
+    def test_of_clean_images(
+        self, train: Train, image_folder: Path, given: str, method: str, architecture: str
     ) -> None:
         small = ["--steps", "1", "--batch", "1", "--patch", "16"]
-        assert f"{method}: 5 pictures" in train("--data", "clean", *given.split(), *small, "-o", "run", recipe="")
+        assert f"{method}: 5 images" in train("--data", "clean", *given.split(), *small, "-o", "run", recipe="")
         card = weights.read_card(Path("run/run.safetensors"))
         assert (card.method, card.architecture) == (method, architecture)
 
-    def test_of_pairs(self, train: Train, picture_folder: Path) -> None:
+    def test_of_pairs(self, train: Train, image_folder: Path) -> None:
         pairs = ["--noisy", "clean", "--clean", "clean", "--steps", "1", "--batch", "1", "--patch", "16"]
-        assert "supervised: 5 pictures" in train(*pairs, "-o", "run", recipe="")
+        assert "supervised: 5 images" in train(*pairs, "-o", "run", recipe="")
 
-    def test_a_recipe_says_it_itself(self, train: Train, picture_folder: Path) -> None:
-        assert "supervised: 5 pictures" in train("--data", "clean", "--pool", "gaussian", "-o", "run")
+    def test_a_recipe_says_it_itself(self, train: Train, image_folder: Path) -> None:
+        assert "supervised: 5 images" in train("--data", "clean", "--pool", "gaussian", "-o", "run")
 
-    def test_corruptions_are_told_and_their_holes_are_no_targets(self, train: Train, picture_folder: Path) -> None:
+    def test_corruptions_are_told_and_their_holes_are_no_targets(self, train: Train, image_folder: Path) -> None:
         small = ["--pool", "corruption", "--steps", "1", "--batch", "1", "--patch", "16"]
         assert "missing=true" in train("--data", "clean", *small, "-o", "run", recipe="")
         assert recipes.load("run/recipe.yaml").options == {"missing": True}
@@ -217,7 +215,7 @@ def scales(notations: Iterable[str]) -> set[str]:
 class TestPairs:
     SMALL = ("--pairs", "mates", "--steps", "1", "--batch", "1", "--patch", "16")
 
-    def test_corruptions_are_told_as_the_manifest_tells_them(self, train: Train, picture_folder: Path) -> None:
+    def test_corruptions_are_told_as_the_manifest_tells_them(self, train: Train, image_folder: Path) -> None:
         made = ["--from", "clean", "--to", "mates", "--count", "9", "--pool", "corruption", "--processes", "1", "-q"]
         door.main(["synth-pairs", *made], prog_name="med", standalone_mode=False)
         train(*self.SMALL, "-o", "run", recipe="")
@@ -240,7 +238,7 @@ class TestInit:
     }
 
     @pytest.fixture(params=CONFIGS)
-    def start(self, train: Train, picture_folder: Path, request: pytest.FixtureRequest) -> Path:
+    def start(self, train: Train, image_folder: Path, request: pytest.FixtureRequest) -> Path:
         changes = {"architecture": request.param, "config": self.CONFIGS[request.param], "method": "med", "id": "pre"}
         Path("pre.yaml").write_text(yaml.safe_dump(yaml.safe_load(TINY) | changes))
         train("--data", "clean", "-o", "pre", recipe="pre.yaml")
@@ -277,7 +275,7 @@ class TestInit:
         pairs = zip(before.parameters(), after.parameters(), strict=True)
         assert max((one - other).abs().max() for one, other in pairs) > 1e-3
 
-    def test_card_names_the_pictures_of_both(self, train: Train, start: Path) -> None:
+    def test_card_names_the_images_of_both(self, train: Train, start: Path) -> None:
         gray_folder("more")
         small = ["--steps", "1", "--batch", "1", "--patch", "16"]
         train("--data", "more", "--data", "clean", "--init", "pre", *small, "-o", "fine", recipe="")
@@ -287,13 +285,13 @@ class TestInit:
         train("--data", "last", "--data", "clean", *small, "-o", "on", recipe="on.yaml")
         assert weights.read_card(Path("on/pre.safetensors")).training_data == ["clean", "more", "last"]
 
-    def test_a_colour_model_takes_gray_pictures(self, train: Train, start: Path) -> None:
+    def test_a_colour_model_takes_gray_images(self, train: Train, start: Path) -> None:
         gray_folder("gray")
         small = ["--steps", "1", "--batch", "1", "--patch", "16", "--init", "pre"]
         train("--data", "gray", *small, "-o", "fine", recipe="")
         assert weights.read_card(Path("fine/fine.safetensors")).channels == 3
 
-    def test_noise_is_measured_anew(self, train: Train, picture_folder: Path) -> None:
+    def test_noise_is_measured_anew(self, train: Train, image_folder: Path) -> None:
         of_others = {"width": 4, "sigma_x": 90.0, "sigma_y": 45.0, "gain": [2.0] * 3, "offset": [0.0] * 3}
         start = weights.build(weights.Card("start", "ludvae", of_others))
         weights.save(Path("start.safetensors"), start, weights.Card("start", "ludvae", of_others))
@@ -311,11 +309,11 @@ class TestInit:
 
 
 class TestStages:
-    """AMSNet's two stages, from noisy pictures alone."""
+    """AMSNet's two stages, from noisy images alone."""
 
     SHORT = ("--steps", "2", "--batch", "2", "--patch", "16", "--data", "clean", "--val", "clean")
 
-    def test_stage_p_goes_on_from_stage_b_and_is_asked_like_it(self, train: Train, picture_folder: Path) -> None:
+    def test_stage_p_goes_on_from_stage_b_and_is_asked_like_it(self, train: Train, image_folder: Path) -> None:
         b = ("--method", "amsnet", "--arch", "dncnn", "--option", "branches=3", "--option", "fill=mean", "--pd", "2")
         train(*b, *self.SHORT, "-o", "b", recipe="")
         train("--method", "amsnet", "--option", "stage=p", "--init", "b", *self.SHORT, "-o", "p", recipe="")
@@ -335,7 +333,7 @@ class TestStages:
         [("masks:k=4,pd=1", {"branches": 4, "fill": "zero", "denoise_pd": 1}), ("plain", {})],
     )
     def test_any_model_can_be_gone_on_from(
-        self, train: Train, picture_folder: Path, strategy: str, options: dict[str, object]
+        self, train: Train, image_folder: Path, strategy: str, options: dict[str, object]
     ) -> None:
         train("--data", "clean", "-o", "run")
         network, card = weights.load_network(Path("run/tiny.safetensors"))
@@ -344,14 +342,14 @@ class TestStages:
         assert ({"stage": "p"} | options).items() <= recipes.load("p/recipe.yaml").options.items()
 
     def test_patches_that_no_stride_of_asking_divides_are_shown_all_the_same(
-        self, train: Train, picture_folder: Path
+        self, train: Train, image_folder: Path
     ) -> None:
         asked = ("--method", "amsnet", "--arch", "dncnn", "--pd", "5", "--option", "denoise_pd=3")
         for noise in ((), ("--noise", "gaussian:9")):
             train(*asked, *noise, *self.SHORT, "-o", f"run{len(noise)}", recipe="")
             assert Path(f"run{len(noise)}/validation.png").is_file()
 
-    def test_options_add_to_those_of_a_recipe_of_the_same_method(self, train: Train, picture_folder: Path) -> None:
+    def test_options_add_to_those_of_a_recipe_of_the_same_method(self, train: Train, image_folder: Path) -> None:
         Path("amsnet.yaml").write_text(TINY + "method: amsnet\noptions: {fill: mean, pd: 1}\n")
         train("--option", "branches=3", "--data", "clean", "-o", "same", recipe="amsnet.yaml")
         assert recipes.load("same/recipe.yaml").options == {"fill": "mean", "pd": 1, "branches": 3}
@@ -386,17 +384,19 @@ class TestLetters:
             ("--method n2n --noisy clean --noisy clean --val clean", "Leave --val out"),
         ],
     )
-    def test_options(self, train: Train, picture_folder: Path, given: str, words: str) -> None:
+    def test_options(self, train: Train, image_folder: Path, given: str, words: str) -> None:
         gray_folder("gray")
-        assert words in letter(lambda: train(*given.split(), "-o", "run"))
+        assert words in message_lines(lambda: train(*given.split(), "-o", "run"))
         assert not Path("run").exists()
 
-    def test_a_patch_that_does_not_fit(self, train: Train, picture_folder: Path) -> None:
-        words = letter(lambda: train("--data", "clean", "--patch", "20", "-o", "run", recipe=""))
+    def test_a_patch_that_does_not_fit(self, train: Train, image_folder: Path) -> None:
+        words = message_lines(lambda: train("--data", "clean", "--patch", "20", "-o", "run", recipe=""))
         assert "Give --patch 16 or 32" in words
 
-    def test_init_is_of_one_architecture(self, train: Train, picture_folder: Path) -> None:
-        words = letter(lambda: train("--data", "clean", "--init", "photo", "--arch", "dncnn", "-o", "run", recipe=""))
+    def test_init_is_of_one_architecture(self, train: Train, image_folder: Path) -> None:
+        words = message_lines(
+            lambda: train("--data", "clean", "--init", "photo", "--arch", "dncnn", "-o", "run", recipe="")
+        )
         assert "leave --arch out" in words
 
     @pytest.mark.parametrize(
@@ -420,35 +420,33 @@ class TestLetters:
     def test_recipes(self, line: str, words: str, tmp_path: Path) -> None:
         path = tmp_path / "bad.yaml"
         path.write_text(f"{TINY}\n{line}\n")  # the last of two equal keys counts
-        message = letter(lambda: str(recipes.load(str(path))))
+        message = message_lines(lambda: str(recipes.load(str(path))))
         assert words in message
         assert str(path) in message
 
 
 class TestResume:
-    def test_options_that_do_not_fit_leave_the_run_as_it_was(self, train: Train, picture_folder: Path) -> None:
+    def test_options_that_do_not_fit_leave_the_run_as_it_was(self, train: Train, image_folder: Path) -> None:
         train("--data", "clean", "-o", "run")
         frozen = Path("run/recipe.yaml").read_text()
         wider = ["--data", "clean", "-o", "run", "--resume", "--method", "med", "--arch", "split"]
-        letter(lambda: train(*wider, recipe=""))
+        message_lines(lambda: train(*wider, recipe=""))
         Path("other.yaml").write_text(frozen.replace("width: 8", "width: 16"))
         Path("run/recipe.yaml").write_text(Path("other.yaml").read_text())
-        words = letter(lambda: train("--data", "clean", "-o", "run", "--resume", recipe=""))
+        words = message_lines(lambda: train("--data", "clean", "-o", "run", "--resume", recipe=""))
         assert "other options" in words
         assert len(words.splitlines()) == 2  # a problem and a hint, not a list of all tensors
         Path("run/recipe.yaml").write_text(frozen)
         assert "going on from step 4" in train("--data", "clean", "-o", "run", "--resume", recipe="")
 
-    def test_another_network_is_told_in_one_line(self, train: Train, picture_folder: Path) -> None:
+    def test_another_network_is_told_in_one_line(self, train: Train, image_folder: Path) -> None:
         train("--data", "clean", "-o", "run")
         again = ["--data", "clean", "-o", "run", "--resume", "--steps", "5"]
-        words = letter(lambda: train(*again, "--arch", "unet", recipe=""))
+        words = message_lines(lambda: train(*again, "--arch", "unet", recipe=""))
         assert words.splitlines()[0] == "run was begun with the network 'dncnn'."
         assert "going on from step 4" in train(*again, "--arch", "dncnn", recipe="")
 
-    def test_a_recipe_that_is_named_again_is_not_read_and_that_is_said(
-        self, train: Train, picture_folder: Path
-    ) -> None:
+    def test_a_recipe_that_is_named_again_is_not_read_and_that_is_said(self, train: Train, image_folder: Path) -> None:
         again = ["--data", "clean", "-o", "run", "--resume"]
         assert "keeps the recipe" not in train(*again)
         Path("tiny.yaml").write_text(TINY.replace("steps: 4", "steps: 6"))
@@ -457,19 +455,19 @@ class TestResume:
         assert "going on from step 4 of 4" in said
         assert "keeps the recipe" not in train(*again, "--steps", "6", recipe="")
         Path("tiny.yaml").write_text(TINY.replace("id: tiny", "id: other"))
-        words = letter(lambda: train(*again))
+        words = message_lines(lambda: train(*again))
         assert "begun with the recipe 'tiny', not 'other'" in words
         assert "Leave --recipe out" in words
 
-    def test_a_refused_checkpoint_keeps_the_frozen_recipe(self, train: Train, picture_folder: Path) -> None:
+    def test_a_refused_checkpoint_keeps_the_frozen_recipe(self, train: Train, image_folder: Path) -> None:
         train("--data", "clean", "-o", "run")
         frozen = Path("run/recipe.yaml").read_text()
         Path("run/checkpoints/step-0000004.safetensors").write_bytes(b"torn")
-        words = letter(lambda: train("--data", "clean", "-o", "run", "--resume", "--steps", "6", recipe=""))
+        words = message_lines(lambda: train("--data", "clean", "-o", "run", "--resume", "--steps", "6", recipe=""))
         assert "remove it" in words
         assert Path("run/recipe.yaml").read_text() == frozen
 
-    def test_a_damaged_best_is_no_obstacle(self, train: Train, picture_folder: Path) -> None:
+    def test_a_damaged_best_is_no_obstacle(self, train: Train, image_folder: Path) -> None:
         train("--data", "clean", "--save-every", "2", "--val", "clean", "-o", "run")
         best = Path("run/checkpoints/best.safetensors")
         best.unlink()
@@ -477,7 +475,7 @@ class TestResume:
         train("--data", "clean", "--val", "clean", "-o", "run", "--resume", "--steps", "6", recipe="")
         assert weights.read_card(Path("run/tiny.safetensors")).steps > 0
 
-    def test_a_torn_line_of_the_log_costs_no_other(self, train: Train, picture_folder: Path) -> None:
+    def test_a_torn_line_of_the_log_costs_no_other(self, train: Train, image_folder: Path) -> None:
         train("--data", "clean", "--report-every", "1", "-o", "run")
         log = Path("run/log.jsonl")
         log.write_text(log.read_text() + '{"step": 4, "log_')
@@ -486,7 +484,7 @@ class TestResume:
         lines = log.read_text().splitlines()
         assert [json.loads(line)["step"] for line in lines[-2:]] == [5, 6]
 
-    def test_a_run_goes_on_without_the_model_that_it_started_from(self, train: Train, picture_folder: Path) -> None:
+    def test_a_run_goes_on_without_the_model_that_it_started_from(self, train: Train, image_folder: Path) -> None:
         train("--data", "clean", "-o", "start")
         train("--data", "clean", "--init", "start", "-o", "run")
         Path("start").rename("elsewhere")
@@ -495,12 +493,12 @@ class TestResume:
         assert recipes.load("run/recipe.yaml").init == "start"
         Path("run/checkpoints/step-0000004.safetensors").unlink()
         Path("run/checkpoints/step-0000006.safetensors").unlink()
-        assert "no model called 'start'" in letter(lambda: train(*again, recipe=""))
+        assert "no model called 'start'" in message_lines(lambda: train(*again, recipe=""))
 
-    def test_nothing_to_go_on_from_is_said(self, train: Train, picture_folder: Path) -> None:
+    def test_nothing_to_go_on_from_is_said(self, train: Train, image_folder: Path) -> None:
         assert "no checkpoint in run: a new run" in train("--data", "clean", "-o", "run", "--resume")
 
-    def test_a_cache_that_lost_a_file_is_made_again(self, train: Train, picture_folder: Path) -> None:
+    def test_a_cache_that_lost_a_file_is_made_again(self, train: Train, image_folder: Path) -> None:
         train("--data", "clean", "-o", "first")
         (pixels,) = Path("cache").glob("*.pixels")
         pixels.write_bytes(pixels.read_bytes()[:100])

@@ -28,7 +28,7 @@ from medcli.cli import med
 from medcli.cli.models.convert import command
 from medcli.errors import MedcliError, ModelError
 from medcli.zoo.checkpoint_formats import detect, renamed
-from medcli.zoo.convert import Found, Wish, converted, import_file
+from medcli.zoo.convert import Found, ImportOptions, converted, import_file
 from medcli.zoo.unpickle import tensors_in, unpickled, unwrapped
 from medcli.zoo.weights import Card, load_network, save
 
@@ -67,7 +67,7 @@ def kair(depth: int = 5, width: int = 6, channels: int = 3, *, norm: bool = True
 def imported(tensors: Mapping[str, Tensor], folder: Path, **wish: Any) -> tuple[nn.Module, Found]:
     """The network that `med denoise` would run of tensors in a safetensors file."""
     save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, folder / "foreign.safetensors")
-    found = import_file(folder / "foreign.safetensors", folder / "ours.safetensors", Wish("ours", **wish))
+    found = import_file(folder / "foreign.safetensors", folder / "ours.safetensors", ImportOptions("ours", **wish))
     network, card = load_network(folder / "ours.safetensors")
     assert card == found.card
     return network, found
@@ -81,7 +81,7 @@ class TestDnCNN:
     @pytest.mark.parametrize(
         ("norm", "bias", "channels"), [(True, True, 3), (False, True, 3), (True, False, 1), (False, False, 1)]
     )
-    def test_kair_stack_gives_the_same_pictures(self, norm: bool, bias: bool, channels: int, tmp_path: Path) -> None:
+    def test_kair_stack_gives_the_same_images(self, norm: bool, bias: bool, channels: int, tmp_path: Path) -> None:
         theirs = kair(channels=channels, norm=norm, bias=bias)
         network, found = imported(theirs.state_dict(), tmp_path)
         noisy = torch.rand(2, channels, 17, 22)
@@ -228,13 +228,13 @@ PUBLISHED = (
 def foreign(network: nn.Module, words: tuple[tuple[str, str], ...]) -> State:
     """The network's random tensors under the names of somebody else."""
 
-    def spelled(name: str) -> str:
+    def fingerprint(name: str) -> str:
         name = f".{name}."
         for ours, theirs in words:
             name = name.replace(f".{ours}.", f".{theirs}.")
         return name.strip(".")
 
-    return {spelled(name): tensor for name, tensor in scattered(network).items()}
+    return {fingerprint(name): tensor for name, tensor in scattered(network).items()}
 
 
 TINY_NAFNET = {"width": 4, "encoders": [1, 1], "middle": 1, "decoders": [1, 1]}
@@ -257,7 +257,7 @@ class TestNAFNet:
         assert found.card.config == config
 
     @pytest.mark.parametrize(
-        ("change", "letter"),
+        ("change", "message_lines"),
         [
             (("middle_blks.0.conv1.weight", None), "lacks 'middle.0.widen.weight'"),
             (("middle_blks.0.se.1.weight", torch.rand(3)), "nothing there is called 'middle.0.se.1.weight'"),
@@ -265,12 +265,12 @@ class TestNAFNet:
         ],
     )
     def test_nothing_is_left_over_or_unfilled(
-        self, change: tuple[str, Tensor | None], letter: str, tmp_path: Path
+        self, change: tuple[str, Tensor | None], message_lines: str, tmp_path: Path
     ) -> None:
         state = foreign(NAFNet(**TINY_NAFNET), BASICSR)
         name, tensor = change
         state.pop(name, None)
-        with pytest.raises(ModelError, match=letter):
+        with pytest.raises(ModelError, match=message_lines):
             imported(state if tensor is None else {**state, name: tensor}, tmp_path)
 
 
@@ -330,14 +330,14 @@ class TestOtherNames:
         assert list(result) == ["y.c", "x.d", "ab"]
 
     @pytest.mark.parametrize(
-        ("renames", "letter"), [({"nothing": "x"}, "'nothing'"), ({"a": "b"}, "Two tensors would be called 'b'")]
+        ("renames", "message_lines"), [({"nothing": "x"}, "'nothing'"), ({"a": "b"}, "Two tensors would be called 'b'")]
     )
-    def test_a_map_that_does_not_fit_is_a_letter(self, renames: dict[str, str | None], letter: str) -> None:
-        with pytest.raises(ModelError, match=letter):
+    def test_a_map_that_does_not_fit_is_a_letter(self, renames: dict[str, str | None], message_lines: str) -> None:
+        with pytest.raises(ModelError, match=message_lines):
             renamed({"b": torch.ones(1), "a": torch.ones(1)}, renames)
 
     @pytest.mark.parametrize(
-        ("wish", "letter"),
+        ("wish", "message_lines"),
         [
             ({}, "no naming that medcli knows"),
             ({"renames": {"net": "layers"}}, "needs the architecture"),
@@ -345,8 +345,8 @@ class TestOtherNames:
             ({"architecture": "unet"}, "lacks"),
         ],
     )
-    def test_unknown_names_are_a_letter(self, wish: dict[str, Any], letter: str, tmp_path: Path) -> None:
-        with pytest.raises(ModelError, match=letter) as caught:
+    def test_unknown_names_are_a_letter(self, wish: dict[str, Any], message_lines: str, tmp_path: Path) -> None:
+        with pytest.raises(ModelError, match=message_lines) as caught:
             imported(self.state(), tmp_path, **wish)
         assert caught.value.hint
 
@@ -391,7 +391,7 @@ class TestConverted:
             converted(raw, self.CARD, "kair", tmp_path / "file" / "store")
 
     @pytest.mark.parametrize(
-        ("naming", "config", "letter"),
+        ("naming", "config", "message_lines"),
         [
             ("basicsr", {}, "naming of KAIR, not of BasicSR"),
             ("kairr", {}, "unknown naming 'kairr'"),
@@ -399,10 +399,10 @@ class TestConverted:
         ],
     )
     def test_a_catalogue_that_is_wrong_leaves_nothing(
-        self, naming: str, config: dict[str, int], letter: str, raw: Path, tmp_path: Path
+        self, naming: str, config: dict[str, int], message_lines: str, raw: Path, tmp_path: Path
     ) -> None:
         card = Card(id="tiny", architecture="dncnn", config={**self.CARD.config, **config})
-        with pytest.raises(ModelError, match=letter):
+        with pytest.raises(ModelError, match=message_lines):
             converted(raw, card, naming, tmp_path / "store")
         assert list((tmp_path / "store").glob("*")) == []
 
@@ -500,7 +500,7 @@ class TestOddTensors:
         length = int.from_bytes(data[:8], "little")
         header = json.dumps({"__metadata__": None, **json.loads(data[8 : 8 + length])}).encode()
         (tmp_path / "a.safetensors").write_bytes(len(header).to_bytes(8, "little") + header + data[8 + length :])
-        assert import_file(tmp_path / "a.safetensors", tmp_path / "b.safetensors", Wish("b")).naming == "kair"
+        assert import_file(tmp_path / "a.safetensors", tmp_path / "b.safetensors", ImportOptions("b")).naming == "kair"
 
     def test_names_that_would_write_over_the_screen(self, tmp_path: Path) -> None:
         with pytest.raises(ModelError, match=r"called 'a\\x1b"):
@@ -514,16 +514,16 @@ class TestOddTensors:
     def test_a_pipe_is_not_waited_for(self, tmp_path: Path) -> None:
         os.mkfifo(tmp_path / "x.pth")
         with pytest.raises(ModelError, match="no file"):
-            import_file(tmp_path / "x.pth", tmp_path / "b.safetensors", Wish("b"))
+            import_file(tmp_path / "x.pth", tmp_path / "b.safetensors", ImportOptions("b"))
 
 
 class TestHostileFiles:
     @pytest.mark.parametrize("kind", HOSTILE)
     @pytest.mark.filterwarnings("ignore")
     def test_are_letters(self, kind: str, tmp_path: Path) -> None:
-        data, letter = HOSTILE[kind]
+        data, message_lines = HOSTILE[kind]
         (tmp_path / "x.pth").write_bytes(data)
-        with pytest.raises(ModelError, match=letter):
+        with pytest.raises(ModelError, match=message_lines):
             tensors_in(tmp_path / "x.pth")
 
     @pytest.mark.parametrize("legacy", [False, True])
@@ -586,15 +586,15 @@ class TestHostileFiles:
 class TestCommand:
     def test_a_safetensors_file_denoises_at_once(self, tmp_path: Path) -> None:
         save_file(kair().state_dict(), tmp_path / "foreign.safetensors")
-        out, picture = tmp_path / "out.safetensors", tmp_path / "a.png"
+        out, image = tmp_path / "out.safetensors", tmp_path / "a.png"
         result = run(tmp_path / "foreign.safetensors", "-o", out, "--licence", "MIT", "--id", "mine")
         assert result.exit_code == 0
         assert "dncnn, 25 tensors in the naming of KAIR" in result.output
         assert "3 batch normalisations folded" in result.output
         assert "licence" not in result.output
         assert load_network(out)[1].id == "mine"
-        cv2.imwrite(str(picture), np.full((20, 30, 3), 90, np.uint8))
-        done = CliRunner().invoke(med, ["denoise", str(picture), "-m", str(out), "--device", "cpu", "-q"])
+        cv2.imwrite(str(image), np.full((20, 30, 3), 90, np.uint8))
+        done = CliRunner().invoke(med, ["denoise", str(image), "-m", str(out), "--device", "cpu", "-q"])
         assert done.exit_code == 0
         assert (tmp_path / "a.denoised.png").exists()
 
@@ -622,7 +622,7 @@ class TestCommand:
         assert (tmp_path / "out.safetensors").read_text() == "mine"
 
     @pytest.mark.parametrize(
-        ("options", "letter"),
+        ("options", "message_lines"),
         [
             (["-o", "x.pth"], "called .safetensors"),
             (["-o", "x.safetensors", "--config", "[1]"], "lines of 'name: value'"),
@@ -633,18 +633,18 @@ class TestCommand:
             (["-o", "x.safetensors", "--map", "nowhere.yaml"], "nowhere.yaml"),
         ],
     )
-    def test_options_that_make_no_sense_are_usage_errors(self, options: list[str], letter: str) -> None:
+    def test_options_that_make_no_sense_are_usage_errors(self, options: list[str], message_lines: str) -> None:
         result = run("file.pth", *options)
-        assert (result.exit_code, letter in result.output) == (2, True)
+        assert (result.exit_code, message_lines in result.output) == (2, True)
 
     def test_files_that_are_no_checkpoints_are_letters(self, tmp_path: Path) -> None:
         network = NAFNet(**TINY_NAFNET)
         save(tmp_path / "ours.safetensors", network, Card("ours", "nafnet", network.config))
         (tmp_path / "short.safetensors").write_bytes((tmp_path / "ours.safetensors").read_bytes()[:-1])
-        for name, letter in (("ours", "already"), ("short", "corrupt"), ("absent", "no file")):
+        for name, message_lines in (("ours", "already"), ("short", "corrupt"), ("absent", "no file")):
             result = run(tmp_path / f"{name}.safetensors", "-o", tmp_path / "out.safetensors")
             assert isinstance(result.exception, ModelError)
-            assert letter in result.exception.problem
+            assert message_lines in result.exception.problem
 
 
 @pytest.fixture(scope="module", params=OFFICIAL)

@@ -1,4 +1,4 @@
-"""Claims about what a model can do beside taking noise away: pixels that are missing, pictures made larger."""
+"""Claims about what a model can do beside taking noise away: pixels that are missing, images made larger."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
-from pictures import by_pillow, coded, exif_block, metadata, noise, page
 from PIL import Image
+from sample_images import by_pillow, coded, exif_block, metadata, noise, page
 
-from medcli.batch.enlarge import Enlarge, enlarged
-from medcli.batch.fill import Fill, filled, masks_for
-from medcli.batch.plan import STREAM, Job
-from medcli.batch.restore import Progress
+from medcli.batch.denoise.inpaint import Inpaint, inpainted, mask_of_each_job
+from medcli.batch.denoise.plan import STREAM, Job
+from medcli.batch.denoise.upscale import Upscale, upscaled
+from medcli.engine.page import Progress
 from medcli.errors import InputError, ModelError, OutputError
-from medcli.images import Metadata, Page, Picture, TiffLayout, read
+from medcli.images import DecodedImage, Metadata, Page, TiffLayout, read
 from medcli.images.exif import times
 from medcli.noise.notation import bundled
 from medcli.noise.rescale import Rescale
@@ -38,13 +38,13 @@ class Engine:
     def __init__(self) -> None:
         self.seen: list[Pixels] = []
 
-    def __call__(self, picture: Pixels, /, *, strength: float, progress: Progress | None) -> Pixels:
-        self.seen.append(picture.copy())
-        return np.full_like(picture, 7)
+    def __call__(self, image: Pixels, /, *, strength: float, progress: Progress | None) -> Pixels:
+        self.seen.append(image.copy())
+        return np.full_like(image, 7)
 
 
-def same(picture: Pixels, /, *, strength: float, progress: Progress | None) -> Pixels:
-    return picture.copy()
+def same(image: Pixels, /, *, strength: float, progress: Progress | None) -> Pixels:
+    return image.copy()
 
 
 def card(*noises: str) -> Card:
@@ -85,7 +85,7 @@ class TestCapabilities:
         assert capabilities("rescale:2,filter=hamming").upscale_filter(2) == "hamming"
         with pytest.raises(ModelError, match="'tiny' was not trained to fill in"):
             capabilities("gaussian:25").require_inpainting()
-        with pytest.raises(ModelError, match="'tiny' was not trained to enlarge pictures"):
+        with pytest.raises(ModelError, match="'tiny' was not trained to enlarge images"):
             capabilities().upscale_filter(2)
         with pytest.raises(ModelError, match=r"enlarge 5 times(.|\n)*enlarges 2 or 3 times"):
             capabilities("rescale:3", "rescale:2").upscale_filter(5)
@@ -103,7 +103,7 @@ class TestFilled:
         missing = np.random.default_rng(5).random(before.pixels.shape[:2]) < 0.5
         engine = Engine()
         original = before.pixels.copy()
-        after = filled(before, missing, engine)
+        after = inpainted(before, missing, engine)
         hidden = np.zeros_like(missing) if before.alpha is None else before.alpha == 0
         assert (after.pixels[missing & ~hidden] == 7).all()
         assert np.array_equal(after.pixels[~missing | hidden], original[~missing | hidden])
@@ -116,30 +116,30 @@ class TestFilled:
 
     def test_nothing_missing_asks_nobody(self) -> None:
         engine, before = Engine(), page()
-        assert filled(before, np.zeros(before.pixels.shape[:2], bool), engine) is before
+        assert inpainted(before, np.zeros(before.pixels.shape[:2], bool), engine) is before
         assert not engine.seen
 
 
 class TestMasks:
-    def fill(self, tmp_path: Path, mask: Picture | bytes, picture: Picture | None = None) -> NDArray[np.bool_]:
+    def fill(self, tmp_path: Path, mask: DecodedImage | bytes, image: DecodedImage | None = None) -> NDArray[np.bool_]:
         """Where the first page was filled."""
         (tmp_path / "mask.png").write_bytes(mask if isinstance(mask, bytes) else coded(mask))
-        picture = picture or Picture([Page(np.full((13, 17), 100, np.uint8))], "png")
-        Fill({JOB: tmp_path / "mask.png"})(JOB, picture, Engine(), None)
-        return np.asarray(picture.pages[0].pixels == 7)
+        image = image or DecodedImage([Page(np.full((13, 17), 100, np.uint8))], "png")
+        Inpaint({JOB: tmp_path / "mask.png"})(JOB, image, Engine(), None)
+        return np.asarray(image.pages[0].pixels == 7)
 
     @EVERY_DEPTH
     def test_white_is_missing_in_every_depth(self, depth: str, tmp_path: Path) -> None:
         values = noise(depth, (13, 17))
         white = values > (0.5 if depth == "float32" else np.iinfo(depth).max / 2)
-        assert np.array_equal(self.fill(tmp_path, Picture([Page(values)], "tiff")), white)
+        assert np.array_equal(self.fill(tmp_path, DecodedImage([Page(values)], "tiff")), white)
 
     def test_red_is_not_white_and_clear_white_is_none(self, tmp_path: Path) -> None:
         colours = np.zeros((13, 17, 3), np.uint8)
         colours[:4], colours[4:8], colours[8:10] = (255, 0, 0), 255, 255
         alpha = np.full((13, 17), 255, np.uint8)
         alpha[8:] = 0
-        found = self.fill(tmp_path, Picture([Page(colours, alpha)], "png"))
+        found = self.fill(tmp_path, DecodedImage([Page(colours, alpha)], "png"))
         assert found[4:8].all()
         assert found.sum() == 4 * 17
 
@@ -147,26 +147,26 @@ class TestMasks:
         masks = [Page(np.zeros((4, 4), np.uint8)) for _ in range(2)]
         masks[0].pixels[0], masks[1].pixels[1] = 255, 255
         for pages, rows in ((masks, (0, 1)), (masks[:1], (0, 0))):
-            picture = Picture([Page(np.full((4, 4), 100, np.uint8)) for _ in range(2)], "tiff")
-            self.fill(tmp_path, Picture(pages, "tiff"), picture)
-            assert [np.flatnonzero((each.pixels == 7).all(1)).tolist() for each in picture.pages] == [[r] for r in rows]
-        assert picture.notes == ["8 of 32 pixels were missing."]
+            image = DecodedImage([Page(np.full((4, 4), 100, np.uint8)) for _ in range(2)], "tiff")
+            self.fill(tmp_path, DecodedImage(pages, "tiff"), image)
+            assert [np.flatnonzero((each.pixels == 7).all(1)).tolist() for each in image.pages] == [[r] for r in rows]
+        assert image.notes == ["8 of 32 pixels were missing."]
 
     @pytest.mark.parametrize(
         ("mask", "words"),
         [
-            (Picture([Page(np.zeros((17, 13), np.uint8))], "png"), "is 13x17 pixels, but its picture 17x13"),
-            (Picture([Page(np.zeros((13, 17), np.uint8))] * 3, "tiff"), "has 3 pages, but its picture 1"),
-            (Picture([Page(np.full((13, 17), 255, np.uint8))], "png"), "white is what is missing"),
+            (DecodedImage([Page(np.zeros((17, 13), np.uint8))], "png"), "is 13x17 pixels, but its image 17x13"),
+            (DecodedImage([Page(np.zeros((13, 17), np.uint8))] * 3, "tiff"), "has 3 pages, but its image 1"),
+            (DecodedImage([Page(np.full((13, 17), 255, np.uint8))], "png"), "white is what is missing"),
             (
-                Picture([Page(np.zeros((13, 17), np.uint8))], "png", Metadata(exif=exif_block(orientation=6))),
+                DecodedImage([Page(np.zeros((13, 17), np.uint8))], "png", Metadata(exif=exif_block(orientation=6))),
                 "another orientation tag",
             ),
-            (b"no picture at all", "not a picture"),
+            (b"no image at all", "not an image"),
         ],
     )
-    def test_what_is_no_mask_of_this_picture_is_a_letter(
-        self, mask: Picture | bytes, words: str, tmp_path: Path
+    def test_what_is_no_mask_of_this_image_is_a_letter(
+        self, mask: DecodedImage | bytes, words: str, tmp_path: Path
     ) -> None:
         with pytest.raises(InputError, match=words):
             self.fill(tmp_path, mask)
@@ -174,9 +174,9 @@ class TestMasks:
     def test_black_is_missing_where_all_channels_are(self) -> None:
         pixels = noise("uint8", (13, 17, 3)) | 1
         pixels[3], pixels[5, :, :2] = 0, 0
-        picture = Picture([Page(pixels)], "png")
-        Fill({})(JOB, picture, Engine(), None)
-        assert np.flatnonzero((picture.pages[0].pixels == 7).all((1, 2))).tolist() == [3]
+        image = DecodedImage([Page(pixels)], "png")
+        Inpaint({})(JOB, image, Engine(), None)
+        assert np.flatnonzero((image.pages[0].pixels == 7).all((1, 2))).tolist() == [3]
 
     def test_masks_are_found_by_name(self, tmp_path: Path) -> None:
         for name in ("in/a.jpg", "in/sub/b.png", "masks/a.png", "masks/sub/b.webp", "c.png"):
@@ -184,37 +184,37 @@ class TestMasks:
             (tmp_path / name).touch()
         inputs = [tmp_path / "in"]
         jobs = [Job(tmp_path / "in" / name, tmp_path / "out" / name) for name in ("a.jpg", "sub/b.png")]
-        assert list(masks_for(tmp_path / "masks", jobs, inputs).values()) == [
+        assert list(mask_of_each_job(tmp_path / "masks", jobs, inputs).values()) == [
             tmp_path / "masks/a.png",
             tmp_path / "masks/sub/b.webp",
         ]
-        assert set(masks_for(tmp_path / "c.png", jobs, inputs).values()) == {tmp_path / "c.png"}
+        assert set(mask_of_each_job(tmp_path / "c.png", jobs, inputs).values()) == {tmp_path / "c.png"}
         (tmp_path / "masks/a.png").unlink()
         with pytest.raises(InputError, match=r"no mask in .*masks for .*a\.jpg\."):
-            masks_for(tmp_path / "masks", jobs, inputs)
+            mask_of_each_job(tmp_path / "masks", jobs, inputs)
         with pytest.raises(InputError, match=r"no mask .*nowhere"):
-            masks_for(tmp_path / "nowhere", jobs, inputs)
+            mask_of_each_job(tmp_path / "nowhere", jobs, inputs)
         with pytest.raises(OutputError, match="overwrite a mask"):
-            masks_for(tmp_path / "c.png", [replace(jobs[0], target=tmp_path / "c.png")], inputs)
+            mask_of_each_job(tmp_path / "c.png", [replace(jobs[0], target=tmp_path / "c.png")], inputs)
 
 
 class TestEnlarged:
     @pytest.mark.parametrize("filter", ["bicubic", "lanczos", "bilinear", "hamming"])
     @pytest.mark.parametrize("factor", [2, 3, 4])
     def test_is_what_training_does_whatever_the_bands(self, filter: str, factor: int) -> None:
-        """A picture that was small once: scaled down and up again, it is the enlarged small one."""
+        """An image that was small once: scaled down and up again, it is the enlarged small one."""
         clean = torch.rand(3, 100 * factor, 11 * factor, generator=torch.Generator().manual_seed(0))
         expected = Rescale(factor, filter)(clean, torch.Generator()).permute(1, 2, 0).numpy()
         planes = [Image.fromarray(plane.numpy()).resize((11, 100), Image.Resampling[filter.upper()]) for plane in clean]
         small = np.stack([np.asarray(plane) for plane in planes], -1)
-        np.testing.assert_allclose(enlarged(small, factor, filter), expected, atol=1e-5)
+        np.testing.assert_allclose(upscaled(small, factor, filter), expected, atol=1e-5)
 
     @EVERY_DEPTH
     def test_integers_end_at_black_and_white_and_floats_do_not(self, depth: str) -> None:
         white = 1 if depth == "float32" else np.iinfo(depth).max
         edge = np.zeros((5, 8), depth)
         edge[:, 4:] = white
-        large = enlarged(edge, 2, "bicubic")
+        large = upscaled(edge, 2, "bicubic")
         assert (large.shape, large.dtype) == ((10, 16), edge.dtype)
         assert (large[:, 0] == 0).all()
         assert (large[:, -1] == white).all()
@@ -222,9 +222,9 @@ class TestEnlarged:
 
     @EVERY_KIND
     def test_every_page_grows_with_its_alpha(self, kind: str) -> None:
-        picture = Picture([page("uint16", kind), page("uint16", kind, (4, 6))], "tiff")
-        Enlarge(3, "bicubic")(JOB, picture, same, None)
-        for each, size in zip(picture.pages, [(39, 51), (12, 18)], strict=True):
+        image = DecodedImage([page("uint16", kind), page("uint16", kind, (4, 6))], "tiff")
+        Upscale(3, "bicubic")(JOB, image, same, None)
+        for each, size in zip(image.pages, [(39, 51), (12, 18)], strict=True):
             assert each.pixels.shape[:2] == size
             assert (each.alpha is None) == (not kind.endswith("A"))
             assert each.alpha is None or (each.alpha.shape, each.alpha.dtype) == (size, np.uint16)
@@ -234,9 +234,9 @@ class TestEnlarged:
         for hidden in (0, 255):
             pixels, alpha = np.full((24, 24, 3), 128, np.uint8), np.full((24, 24), 255, np.uint8)
             pixels[8:16, 8:16], alpha[8:16, 8:16] = hidden, 0
-            picture = Picture([Page(pixels, alpha)], "png")
-            Enlarge(2, "lanczos")(JOB, picture, same, None)
-            results.append(picture.pages[0].pixels)
+            image = DecodedImage([Page(pixels, alpha)], "png")
+            Upscale(2, "lanczos")(JOB, image, same, None)
+            results.append(image.pages[0].pixels)
         assert np.array_equal(*results)
 
     @pytest.mark.parametrize("kind", ["L", "RGB"])
@@ -244,52 +244,52 @@ class TestEnlarged:
     def test_what_is_not_finite_does_not_spread(self, kind: str, value: float) -> None:
         before = np.full((24, 24) if kind == "L" else (24, 24, 3), 0.5, np.float32)
         before[9:12, 9:12] = value
-        picture = Picture([Page(before)], "tiff")
-        Enlarge(3, "bicubic")(JOB, picture, same, None)
-        np.testing.assert_array_equal(picture.pages[0].pixels, before.repeat(3, axis=0).repeat(3, axis=1))
+        image = DecodedImage([Page(before)], "tiff")
+        Upscale(3, "bicubic")(JOB, image, same, None)
+        np.testing.assert_array_equal(image.pages[0].pixels, before.repeat(3, axis=0).repeat(3, axis=1))
 
     def test_strength_reaches_the_engine(self) -> None:
         asked: list[float] = []
 
-        def engine(picture: Pixels, /, *, strength: float, progress: Progress | None) -> Pixels:
+        def engine(image: Pixels, /, *, strength: float, progress: Progress | None) -> Pixels:
             asked.append(strength)
-            return picture
+            return image
 
-        Enlarge(2, "bicubic", 0.25)(JOB, Picture([page()], "png"), engine, None)
+        Upscale(2, "bicubic", 0.25)(JOB, DecodedImage([page()], "png"), engine, None)
         assert asked == [0.25]
 
     def test_what_would_be_too_large_is_refused_before_it_is_made(self) -> None:
-        picture, engine = Picture([page("uint8", "L", (100, 100))], "png"), Engine()
+        image, engine = DecodedImage([page("uint8", "L", (100, 100))], "png"), Engine()
         with pytest.raises(InputError, match=r"Enlarged 4 times(.|\n)*--max-pixels"):
-            Enlarge(4, "bicubic", max_pixels=159_999)(JOB, picture, engine, None)
+            Upscale(4, "bicubic", max_pixels=159_999)(JOB, image, engine, None)
         assert not engine.seen
-        strip = Picture([page("uint8", "L", (2, 8192))], "png")
-        with pytest.raises(OutputError, match="WEBP holds at most 16383 pixels a side; this picture has 16384x4"):
-            Enlarge(2, "bicubic")(replace(JOB, target=Path("b.webp")), strip, engine, None)
+        strip = DecodedImage([page("uint8", "L", (2, 8192))], "png")
+        with pytest.raises(OutputError, match="WEBP holds at most 16383 pixels a side; this image has 16384x4"):
+            Upscale(2, "bicubic")(replace(JOB, target=Path("b.webp")), strip, engine, None)
         assert not engine.seen
 
     def test_what_format_is_asked_for_says_how_large_it_may_be(self) -> None:
-        strip, stream = Picture([page("uint8", "L", (2, 8192))], "webp"), replace(JOB, target=STREAM)
+        strip, stream = DecodedImage([page("uint8", "L", (2, 8192))], "webp"), replace(JOB, target=STREAM)
         with pytest.raises(OutputError, match="WEBP holds at most"):
-            Enlarge(2, "bicubic")(stream, strip, same, None)
-        Enlarge(2, "bicubic", format="png")(stream, strip, same, None)
+            Upscale(2, "bicubic")(stream, strip, same, None)
+        Upscale(2, "bicubic", format="png")(stream, strip, same, None)
         assert strip.size == (16384, 4)
 
 
 class TestWhatTheFileCarries:
-    def enlarged(self, picture: Picture, format: str) -> Picture:
-        again = read(coded(picture, format=format))
-        Enlarge(2, "bicubic")(JOB, again, same, None)
+    def enlarged(self, image: DecodedImage, format: str) -> DecodedImage:
+        again = read(coded(image, format=format))
+        Upscale(2, "bicubic")(JOB, again, same, None)
         return read(coded(again))
 
     @pytest.mark.parametrize("format", ["png", "jpeg", "tiff", "bmp"])
     def test_it_prints_at_its_old_size(self, format: str) -> None:
-        after = self.enlarged(Picture([page()], "png", metadata("dpi")), format)
+        after = self.enlarged(DecodedImage([page()], "png", metadata("dpi")), format)
         assert after.metadata.dpi == pytest.approx((600, 300), rel=1e-3)
 
     @pytest.mark.parametrize("format", ["png", "jpeg", "webp"])
     def test_exif_says_the_true_size_and_keeps_the_rest(self, format: str) -> None:
-        after = self.enlarged(Picture([page()], "png", metadata("icc exif xmp")), format)
+        after = self.enlarged(DecodedImage([page()], "png", metadata("icc exif xmp")), format)
         with opened(after) as image:
             found = image.getexif()
         camera = found.get_ifd(0x8769)
@@ -302,25 +302,25 @@ class TestWhatTheFileCarries:
         held[282] = held[283] = 72.0
         held[296] = 2
         source = read(by_pillow(Image.new("RGB", (16, 8)), "jpeg", exif=held))
-        Enlarge(4, "bicubic")(JOB, source, same, None)
+        Upscale(4, "bicubic")(JOB, source, same, None)
         with opened(source) as image:
             assert (image.getexif()[282], image.getexif()[283]) == (288, 288)
 
     def test_tags_of_the_old_pixels_go(self) -> None:
         tags = ((270, 2, 14, b'{"shape": [8]}'), (305, 2, 4, b"med\0"), (33550, 12, 1, b"12345678"))
         layout = TiffLayout(tags, resolution=((300, 1), (2**31, 7), 2))
-        picture = Picture([page()], "tiff", Metadata(tiff=(layout,)))
-        Enlarge(2, "bicubic")(JOB, picture, same, None)
-        (after,) = picture.metadata.tiff
+        image = DecodedImage([page()], "tiff", Metadata(tiff=(layout,)))
+        Upscale(2, "bicubic")(JOB, image, same, None)
+        (after,) = image.metadata.tiff
         assert [tag[0] for tag in after.tags] == [305]
         assert after.resolution == ((600, 1), (2**31, 3), 2)
-        assert picture.notes == ["TIFF tags that state places in the old pixels were dropped."]
+        assert image.notes == ["TIFF tags that state places in the old pixels were dropped."]
 
     def test_a_plain_description_stays(self) -> None:
-        picture = Picture([page()], "tiff", Metadata(tiff=(TiffLayout(((270, 2, 6, b"a cat\0"),)),)))
-        Enlarge(2, "bicubic")(JOB, picture, same, None)
-        assert picture.metadata.tiff[0].tags == ((270, 2, 6, b"a cat\0"),)
-        assert not picture.notes
+        image = DecodedImage([page()], "tiff", Metadata(tiff=(TiffLayout(((270, 2, 6, b"a cat\0"),)),)))
+        Upscale(2, "bicubic")(JOB, image, same, None)
+        assert image.metadata.tiff[0].tags == ((270, 2, 6, b"a cat\0"),)
+        assert not image.notes
 
     @pytest.mark.parametrize(
         ("fraction", "result"),
@@ -330,6 +330,6 @@ class TestWhatTheFileCarries:
         assert times(fraction, 3) == result
 
 
-def opened(picture: Picture) -> Image.Image:
-    """The picture as Pillow sees its file."""
-    return Image.open(io.BytesIO(coded(picture)))
+def opened(image: DecodedImage) -> Image.Image:
+    """The image as Pillow sees its file."""
+    return Image.open(io.BytesIO(coded(image)))

@@ -15,7 +15,7 @@ from click.testing import CliRunner, Result
 import medcli
 from medcli import cpu
 from medcli.cli import COMMANDS, med
-from medcli.train.machine import choose_machine
+from medcli.train.hardware import choose_hardware
 from medcli.train.muon import orthogonalise
 
 LIMITS = ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA", "ATEN_CPU_CAPABILITY")
@@ -68,7 +68,7 @@ def test_either_unit_multiplies_bf16(monkeypatch: pytest.MonkeyPatch, unit: str)
 def test_a_cpu_can_be_imitated(monkeypatch: pytest.MonkeyPatch, name: str, value: str, fast: bool) -> None:
     monkeypatch.setenv(name, value)
     assert cpu.multiplies_bf16() is fast
-    assert choose_machine("cpu").dtype == (torch.bfloat16 if fast else torch.float32)
+    assert choose_hardware("cpu").dtype == (torch.bfloat16 if fast else torch.float32)
 
 
 @pytest.mark.usefixtures("capable")
@@ -120,7 +120,7 @@ def test_cores_follow_the_affinity(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cpu, "OWN_GROUPS", Path("nowhere"))
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {5}, raising=False)
     assert cpu.usable_cores() == 1
-    assert choose_machine("cpu").workers == 1
+    assert choose_hardware("cpu").workers == 1
 
 
 @pytest.mark.parametrize(("platform", "libgomp"), [("linux", True), ("darwin", False), ("win32", False)])

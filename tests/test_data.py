@@ -1,4 +1,4 @@
-"""Claims about training data: what a key fixes, what a cache keeps, which pictures belong together."""
+"""Claims about training data: what a key fixes, what a cache keeps, which images belong together."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ import tifffile
 import torch
 from PIL import Image
 
-from medcli.batch.synth import NoiseDrawer, Order, plan, synthesise
+from medcli.batch.synth.run import NotatedNoise, SynthOptions, plan, synthesise
 from medcli.data.cache import PixelCache, Reading, open_cache
-from medcli.data.crops import Frame, Framing, MadeNoisy, Recorded, stacked
-from medcli.data.folders import matched, pictures_in
-from medcli.data.mates import MANIFEST, recorded_pairs
+from medcli.data.crops import Crop, CropSampler, RecordedImages, SyntheticPairs, stacked
+from medcli.data.folders import images_in, matched
+from medcli.data.pairs import MANIFEST, recorded_pairs
 from medcli.errors import InputError, OutputError, RecipeError, TrainingError
 from medcli.images.values import ValueRange
 from medcli.methods.base import Needs
@@ -26,42 +26,42 @@ from medcli.noise.base import Noise
 from medcli.noise.chain import chained
 from medcli.noise.gaussian import Gaussian
 from medcli.noise.notation import parse
-from medcli.train.proposals import with_proposals
+from medcli.train.auto_options import with_auto_options
 from medcli.train.recipe import Recipe
 from medcli.train.sources import Folders, Sources, open_sources
 
 
 def cache_of(folder: Path, tmp_path: Path, smallest: int = 16) -> PixelCache:
-    return open_cache([folder / name for name in pictures_in(folder)], tmp_path / "cache", smallest=smallest)
+    return open_cache([folder / name for name in images_in(folder)], tmp_path / "cache", smallest=smallest)
 
 
-def made_of(folder: Path, tmp_path: Path, **changes: object) -> MadeNoisy:
-    made = MadeNoisy(cache_of(folder, tmp_path), Gaussian(25, 25), Framing(16, 3, 0.5), seed=3)
+def made_of(folder: Path, tmp_path: Path, **changes: object) -> SyntheticPairs:
+    made = SyntheticPairs(cache_of(folder, tmp_path), Gaussian(25, 25), CropSampler(16, 3, 0.5), seed=3)
     return replace(made, **changes)
 
 
 class TestMadeNoisy:
-    def test_a_sample_depends_on_its_key_alone(self, picture_folder: Path, tmp_path: Path) -> None:
-        made = made_of(picture_folder, tmp_path)
+    def test_a_sample_depends_on_its_key_alone(self, image_folder: Path, tmp_path: Path) -> None:
+        made = made_of(image_folder, tmp_path)
         direct = made.sample(7, 1)
         stacked(made, 3, range(2))
         (noisy,), clean, keys = stacked(made, 7, [0, 1])
         assert torch.equal(direct.views[0], noisy[1])
         assert torch.equal(direct.clean, clean[1])
         assert direct.key == keys[1]
-        for other in (made.sample(8, 1), made.sample(7, 2), made_of(picture_folder, tmp_path, seed=4).sample(7, 1)):
+        for other in (made.sample(8, 1), made.sample(7, 2), made_of(image_folder, tmp_path, seed=4).sample(7, 1)):
             assert not torch.equal(direct.clean, other.clean)
             assert direct.key != other.key
 
-    def test_clean_stays_in_range_and_noise_has_its_strength(self, picture_folder: Path, tmp_path: Path) -> None:
-        (noisy,), clean, _ = stacked(made_of(picture_folder, tmp_path), 0, range(40))
+    def test_clean_stays_in_range_and_noise_has_its_strength(self, image_folder: Path, tmp_path: Path) -> None:
+        (noisy,), clean, _ = stacked(made_of(image_folder, tmp_path), 0, range(40))
         assert clean.min() >= 0
         assert clean.max() <= 1
         assert ((noisy - clean) * 255).std().item() == pytest.approx(25, rel=0.05)
 
-    def test_views_share_the_scene_and_only_alike_ones_the_level(self, picture_folder: Path, tmp_path: Path) -> None:
+    def test_views_share_the_scene_and_only_alike_ones_the_level(self, image_folder: Path, tmp_path: Path) -> None:
         def levels(*, alike: bool) -> torch.Tensor:
-            made = made_of(picture_folder, tmp_path, noise=Gaussian(1, 60), views=2, alike=alike)
+            made = made_of(image_folder, tmp_path, noise=Gaussian(1, 60), views=2, alike=alike)
             noisy, clean, _ = stacked(made, 0, range(60))
             first, second = (view - clean for view in noisy)
             assert abs(torch.corrcoef(torch.stack([first.flatten(), second.flatten()]))[0, 1]) < 0.05
@@ -71,8 +71,8 @@ class TestMadeNoisy:
         assert (same[0] / same[1]).log().abs().max() < 0.25
         assert (different[0] - different[1]).abs().mean() > 8
 
-    def test_other_scenes(self, picture_folder: Path, tmp_path: Path) -> None:
-        made = made_of(picture_folder, tmp_path, noise=Gaussian(0, 0), clean="others")
+    def test_other_scenes(self, image_folder: Path, tmp_path: Path) -> None:
+        made = made_of(image_folder, tmp_path, noise=Gaussian(0, 0), clean="others")
         noisy, clean, _ = stacked(made, 0, range(20))
         assert (noisy[0] - clean).abs().mean((1, 2, 3)).min() > 0.001
         assert stacked(replace(made, clean="none"), 0, [0])[1] is None
@@ -81,35 +81,35 @@ class TestMadeNoisy:
 class TestFrames:
     def test_depth_and_colour(self) -> None:
         deep = np.full((20, 20, 1), 65535, np.uint16)
-        patch = Frame(2, 3, 8, 8, 0).cut(deep, 3)
+        patch = Crop(2, 3, 8, 8, 0).cut(deep, 3)
         assert patch.shape == (3, 8, 8)
         assert (patch == 1).all()
         colours = np.stack([np.full((20, 20), level, np.uint8) for level in (0, 51, 102)], -1)
-        assert Frame(0, 0, 8, 8, 0).cut(colours, 1).mean().item() == pytest.approx(0.2)
-        assert Frame(0, 0, 5, 8, 0).cut(deep, 1).shape == (1, 8, 8)  # enlarged
+        assert Crop(0, 0, 8, 8, 0).cut(colours, 1).mean().item() == pytest.approx(0.2)
+        assert Crop(0, 0, 5, 8, 0).cut(deep, 1).shape == (1, 8, 8)  # enlarged
         gaps = np.full((8, 8, 1), np.nan, np.float32)
-        assert (Frame(0, 0, 8, 8, 0).cut(gaps, 1) == 0).all()
+        assert (Crop(0, 0, 8, 8, 0).cut(gaps, 1) == 0).all()
 
     def test_every_turn_is_another_one(self) -> None:
-        picture = np.arange(64, dtype=np.float32).reshape(8, 8, 1)
-        turned = {tuple(Frame(0, 0, 8, 8, turn).cut(picture, 1).flatten().tolist()) for turn in range(8)}
+        image = np.arange(64, dtype=np.float32).reshape(8, 8, 1)
+        turned = {tuple(Crop(0, 0, 8, 8, turn).cut(image, 1).flatten().tolist()) for turn in range(8)}
         assert len(turned) == 8
 
 
 class TestCache:
-    def test_follows_the_folder(self, picture_folder: Path, tmp_path: Path) -> None:
-        first = cache_of(picture_folder, tmp_path)
-        (picture_folder / "0.png").unlink()
-        (picture_folder / "broken.png").write_bytes(b"not a picture")
-        second = cache_of(picture_folder, tmp_path)
+    def test_follows_the_folder(self, image_folder: Path, tmp_path: Path) -> None:
+        first = cache_of(image_folder, tmp_path)
+        (image_folder / "0.png").unlink()
+        (image_folder / "broken.png").write_bytes(b"not an image")
+        second = cache_of(image_folder, tmp_path)
         assert (len(first), len(second)) == (5, 4)
         assert "broken.png" in second.skipped[0]
         assert (first[1] == second[0]).all()
 
-    def test_is_read_not_made_again(self, picture_folder: Path, tmp_path: Path) -> None:
-        cache_of(picture_folder, tmp_path)
+    def test_is_read_not_made_again(self, image_folder: Path, tmp_path: Path) -> None:
+        cache_of(image_folder, tmp_path)
         stamps = {path: path.stat().st_mtime_ns for path in (tmp_path / "cache").iterdir()}
-        cache_of(picture_folder, tmp_path)
+        cache_of(image_folder, tmp_path)
         assert {path: path.stat().st_mtime_ns for path in (tmp_path / "cache").iterdir()} == stamps
 
     def test_keeps_depth_gray_and_pages(self, tmp_path: Path) -> None:
@@ -125,7 +125,7 @@ class TestCache:
         assert (cache[0][..., 0] == floats).all()
         assert (cache[2][..., 0] == stack[1]).all()
 
-    def test_reads_counts_in_their_range_and_pictures_of_one_scene_in_one(self, tmp_path: Path) -> None:
+    def test_reads_counts_in_their_range_and_images_of_one_scene_in_one(self, tmp_path: Path) -> None:
         ramp = np.linspace(100, 300, 600).reshape(20, 30)
         (tmp_path / "low").mkdir()
         paths = [tmp_path / "low" / "a.tif", tmp_path / "low" / "b.tif"]
@@ -141,28 +141,28 @@ class TestCache:
         assert (joint[1].min(), joint[1].max()) == pytest.approx((0.2, 1), abs=0.01)
         assert apart[1].min() == pytest.approx(0, abs=0.01)
 
-    def test_reaches_other_processes_as_a_file_name(self, picture_folder: Path, tmp_path: Path) -> None:
-        cache = cache_of(picture_folder, tmp_path)
+    def test_reaches_other_processes_as_a_file_name(self, image_folder: Path, tmp_path: Path) -> None:
+        cache = cache_of(image_folder, tmp_path)
         parcel = pickle.dumps(cache)
         assert len(parcel) < 2000 < cache[0].nbytes
         assert (pickle.loads(parcel)[3] == cache[3]).all()
 
-    def test_may_be_released_at_any_time(self, picture_folder: Path, tmp_path: Path) -> None:
-        cache = cache_of(picture_folder, tmp_path)
+    def test_may_be_released_at_any_time(self, image_folder: Path, tmp_path: Path) -> None:
+        cache = cache_of(image_folder, tmp_path)
         before = cache[1].copy()
         view = cache[1]
         cache.release()
         assert (view == before).all()
 
-    def test_small_pictures_are_named(self, picture_folder: Path, tmp_path: Path) -> None:
-        with pytest.raises(TrainingError, match="None of the pictures") as caught:
-            cache_of(picture_folder, tmp_path, smallest=50)
+    def test_small_images_are_named(self, image_folder: Path, tmp_path: Path) -> None:
+        with pytest.raises(TrainingError, match="None of the images") as caught:
+            cache_of(image_folder, tmp_path, smallest=50)
         assert "4.png: smaller than the 50 pixel patch" in caught.value.hint
 
-    def test_no_room_is_a_letter(self, picture_folder: Path, tmp_path: Path) -> None:
+    def test_no_room_is_a_letter(self, image_folder: Path, tmp_path: Path) -> None:
         (tmp_path / "cache").write_text("a file, not a folder")
         with pytest.raises(OutputError, match="cannot be kept"):
-            cache_of(picture_folder, tmp_path)
+            cache_of(image_folder, tmp_path)
 
 
 class TestFolders:
@@ -174,22 +174,22 @@ class TestFolders:
             (Path("sub/one.png"), Path("sub/one.jpg"), Path("sub/one.png"))
         ]
         Image.new("L", (8, 8)).save(tmp_path / "c" / "two.png")
-        with pytest.raises(InputError, match="1 pictures have no mate"):
+        with pytest.raises(InputError, match="1 images have no mate"):
             matched(tmp_path / "a", tmp_path / "b", tmp_path / "c")
 
     def test_missing_folder(self, tmp_path: Path) -> None:
         with pytest.raises(InputError, match="no folder"):
-            pictures_in(tmp_path / "nowhere")
+            images_in(tmp_path / "nowhere")
 
 
 @pytest.fixture
-def pairs(picture_folder: Path, tmp_path: Path) -> tuple[Path, Path]:
-    """(noisy, clean): the noisy mates are the clean pictures with 40 added."""
+def pairs(image_folder: Path, tmp_path: Path) -> tuple[Path, Path]:
+    """(noisy, clean): the noisy mates are the clean images with 40 added."""
     noisy = tmp_path / "noisy"
     noisy.mkdir()
-    for path in picture_folder.iterdir():
+    for path in image_folder.iterdir():
         Image.fromarray(np.asarray(Image.open(path)) // 2 + 40).save(noisy / path.name)
-    return noisy, picture_folder
+    return noisy, image_folder
 
 
 BOTH = {"sigma_x": 10.0, "sigma_y": 5.0}
@@ -205,13 +205,13 @@ class TestSources:
         noisy, clean = pairs
         (noisy / "0.png").write_bytes(b"broken")  # its mate goes with it
         found = sources(tmp_path, Needs(clean="mates"), noisy=[noisy], clean=[clean])
-        assert found.pictures == 4
+        assert found.images == 4
         assert "0.png" in found.skipped[0]
         for index in range(10):
             (view,), mate, _ = found.train.sample(0, index)
             assert ((view - (mate / 2 + 40 / 255)).abs() <= 0.51 / 255).all()
 
-    def test_unpaired_pictures_are_of_other_scenes(self, pairs: tuple[Path, Path], tmp_path: Path) -> None:
+    def test_unpaired_images_are_of_other_scenes(self, pairs: tuple[Path, Path], tmp_path: Path) -> None:
         noisy, clean = pairs
         found = sources(tmp_path, Needs(clean="others"), noisy=[noisy], clean=[clean])
         differences = [
@@ -230,23 +230,23 @@ class TestSources:
         needs = Needs(views=2, spare=1)
         for folders in ([first, second], [first, second, second]):
             assert len(sources(tmp_path, needs, noisy=folders).train.sample(0, 0).views) == len(folders)
-        with pytest.raises(RecipeError, match="2 or 3 noisy pictures"):
+        with pytest.raises(RecipeError, match="2 or 3 noisy images"):
             sources(tmp_path, needs, noisy=[first])
         made = sources(tmp_path, needs, replace(RECIPE, noises={"gaussian:5": 1}), data=[first])
         assert len(made.train.sample(0, 0).views) == 3
 
-    def test_noisy_only_is_judged_without_clean(self, picture_folder: Path, tmp_path: Path) -> None:
+    def test_noisy_only_is_judged_without_clean(self, image_folder: Path, tmp_path: Path) -> None:
         recipe = replace(RECIPE, held_out=0.4)
-        found = sources(tmp_path, Needs(), recipe, data=[picture_folder])
-        assert isinstance(found.train, Recorded)
+        found = sources(tmp_path, Needs(), recipe, data=[image_folder])
+        assert isinstance(found.train, RecordedImages)
         assert found.train.sample(0, 0).clean is None
         assert not found.validation.by_psnr
-        assert (found.pictures, found.held_out) == (3, 2)
+        assert (found.images, found.held_out) == (3, 2)
 
-    def test_held_out_pictures_are_never_trained_on(self, picture_folder: Path, tmp_path: Path) -> None:
+    def test_held_out_images_are_never_trained_on(self, image_folder: Path, tmp_path: Path) -> None:
         recipe = replace(RECIPE, held_out=0.4, noises={"gaussian:5": 1})
-        found = sources(tmp_path, Needs(clean="mates"), recipe, data=[picture_folder])
-        trained, held = set(found.train.pictures.names), set(found.validation.source.pictures.names)
+        found = sources(tmp_path, Needs(clean="mates"), recipe, data=[image_folder])
+        trained, held = set(found.train.images.names), set(found.validation.source.images.names)
         assert (len(trained), len(held)) == (3, 2)
         assert not trained & held
 
@@ -259,26 +259,26 @@ class TestSources:
         recipe = replace(RECIPE, held_out=0.2, noises={"gaussian:5": 1})
         found = sources(tmp_path, Needs(clean="mates"), recipe, data=[folder])
         trained, held = (
-            {name.rpartition("#")[0] for name in source.pictures.names}
+            {name.rpartition("#")[0] for name in source.images.names}
             for source in (found.train, found.validation.source)
         )
         assert (len(trained), len(held)) == (8, 2)
-        assert found.pictures == 40
+        assert found.images == 40
 
-    def test_pictures_of_one_name_are_told_apart_by_their_folders(self, picture_folder: Path, tmp_path: Path) -> None:
+    def test_images_of_one_name_are_told_apart_by_their_folders(self, image_folder: Path, tmp_path: Path) -> None:
         for number in range(20):
             scene = tmp_path / "scenes" / f"{number:02d}"
             scene.mkdir(parents=True)
-            shutil.copy(picture_folder / f"{number % 5}.png", scene / "noisy.png")
+            shutil.copy(image_folder / f"{number % 5}.png", scene / "noisy.png")
         found = sources(tmp_path, Needs(), replace(RECIPE, held_out=0.05), data=[tmp_path / "scenes"])
-        assert (found.pictures, found.held_out) == (19, 1)
+        assert (found.images, found.held_out) == (19, 1)
 
-    def test_the_only_picture_is_trained_on(self, picture_folder: Path, tmp_path: Path) -> None:
+    def test_the_only_image_is_trained_on(self, image_folder: Path, tmp_path: Path) -> None:
         recipe = replace(RECIPE, held_out=0.9, noises={"gaussian:5": 1})
         for number in range(1, 5):
-            (picture_folder / f"{number}.png").unlink()
-        found = sources(tmp_path, Needs(clean="mates"), recipe, data=[picture_folder])
-        assert (found.pictures, found.held_out) == (1, 0)
+            (image_folder / f"{number}.png").unlink()
+        found = sources(tmp_path, Needs(clean="mates"), recipe, data=[image_folder])
+        assert (found.images, found.held_out) == (1, 0)
 
     def test_other_scenes_judge_other_scenes(self, pairs: tuple[Path, Path], tmp_path: Path) -> None:
         noisy, clean = pairs
@@ -305,12 +305,12 @@ class TestSources:
     @pytest.mark.parametrize(
         ("needs", "given", "message"),
         [
-            (Needs(clean="mates"), "noisy", "needs clean pictures"),
-            (Needs(views=3), "noisy", "needs 3 noisy pictures"),
-            (Needs(clean="mates"), "", "needs clean pictures"),
+            (Needs(clean="mates"), "noisy", "needs clean images"),
+            (Needs(views=3), "noisy", "needs 3 noisy images"),
+            (Needs(clean="mates"), "", "needs clean images"),
             (Needs(), "", "nothing to train on"),
-            (Needs(), "noisy clean", "'supervised' looks at no clean pictures"),
-            (Needs(views=2), "data clean", "'supervised' looks at no clean pictures"),
+            (Needs(), "noisy clean", "'supervised' looks at no clean images"),
+            (Needs(views=2), "data clean", "'supervised' looks at no clean images"),
         ],
     )
     def test_what_is_missing_is_named(
@@ -327,13 +327,13 @@ class TestSources:
 
 
 @pytest.fixture
-def mates(picture_folder: Path, tmp_path: Path) -> Path:
-    """Noisy mates of the clean pictures with their manifest, two draws of each."""
-    return synthesised(picture_folder, tmp_path / "mates", count=2)
+def mates(image_folder: Path, tmp_path: Path) -> Path:
+    """Noisy mates of the clean images with their manifest, two draws of each."""
+    return synthesised(image_folder, tmp_path / "mates", count=2)
 
 
 def synthesised(clean: Path, noisy: Path, noise: Noise = Gaussian(5, 5), **options: object) -> Path:  # noqa: B008
-    order = Order(clean, noisy, NoiseDrawer(noise), **options)
+    order = SynthOptions(clean, noisy, NotatedNoise(noise), **options)
     assert {made.status for made in synthesise(order, plan(clean, noisy, count=order.count))} == {"done"}
     return noisy
 
@@ -343,10 +343,10 @@ class TestRecordedPairs:
 
     NEEDS = Needs(clean="mates")
 
-    def test_every_draw_is_a_pair_with_its_clean_picture(self, mates: Path, tmp_path: Path) -> None:
+    def test_every_draw_is_a_pair_with_its_clean_image(self, mates: Path, tmp_path: Path) -> None:
         found = sources(tmp_path, self.NEEDS, pairs=[mates])
-        assert isinstance(found.train, Recorded)
-        assert found.pictures == 10
+        assert isinstance(found.train, RecordedImages)
+        assert found.images == 10
         assert found.train.clean is not None
         for noisy, clean in zip(found.train.noisy[0].names, found.train.clean.names, strict=True):
             assert Path(noisy).name == Path(clean).name
@@ -365,24 +365,22 @@ class TestRecordedPairs:
         ],
     )
     def test_noises_are_told_as_far_as_they_were_drawn(
-        self, noise: str, noises: list[str], picture_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+        self, noise: str, noises: list[str], image_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.chdir(tmp_path)
         Path("mine.yaml").write_text("{gaussian:1-5: 1, drop:0.5: 1, 'rescale:2': 0}")
         Path("nested.yaml").write_text("{noise: 1, gaussian+noise: 1}")
-        mates = synthesised(picture_folder, tmp_path / "mates", chained(*map(parse, noise.split("+"))))
+        mates = synthesised(image_folder, tmp_path / "mates", chained(*map(parse, noise.split("+"))))
         assert sources(tmp_path, self.NEEDS, pairs=[mates, mates]).noises == noises
 
     def test_a_learned_noise_has_no_notation(self, mates: Path, tmp_path: Path) -> None:
         manifest = mates / MANIFEST
         learned = "gaussian:clean-to-noisy,sigma=16-32,temperature=1 sha256:" + 64 * "0"
-        manifest.write_text(manifest.read_text().replace('"spelled": "gaussian:5"', f'"spelled": "{learned}"'))
+        manifest.write_text(manifest.read_text().replace('"fingerprint": "gaussian:5"', f'"fingerprint": "{learned}"'))
         assert sources(tmp_path, self.NEEDS, pairs=[mates]).noises == []
 
-    def test_draws_of_one_clean_picture_are_on_one_side(
-        self, mates: Path, picture_folder: Path, tmp_path: Path
-    ) -> None:
-        more = synthesised(picture_folder, tmp_path / "more", format="tiff")  # other names, the same scenes
+    def test_draws_of_one_clean_image_are_on_one_side(self, mates: Path, image_folder: Path, tmp_path: Path) -> None:
+        more = synthesised(image_folder, tmp_path / "more", format="tiff")  # other names, the same scenes
         found = sources(tmp_path, self.NEEDS, replace(RECIPE, held_out=0.4), pairs=[mates, more])
         assert found.validation
         trained, held = (
@@ -390,14 +388,14 @@ class TestRecordedPairs:
         )
         assert (len(trained), len(held)) == (3, 2)
         assert not trained & held
-        assert (found.pictures, found.held_out) == (9, 6)
+        assert (found.images, found.held_out) == (9, 6)
 
-    def test_a_folder_of_pairs_may_judge(self, mates: Path, picture_folder: Path, tmp_path: Path) -> None:
-        judge = synthesised(picture_folder, tmp_path / "judge")
+    def test_a_folder_of_pairs_may_judge(self, mates: Path, image_folder: Path, tmp_path: Path) -> None:
+        judge = synthesised(image_folder, tmp_path / "judge")
         found = sources(tmp_path, self.NEEDS, pairs=[mates], val=judge)
         assert found.validation
         assert found.validation.by_psnr
-        assert (found.pictures, found.held_out) == (10, 5)
+        assert (found.images, found.held_out) == (10, 5)
 
     def test_both_folders_may_move_together_and_the_clean_one_alone(self, mates: Path, tmp_path: Path) -> None:
         both = tmp_path / "elsewhere"
@@ -411,15 +409,15 @@ class TestRecordedPairs:
             recorded_pairs(both / "mates")
         assert [noisy for noisy, _ in recorded_pairs(both / "mates", moved)] == [noisy for noisy, _ in before]
 
-    def test_mates_that_are_clean_are_the_clean_ones(self, mates: Path, picture_folder: Path) -> None:
+    def test_mates_that_are_clean_are_the_clean_ones(self, mates: Path, image_folder: Path) -> None:
         text = (mates / MANIFEST).read_text()
         (mates / MANIFEST).write_text(text.replace('"makes": "noisy"', '"makes": "clean"'))
-        assert {noisy.parent for noisy, _ in recorded_pairs(mates)} == {picture_folder}
+        assert {noisy.parent for noisy, _ in recorded_pairs(mates)} == {image_folder}
 
-    def test_what_does_not_match_is_a_letter(self, mates: Path, picture_folder: Path, tmp_path: Path) -> None:
+    def test_what_does_not_match_is_a_letter(self, mates: Path, image_folder: Path, tmp_path: Path) -> None:
         with pytest.raises(RecipeError, match="does not learn from pairs"):
             sources(tmp_path, Needs(clean="others"), pairs=[mates])
-        (picture_folder / "2.png").write_bytes((picture_folder / "1.png").read_bytes())
+        (image_folder / "2.png").write_bytes((image_folder / "1.png").read_bytes())
         with pytest.raises(InputError, match=r"1 files of .* were changed since .*2\.png"):
             recorded_pairs(mates)
         (mates / "0001" / "3.png").unlink()
@@ -434,22 +432,22 @@ class TestRecordedPairs:
             recorded_pairs(mates)
 
 
-def test_pictures_are_called_as_they_were_given(
-    picture_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_images_are_called_as_they_were_given(
+    image_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert cache_of(picture_folder, tmp_path).names[0] == str(picture_folder / "0.png")
+    assert cache_of(image_folder, tmp_path).names[0] == str(image_folder / "0.png")
     monkeypatch.chdir(tmp_path)
     assert cache_of(Path("clean"), tmp_path).names[0] == str(Path("clean", "0.png"))
 
 
 class TestProposals:
-    """What pictures propose to LUD-VAE."""
+    """What images propose to LUD-VAE."""
 
     def proposed(self, pairs: tuple[Path, Path], tmp_path: Path, **given: object) -> tuple[Recipe, list[str]]:
         recipe = replace(RECIPE, method="ludvae", architecture="ludvae", **given)
         said: list[str] = []
         found = sources(tmp_path, Needs(clean="others"), recipe, noisy=[pairs[0]], clean=[pairs[1]])
-        return with_proposals(recipe, found.train, said.append), said
+        return with_auto_options(recipe, found.train, said.append), said
 
     def test_statistics_are_matched_where_that_was_asked_for(self, pairs: tuple[Path, Path], tmp_path: Path) -> None:
         levels = {"sigma_y": 5}
@@ -473,10 +471,10 @@ class TestProposals:
             assert self.proposed(pairs, tmp_path, config=given)[0].config == BOTH
 
 
-def test_how_far_decoding_is_is_said(tmp_path: Path, picture_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_how_far_decoding_is_is_said(tmp_path: Path, image_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("medcli.data.cache.FIRST", 0.0)
     said: list[str] = []
-    open_cache(sorted(picture_folder.iterdir()), tmp_path / "cache", smallest=16, say=said.append)
-    assert said == ["decoding pictures: 1 of 5, 00:00 left"]  # the next one is due much later
-    open_cache(sorted(picture_folder.iterdir()), tmp_path / "cache", smallest=16, say=said.append)
+    open_cache(sorted(image_folder.iterdir()), tmp_path / "cache", smallest=16, say=said.append)
+    assert said == ["decoding images: 1 of 5, 00:00 left"]  # the next one is due much later
+    open_cache(sorted(image_folder.iterdir()), tmp_path / "cache", smallest=16, say=said.append)
     assert len(said) == 1

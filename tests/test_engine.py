@@ -17,7 +17,10 @@ from hypothesis.extra import numpy as hnp
 from torch import Tensor, nn
 
 from medcli import cpu
-from medcli.engine import Denoiser, Flips, Plain, choose_device, choose_precision, memory
+from medcli.engine import memory
+from medcli.engine.denoiser import Denoiser
+from medcli.engine.device import choose_device, choose_precision
+from medcli.engine.strategies import Flips, Plain
 from medcli.errors import DeviceError, InputError, MedcliError, ModelError
 
 DEPTHS = ("uint8", "uint16", "float16", "float32", "float64")
@@ -57,7 +60,7 @@ class Blur(Toy):
 
 
 class Pyramid(Toy):
-    """Down, blur, up: its answer depends on where the picture's grid of 4x4 blocks lies. A receptive field of 7."""
+    """Down, blur, up: its answer depends on where the image's grid of 4x4 blocks lies. A receptive field of 7."""
 
     def __init__(self) -> None:
         super().__init__(multiple=4, receptive_field=7)
@@ -104,7 +107,7 @@ class Overflowing(Toy):
 
 
 def engine(network: Toy, **options: Any) -> Denoiser:
-    """The network's own answers: what a gray picture keeps of its brightness is in test_brightness.py."""
+    """The network's own answers: what a gray image keeps of its brightness is in test_brightness.py."""
     return Denoiser(network, **{"device": "cpu", "precision": "fp32", "keep_brightness": False, **options})
 
 
@@ -146,13 +149,13 @@ def test_shape_and_dtype_return(depth: str, shape: tuple[int, ...]) -> None:
 def test_a_range_of_the_dtype_does_not_depend_on_the_maximum() -> None:
     seen: list[float] = []
 
-    class Look(Toy):
+    class NoiseStatistics(Toy):
         def answer(self, batch: Tensor) -> Tensor:
             seen.append(float(batch.max()))
             return batch
 
     for depth, value in (("uint8", 51), ("uint16", 51), ("float32", 0.1)):
-        engine(Look(), range="dtype")(np.full((4, 4), value, depth))
+        engine(NoiseStatistics(), range="dtype")(np.full((4, 4), value, depth))
     assert seen == pytest.approx([51 / 255, 51 / 65535, 0.1])
 
 
@@ -181,7 +184,7 @@ HOLES = [np.nan, np.inf, -np.inf, -9999.0, 1e30, np.float32(-3.4028235e38)]
 @pytest.mark.parametrize("value", HOLES)
 @pytest.mark.parametrize("tile", [0, 16])
 def test_what_means_nothing_returns_and_its_neighbours_do_not_suffer(value: float, tile: int) -> None:
-    """In a smooth picture a hole is filled by what is around it, so that nobody beside it sees that it was there."""
+    """In a smooth image a hole is filled by what is around it, so that nobody beside it sees that it was there."""
     smooth = np.linspace(0.2, 0.8, 60, dtype=np.float32)[:, None, None].repeat(40, 1).repeat(3, 2)
     pixels = smooth.copy()
     pixels[4, 5, 0], pixels[30:50, 10:30], pixels[20, 3], pixels[59, 39] = value, value, value, value
@@ -274,15 +277,15 @@ def test_an_array_that_does_not_fit_gets_a_letter(
     assert caught.value.hint
 
 
-def test_beyond_its_border_the_picture_is_mirrored_without_repeating_the_edge() -> None:
+def test_beyond_its_border_the_image_is_mirrored_without_repeating_the_edge() -> None:
     seen: list[Tensor] = []
 
-    class Look(Toy):
+    class NoiseStatistics(Toy):
         def answer(self, batch: Tensor) -> Tensor:
             seen.append(batch[0, 0])
             return batch
 
-    engine(Look(multiple=8))(np.array([[0, 0.5, 1]], np.float32))
+    engine(NoiseStatistics(multiple=8))(np.array([[0, 0.5, 1]], np.float32))
     assert seen[0].tolist() == [[0, 0.5, 1, 0.5, 0, 0.5, 1, 0.5]] * 8
 
 
@@ -329,7 +332,7 @@ def test_an_overlap_that_is_too_small_shows() -> None:
     assert np.abs(whole - tiled).max() > 1e-2
 
 
-def test_a_long_thin_picture_is_one_row_of_tiles() -> None:
+def test_a_long_thin_image_is_one_row_of_tiles() -> None:
     pixels = noise(6, 5000, depth="uint8")
     network = Toy(multiple=4)
     np.testing.assert_array_equal(engine(network, tile=512)(pixels), pixels)
@@ -400,7 +403,7 @@ def test_auto_gives_up_with_a_letter() -> None:
         engine(Greedy(1, *WORDS[0]))(noise(500, 500))
 
 
-@pytest.mark.parametrize(("tile", "named"), [(256, "256 pixels"), (0, "whole picture")])
+@pytest.mark.parametrize(("tile", "named"), [(256, "256 pixels"), (0, "whole image")])
 def test_an_explicit_tile_is_never_overridden(tile: int, named: str) -> None:
     network = Greedy(100, *WORDS[1])
     with pytest.raises(DeviceError, match=named):
@@ -499,7 +502,7 @@ def test_12_megapixels_add_the_result_and_one_band() -> None:
     code = CHILD.format(path=[str(Path(__file__).parent), *filter(None, sys.path)])
     added = int(subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout)
     result, band = 36e6, 256 * 4000 * 3 * 4
-    assert added * 1024 < result + band + 20e6  # a second picture, even of bytes, would not fit
+    assert added * 1024 < result + band + 20e6  # a second image, even of bytes, would not fit
 
 
 # --- precision
@@ -608,24 +611,24 @@ def test_an_operation_that_the_device_lacks_is_told_not_moved() -> None:
 # --- strategies
 
 
-def turns(picture: Tensor) -> list[Tensor]:
-    return [torch.rot90(p, k, (2, 3)) for p in (picture, picture.flip(3)) for k in range(4)]
+def turns(image: Tensor) -> list[Tensor]:
+    return [torch.rot90(p, k, (2, 3)) for p in (image, image.flip(3)) for k in range(4)]
 
 
 def test_flips_are_the_mean_of_eight() -> None:
-    picture, network = torch.rand(1, 3, 16, 24), Lopsided()
-    shifted = [network(t) for t in turns(picture)]
+    image, network = torch.rand(1, 3, 16, 24), Lopsided()
+    shifted = [network(t) for t in turns(image)]
     back = [torch.rot90(s, -k, (2, 3)) for k, s in enumerate(shifted[:4])]
     back += [torch.rot90(s, -k, (2, 3)).flip(3) for k, s in enumerate(shifted[4:])]
     network.sizes.clear()
-    assert torch.allclose(Flips()(network, picture), torch.stack(back).mean(0), atol=1e-6)
+    assert torch.allclose(Flips()(network, image), torch.stack(back).mean(0), atol=1e-6)
     assert len(network.sizes) == Flips.passes == 8
 
 
-def test_flips_turn_with_the_picture_and_plain_does_not() -> None:
-    picture, network = torch.rand(1, 3, 16, 24), Pyramid()
-    flips = [Flips()(network, turned) for turned in turns(picture)]
+def test_flips_turn_with_the_image_and_plain_does_not() -> None:
+    image, network = torch.rand(1, 3, 16, 24), Pyramid()
+    flips = [Flips()(network, turned) for turned in turns(image)]
     assert all(torch.allclose(answer, turned, atol=1e-6) for answer, turned in zip(flips, turns(flips[0]), strict=True))
-    plain = Plain()(network, picture.flip(3))
-    assert not torch.allclose(plain, Plain()(network, picture).flip(3), atol=1e-3)
+    plain = Plain()(network, image.flip(3))
+    assert not torch.allclose(plain, Plain()(network, image).flip(3), atol=1e-3)
     assert Plain.passes == 1

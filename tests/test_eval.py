@@ -20,17 +20,17 @@ import torch
 from conftest import TINY_UNET
 
 from medcli.archs.unet import ResidualUNet
-from medcli.batch.evaluate import IDENTITY, Method, Result, Score, baseline, evaluate, known_sigma
-from medcli.batch.pairs import FilePairs, NoisedPictures, as_floats, as_stored, thinned
-from medcli.batch.summary import Protocol, Table, as_json, cells
+from medcli.batch.evaluate.run import IDENTITY, EvaluatedMethod, Result, Score, baseline, evaluate, known_sigma
+from medcli.batch.evaluate.tables import Protocol, Table, as_json, cells
+from medcli.batch.pairs import FilePairs, SyntheticPairsFromFiles, as_floats, as_stored, thinned
 from medcli.cli import eval as door
 from medcli.cli import med
-from medcli.data.folders import matched, pictures_in
+from medcli.data.folders import images_in, matched
 from medcli.engine.classical import CLASSICAL, classical
 from medcli.errors import InputError, MedcliError, ModelError
 from medcli.images import read
 from medcli.images.values import ValueRange
-from medcli.metrics import PER_PICTURE, psnr
+from medcli.metrics import PER_IMAGE, psnr
 from medcli.noise.gaussian import Gaussian
 from medcli.noise.notation import parse
 from medcli.zoo import catalog
@@ -49,12 +49,12 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def noisy_folder(picture_folder: Path) -> Path:
-    """Mates of the pictures of `clean`, in a folder `noisy`: one has another extension."""
-    folder = picture_folder.with_name("noisy")
+def noisy_folder(image_folder: Path) -> Path:
+    """Mates of the images of `clean`, in a folder `noisy`: one has another extension."""
+    folder = image_folder.with_name("noisy")
     folder.mkdir()
     draws = np.random.default_rng(1)
-    for path in picture_folder.iterdir():
+    for path in image_folder.iterdir():
         pixels = read(path).pages[0].pixels
         levels = (pixels + draws.normal(0, 15, pixels.shape)).round().clip(0, 255).astype(np.uint8)
         cv2.imwrite(str(folder / path.with_suffix(".bmp" if path.stem == "0" else ".png").name), levels[..., ::-1])
@@ -65,20 +65,20 @@ def run(*arguments: object) -> None:
     med.main(["eval", *map(str, arguments)], prog_name="med", standalone_mode=False)
 
 
-def noised(folder: Path, spec: str = "gaussian:25", **options: Any) -> NoisedPictures:
-    return NoisedPictures(folder, pictures_in(folder), parse(spec), **options)
+def noised(folder: Path, spec: str = "gaussian:25", **options: Any) -> SyntheticPairsFromFiles:
+    return SyntheticPairsFromFiles(folder, images_in(folder), parse(spec), **options)
 
 
-def test_all_of_it(tiny: Path, picture_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_all_of_it(tiny: Path, image_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("skimage", reason="scikit-image is not installed")
-    out = picture_folder.parent
-    arguments = ["-m", tiny, "--clean", picture_folder, "--noise", "gaussian:25", "--noise", "poisson:30"]
+    out = image_folder.parent
+    arguments = ["-m", tiny, "--clean", image_folder, "--noise", "gaussian:25", "--noise", "poisson:30"]
     arguments += ["--classical", "nlm", "--classical", "wavelet", "--limit", 2, "--device", "cpu"]
     run(*arguments, "--csv", out / "a.csv", "--json", out / "a.json", "--markdown", out / "a.md")
     printed = capsys.readouterr().out
     assert printed == (out / "a.md").read_text()
     assert (
-        f"gaussian:25 on 2 pictures of {picture_folder}, seed 0, not clipped, not rounded; results scored in float, "
+        f"gaussian:25 on 2 images of {image_folder}, seed 0, not clipped, not rounded; results scored in float, "
         "clipped to [0, 1], over all channels; models on cpu, precision auto, strength 1.\n\n"
         "| method | PSNR dB | SSIM 11x11 Gaussian | SSIM 7x7 uniform | gain dB | worst dB | lose > 0.1 dB | s | MP/s |"
     ) in printed
@@ -89,7 +89,7 @@ def test_all_of_it(tiny: Path, picture_folder: Path, capsys: pytest.CaptureFixtu
     lines = list(csv.DictReader((out / "a.csv").read_text().splitlines()))
     assert len(lines) == 2 * 2 * 4
     assert {line["noise"] for line in lines} == {"gaussian:25", "poisson:30"}
-    assert {line["picture"] for line in lines} == {"0.png", "2.png"}
+    assert {line["image"] for line in lines} == {"0.png", "2.png"}
     wavelet = tables[0]["methods"][3]
     gains = [float(line["gain"]) for line in lines if line["method"] == "wavelet (sigma 25)"]
     assert wavelet["change"] == pytest.approx(np.mean(gains))
@@ -99,19 +99,19 @@ def test_all_of_it(tiny: Path, picture_folder: Path, capsys: pytest.CaptureFixtu
     assert wavelet["deviation"]["psnr"] == pytest.approx(np.std(psnrs, ddof=1))
 
 
-def test_a_picture_is_the_same_whatever_is_beside_it(picture_folder: Path) -> None:
-    both = {pair.name: pair for pair in noised(picture_folder)}
-    (picture_folder / "1.png").unlink()
-    (picture_folder / "sub").mkdir()
-    shutil.copy(picture_folder / "4.png", picture_folder / "sub" / "4.png")
-    after = {pair.name: pair for pair in noised(picture_folder)}
+def test_a_image_is_the_same_whatever_is_beside_it(image_folder: Path) -> None:
+    both = {pair.name: pair for pair in noised(image_folder)}
+    (image_folder / "1.png").unlink()
+    (image_folder / "sub").mkdir()
+    shutil.copy(image_folder / "4.png", image_folder / "sub" / "4.png")
+    after = {pair.name: pair for pair in noised(image_folder)}
     assert all(np.array_equal(after[name].noisy, both[name].noisy) for name in ("0.png", "2.png", "3.png", "4.png"))
     assert not np.array_equal(after["sub/4.png"].noisy, after["4.png"].noisy)
 
 
-def test_seed_and_noise_each_change_the_draw(picture_folder: Path) -> None:
+def test_seed_and_noise_each_change_the_draw(image_folder: Path) -> None:
     def draw(**options: Any) -> Any:
-        pair = next(iter(noised(picture_folder, **options)))
+        pair = next(iter(noised(image_folder, **options)))
         return (pair.noisy - pair.clean) / np.std(pair.noisy - pair.clean)
 
     first = draw()
@@ -120,9 +120,9 @@ def test_seed_and_noise_each_change_the_draw(picture_folder: Path) -> None:
     assert abs(np.mean(first * draw(spec="gaussian:50"))) < 0.05
 
 
-def test_noise_is_added_in_float_and_clipped_and_rounded_only_when_asked(picture_folder: Path) -> None:
+def test_noise_is_added_in_float_and_clipped_and_rounded_only_when_asked(image_folder: Path) -> None:
     plain, clipped, rounded = (
-        next(iter(noised(picture_folder, "gaussian:60", **options))).noisy
+        next(iter(noised(image_folder, "gaussian:60", **options))).noisy
         for options in ({}, {"clip": True}, {"round": True})
     )
     assert plain.dtype == np.float32
@@ -132,8 +132,8 @@ def test_noise_is_added_in_float_and_clipped_and_rounded_only_when_asked(picture
     assert np.array_equal(rounded, (clipped * 255).round())
 
 
-def test_the_level_that_was_drawn_is_told(picture_folder: Path) -> None:
-    pair = next(iter(noised(picture_folder, "gaussian:5-50")))
+def test_the_level_that_was_drawn_is_told(image_folder: Path) -> None:
+    pair = next(iter(noised(image_folder, "gaussian:5-50")))
     level = float(pair.drawn.partition(":")[2])
     assert np.std(pair.noisy - pair.clean) * 255 == pytest.approx(level, rel=0.05)
 
@@ -151,15 +151,15 @@ def test_gray_and_16_bit(dtype: Any, white: int, tmp_path: Path, tiny: Path) -> 
     assert identity["deviation"] == {"psnr": None}
 
 
-def test_identity_of_files_is_their_psnr(picture_folder: Path, noisy_folder: Path) -> None:
-    out = picture_folder.with_name("out.json")
-    run("--clean", picture_folder, "--noisy", noisy_folder, "--metrics", "psnr", "--json", out)
+def test_identity_of_files_is_their_psnr(image_folder: Path, noisy_folder: Path) -> None:
+    out = image_folder.with_name("out.json")
+    run("--clean", image_folder, "--noisy", noisy_folder, "--metrics", "psnr", "--json", out)
     table = json.loads(out.read_text())["tables"][0]
-    sentence = f"5 pictures of {noisy_folder} against {picture_folder}, files as they are; results scored in the depth"
+    sentence = f"5 images of {noisy_folder} against {image_folder}, files as they are; results scored in the depth"
     assert table["protocol"]["sentence"].startswith(sentence)
-    for score in table["pictures"]:
+    for score in table["images"]:
         noisy, clean = (
-            cv2.imread(str(next(folder.glob(f"{score['picture'][0]}.*")))) for folder in (noisy_folder, picture_folder)
+            cv2.imread(str(next(folder.glob(f"{score['image'][0]}.*")))) for folder in (noisy_folder, image_folder)
         )
         assert score["psnr"] == pytest.approx(cv2.PSNR(noisy, clean), abs=1e-4)
         assert score["gain"] == 0
@@ -196,7 +196,7 @@ def test_help_needs_neither_torch_nor_numpy() -> None:
     assert subprocess.run([sys.executable, "-c", checked], capture_output=True, check=False).returncode == 0
 
 
-def test_real_pairs_go_in_and_out_as_integers_unless_asked_otherwise(picture_folder: Path, noisy_folder: Path) -> None:
+def test_real_pairs_go_in_and_out_as_integers_unless_asked_otherwise(image_folder: Path, noisy_folder: Path) -> None:
     seen = []
 
     def spy(noisy: Any, _values: ValueRange) -> Any:
@@ -204,70 +204,70 @@ def test_real_pairs_go_in_and_out_as_integers_unless_asked_otherwise(picture_fol
         return noisy
 
     for rounded in (True, False):
-        pairs = FilePairs(noisy_folder, picture_folder, matched(noisy_folder, picture_folder)[:1], round=rounded)
-        evaluate(pairs, [Method("spy", spy), baseline("nlm", None)], METRICS)
+        pairs = FilePairs(noisy_folder, image_folder, matched(noisy_folder, image_folder)[:1], round=rounded)
+        evaluate(pairs, [EvaluatedMethod("spy", spy), baseline("nlm", None)], METRICS)
     assert seen == [np.uint8] * 2 + [np.float32] * 2  # once to warm up, once timed
 
 
-def test_pictures_without_a_mate_are_listed(picture_folder: Path, noisy_folder: Path) -> None:
+def test_images_without_a_mate_are_listed(image_folder: Path, noisy_folder: Path) -> None:
     (noisy_folder / "3.png").rename(noisy_folder / "other.png")
-    with pytest.raises(InputError, match="2 pictures have no mate") as caught:
-        matched(noisy_folder, picture_folder)
+    with pytest.raises(InputError, match="2 images have no mate") as caught:
+        matched(noisy_folder, image_folder)
     assert str(noisy_folder / "other.png") in caught.value.problem
-    assert str(picture_folder / "3.png") in caught.value.problem
+    assert str(image_folder / "3.png") in caught.value.problem
 
 
-def test_two_candidates_for_one_mate_are_refused(picture_folder: Path, noisy_folder: Path) -> None:
-    shutil.copy(picture_folder / "1.png", picture_folder / "1.bmp")
+def test_two_candidates_for_one_mate_are_refused(image_folder: Path, noisy_folder: Path) -> None:
+    shutil.copy(image_folder / "1.png", image_folder / "1.bmp")
     with pytest.raises(InputError, match="differ only in their extension"):
-        matched(noisy_folder, picture_folder)
+        matched(noisy_folder, image_folder)
 
 
-def test_a_pair_of_two_sizes_is_refused(picture_folder: Path, noisy_folder: Path) -> None:
+def test_a_pair_of_two_sizes_is_refused(image_folder: Path, noisy_folder: Path) -> None:
     cv2.imwrite(str(noisy_folder / "1.png"), np.zeros((48, 50, 3), np.uint8))
     with pytest.raises(InputError, match=r"1\.png is 50x48 pixels in colour, but .*1\.png is 56x48"):
-        run("--clean", picture_folder, "--noisy", noisy_folder, "--metrics", "psnr")
+        run("--clean", image_folder, "--noisy", noisy_folder, "--metrics", "psnr")
 
 
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ([], "Say where the noisy pictures come from"),
-        (["--noise", "gaussian:5", "--noisy", "."], "Say where the noisy pictures come from"),
+        ([], "Say where the noisy images come from"),
+        (["--noise", "gaussian:5", "--noisy", "."], "Say where the noisy images come from"),
         (["--noisy", ".", "--clip"], "files of --noisy are as they are"),
         (["--noise", "gaussian:5", "--round", "--no-clip"], "leave --no-clip out"),
     ],
 )
-def test_contradictions_are_usage_errors(arguments: list[str], words: str, picture_folder: Path) -> None:
+def test_contradictions_are_usage_errors(arguments: list[str], words: str, image_folder: Path) -> None:
     with pytest.raises(click.UsageError, match=words):
-        run("--clean", picture_folder, *arguments)
+        run("--clean", image_folder, *arguments)
 
 
-def test_letters_come_before_the_work(picture_folder: Path) -> None:
-    common = ["--clean", picture_folder, "--noise"]
+def test_letters_come_before_the_work(image_folder: Path) -> None:
+    common = ["--clean", image_folder, "--noise"]
     with pytest.raises(MedcliError, match="no metric called 'psrn'"):
         run(*common, "gaussian:5", "--metrics", "psrn")
     with pytest.raises(MedcliError, match="no noise or pool called 'gausian'"):
         run(*common, "gausian:5", "--metrics", "psnr")
     with pytest.raises(ModelError, match="no model called 'foto'"):
         run(*common, "gaussian:5", "--metrics", "psnr", "-m", "foto")
-    with pytest.raises(InputError, match="holds no pictures"):
+    with pytest.raises(InputError, match="holds no images"):
         run("--clean", Path(__file__).parent, "--noise", "gaussian:5", "--metrics", "psnr")
 
 
-def test_a_failure_names_picture_and_method(picture_folder: Path) -> None:
+def test_a_failure_names_image_and_method(image_folder: Path) -> None:
     with pytest.raises(InputError, match=r"0\.png, noisy input: Arrays of shape \(48, 56, 3\)"):
-        run("--clean", picture_folder, "--noise", "gaussian:5", "--metrics", "ms-ssim")
+        run("--clean", image_folder, "--noise", "gaussian:5", "--metrics", "ms-ssim")
 
 
 def test_a_noise_that_does_not_fit_is_a_letter(tmp_path: Path) -> None:
     cv2.imwrite(str(tmp_path / "gray.png"), np.full((16, 20), 90, np.uint8))
-    pairs = NoisedPictures(tmp_path, [Path("gray.png")], parse("camera"))
+    pairs = SyntheticPairsFromFiles(tmp_path, [Path("gray.png")], parse("camera"))
     with pytest.raises(InputError, match=r"gray\.png: 'camera' cannot be added to 20x16 pixels in gray"):
         list(pairs)
 
 
-def test_worst_and_losing_pictures_are_counted() -> None:
+def test_worst_and_losing_images_are_counted() -> None:
     changes = {"a": 1.2, "b": 0.05, "c": -0.05, "d": -0.5, "e": -0.2}
     scores = [Score(name, "m", {"psnr": 30 + change}, change, 0.5, 250_000) for name, change in changes.items()]
     row = Table(protocol(), Result(scores, {})).rows()[0]
@@ -275,12 +275,12 @@ def test_worst_and_losing_pictures_are_counted() -> None:
     assert (row.change, row.seconds, row.speed) == (pytest.approx(0.1), 2.5, 0.5)
 
 
-def test_perfect_results_are_infinite_and_still_json(picture_folder: Path) -> None:
-    clean = list(noised(picture_folder, "gaussian:0"))[:1]
+def test_perfect_results_are_infinite_and_still_json(image_folder: Path) -> None:
+    clean = list(noised(image_folder, "gaussian:0"))[:1]
     table = Table(protocol(), evaluate(clean, [], METRICS))
     content = json.loads(as_json([table]), parse_constant=pytest.fail)
-    assert content["tables"][0]["pictures"][0]["psnr"] == "inf"
-    assert content["tables"][0]["pictures"][0]["gain"] == 0
+    assert content["tables"][0]["images"][0]["psnr"] == "inf"
+    assert content["tables"][0]["images"][0]["gain"] == 0
     assert cells(table)[1] == [[IDENTITY.name, "inf", "-", "-", "-", "-", "-"]]
 
 
@@ -310,7 +310,7 @@ def test_classical_denoisers_gain(name: str, channels: int, sigma: float | None)
 
 def test_the_door_offers_what_is_there() -> None:
     assert set(door.CLASSICAL) == set(CLASSICAL)
-    assert all(f"  {name}" in door.HELP or f", {name}" in door.HELP for name in PER_PICTURE)
+    assert all(f"  {name}" in door.HELP or f", {name}" in door.HELP for name in PER_IMAGE)
 
 
 def test_integers_and_floats_go_to_and_fro() -> None:
@@ -329,14 +329,14 @@ def test_a_limit_spreads_evenly() -> None:
 
 @pytest.mark.parametrize("quiet", [False, True])
 def test_a_model_that_has_to_be_fetched_is_announced(
-    quiet: bool, tiny: Path, picture_folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    quiet: bool, tiny: Path, image_folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def pull(entry: catalog.Entry, say: Callable[[str], None]) -> Path:
         say(f"fetching {entry.id}")
         return tiny
 
     monkeypatch.setattr(catalog, "pull", pull)
-    arguments = ["-m", "nafnet-sidd-32", "--clean", picture_folder, "--noise", "gaussian:25", "--limit", 1]
+    arguments = ["-m", "nafnet-sidd-32", "--clean", image_folder, "--noise", "gaussian:25", "--limit", 1]
     run(*arguments, "--metrics", "psnr", "--device", "cpu", *(["-q"] if quiet else []))
     printed = capsys.readouterr()
     assert printed.err.count("fetching nafnet-sidd-32") == (not quiet)

@@ -16,8 +16,8 @@ import pytest
 import tifffile
 import torch
 from click.testing import CliRunner
-from pictures import noise as random_pixels
 from PIL import Image
+from sample_images import noise as random_pixels
 from test_cli_denoise import save_tiny
 from test_convert import BASICSR, TINY_NAFNET, foreign
 from test_hub_to_picture import checkpoint
@@ -28,7 +28,8 @@ from medcli.archs.unet import ResidualUNet
 from medcli.cli import med as door
 from medcli.noise.notation import parse_pool
 from medcli.noise.pool import Pool
-from medcli.train import adapt, like, run
+from medcli.train import noise_model, run
+from medcli.train.adapt import run as adapt
 from medcli.train.recipe import Recipe, load
 from medcli.zoo import weights
 
@@ -40,7 +41,7 @@ EXCEPTIONS = {
     "med models bundle stick/ nafnet-sidd-32": HUB,
     "med models publish run/ --repo me/my-denoiser": HUB,
 }
-FOLDERS = "shoot scans clean noisy pictures first second mine kodak real/clean real/noisy"
+FOLDERS = "shoot scans clean noisy images first second mine kodak real/clean real/noisy"
 SMALL = {"unet": {"widths": [12, 16], "blocks": [1], "middle": 1},
          "split": {"widths": [12, 16], "encoders": [1, 1], "decoders": [1, 1]}}  # fmt: skip
 HELP_LINE = re.compile(r"^ +(med .+?)(?: {2,}.*)?$", re.MULTILINE)
@@ -67,24 +68,24 @@ def examples() -> list[str]:
     return list(dict.fromkeys(found))
 
 
-def picture(number: int, size: tuple[int, int] = (40, 48)) -> Any:
+def image(number: int, size: tuple[int, int] = (40, 48)) -> Any:
     return random_pixels("uint8", (*size, 3), number) // 4 + 90
 
 
 def fill_folder(root: Path) -> None:
-    """Pictures under all names of the examples."""
+    """Images under all names of the examples."""
     for folder in FOLDERS.split():
         for number in range(2):
             place = root / folder / ("sub" if number else "")
             place.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(picture(number)).save(place / f"{number}.png")
+            Image.fromarray(image(number)).save(place / f"{number}.png")
     for number, name in enumerate(("photo.jpg", "photo.png", "noisy.png", "torn.png", "small.png", "cells.png")):
-        Image.fromarray(picture(number, (200, 96) if name == "cells.png" else (40, 48))).save(root / name)
+        Image.fromarray(image(number, (200, 96) if name == "cells.png" else (40, 48))).save(root / name)
     for number in range(8):  # what `med train --pool noise` takes
-        Image.fromarray(picture(number)).save(root / f"{number}.png")
-    Image.fromarray((picture(9)[..., 0] > 150).astype("uint8") * 255).save(root / "holes.png")
+        Image.fromarray(image(number)).save(root / f"{number}.png")
+    Image.fromarray((image(9)[..., 0] > 150).astype("uint8") * 255).save(root / "holes.png")
     for name in ("photo.tif", "scan.tif"):
-        tifffile.imwrite(root / name, picture(3).astype("uint16") * 256, photometric="rgb")
+        tifffile.imwrite(root / name, image(3).astype("uint16") * 256, photometric="rgb")
     (root / "docs/samples").mkdir(parents=True)
     shutil.copy(root / "noisy.png", root / "docs/samples")
     (root / "mine.yaml").write_text("{gaussian:9: 3, drop:0.5: 1}")
@@ -135,8 +136,8 @@ def here(furnished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pa
     monkeypatch.setattr(run, "fitted", quick)
     monkeypatch.setattr(run, "user_cache_path", lambda _: tmp_path / "cache")
     monkeypatch.setattr(adapt, "STEPS", 2)
-    monkeypatch.setattr(like, "load", lambda name: replace(quick(load(name)), config={"width": 8}))
-    monkeypatch.setattr(like, "seconds_per_step", lambda *_: 0.1)
+    monkeypatch.setattr(noise_model, "load", lambda name: replace(quick(load(name)), config={"width": 8}))
+    monkeypatch.setattr(noise_model, "seconds_per_step", lambda *_: 0.1)
     return place
 
 

@@ -38,7 +38,7 @@ def weight_file(tmp_path: Path) -> Path:
     return path
 
 
-def picture(network: Any, high: int, wide: int) -> Tensor:
+def image(network: Any, high: int, wide: int) -> Tensor:
     generator = torch.Generator().manual_seed(7)
     return torch.rand(1, 3, high * network.multiple, wide * network.multiple, generator=generator)
 
@@ -58,7 +58,7 @@ def type_in(*arguments: object) -> Result:
 
 
 class Picky(nn.Module):
-    """A network that asks its picture before it decides."""
+    """A network that asks its image before it decides."""
 
     channels, multiple, receptive_field = 3, 1, 1
 
@@ -76,7 +76,7 @@ class Sized(nn.Module):
 
 
 class Bound(Sized):
-    """A network whose record takes no picture but of one size."""
+    """A network whose record takes no image but of one size."""
 
     def forward(self, noisy: Tensor) -> Tensor:
         return noisy + torch.ones(int(noisy.shape[3]))
@@ -97,7 +97,7 @@ def test_torchscript_answers_as_the_network_at_any_size(name: str, tmp_path: Pat
     written = export(network, CARD, tmp_path / "a.pt", form="torchscript")
     loaded = torch.jit.load(tmp_path / "a.pt")  # type: ignore[no-untyped-call]
     for size in ((5, 7), (9, 4)):
-        noisy = picture(network, *size)
+        noisy = image(network, *size)
         assert torch.allclose(loaded(noisy), network(noisy), rtol=0, atol=TOLERANCE)
     assert (written.size, written.bytes) == (None, (tmp_path / "a.pt").stat().st_size)
 
@@ -107,7 +107,7 @@ def test_onnx_answers_as_the_network_at_any_size(tmp_path: Path) -> None:
     network = build("unet")
     written = export(network, CARD, tmp_path / "a.onnx", form="onnx")
     for size in ((5, 7), (9, 4), (1, 1)):
-        noisy = picture(network, *size)
+        noisy = image(network, *size)
         assert torch.allclose(run_onnx(tmp_path / "a.onnx", noisy), network(noisy), rtol=0, atol=TOLERANCE)
     assert written.difference <= TOLERANCE
     assert [path.name for path in tmp_path.iterdir()] == ["a.onnx"]
@@ -141,9 +141,9 @@ def test_torchscript_says_what_it_is(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("network", "form", "size", "words"),
     [
-        pytest.param(Picky(), "onnx", None, "cannot be exported to ONNX for pictures of any size", marks=needs_onnx),
+        pytest.param(Picky(), "onnx", None, "cannot be exported to ONNX for images of any size", marks=needs_onnx),
         (Sized(), "torchscript", None, "differs from it by"),
-        (Bound(), "torchscript", None, "does not run on every picture"),
+        (Bound(), "torchscript", None, "does not run on every image"),
         (Shy(), "torchscript", (32, 32), "cannot be exported to TorchScript for 32x32"),
     ],
 )

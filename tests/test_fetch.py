@@ -182,8 +182,8 @@ class TestBrokenTransfers:
 
     def test_tries_are_bounded(self, hub: FakeHub) -> None:
         hub.fault(REPO, NAME, times=100, drop=12_000)
-        letter = letter_of(hub_file(hub))
-        assert "HF_HUB_DISABLE_XET" in letter.hint
+        message_lines = letter_of(hub_file(hub))
+        assert "HF_HUB_DISABLE_XET" in message_lines.hint
         assert hub.downloads() == 3
 
     def test_a_busy_hub_is_asked_again(self, hub: FakeHub) -> None:
@@ -255,10 +255,10 @@ class TestLetters:
 
     def test_a_gated_repository_says_how_to_get_in(self, hub: FakeHub) -> None:
         hub.repos[REPO].gated = True
-        letter = letter_of(hub_file(hub))
-        assert "gated" in letter.problem
-        assert "HF_TOKEN" in letter.hint
-        assert f"{hub.url}/{REPO}" in letter.hint
+        message_lines = letter_of(hub_file(hub))
+        assert "gated" in message_lines.problem
+        assert "HF_TOKEN" in message_lines.hint
+        assert f"{hub.url}/{REPO}" in message_lines.hint
 
     def test_a_private_repository_says_that_it_may_be(self, hub: FakeHub) -> None:
         hub.repos[REPO].private = True
@@ -267,9 +267,9 @@ class TestLetters:
     @pytest.mark.parametrize(("status", "word"), [(401, "HF_TOKEN"), (403, "proxy"), (404, "login page")])
     def test_other_refusals_are_explained_and_not_repeated(self, hub: FakeHub, status: int, word: str) -> None:
         hub.fault(REPO, NAME, times=100, status=status)
-        letter = letter_of(hub_file(hub))
-        assert str(status) in letter.problem
-        assert word in letter.hint
+        message_lines = letter_of(hub_file(hub))
+        assert str(status) in message_lines.problem
+        assert word in message_lines.hint
         assert len(hub.log) == 1
 
     @pytest.mark.parametrize("listening", [False, True])
@@ -287,9 +287,9 @@ class TestLetters:
                 monkeypatch.setattr(home, "HUGGINGFACE_CO_URL_TEMPLATE", address + TEMPLATE, raising=False)
             if not listening:
                 silent.close()
-            letter = letter_of(hub_file(hub))
-        assert "cannot be reached" in letter.problem
-        assert "bundle" in letter.hint
+            message_lines = letter_of(hub_file(hub))
+        assert "cannot be reached" in message_lines.problem
+        assert "bundle" in message_lines.hint
 
     def test_a_cache_below_a_file_is_not_the_networks_fault(
         self, hub: FakeHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -1,4 +1,4 @@
-"""From a repository on the Hub with somebody else's checkpoint to a restored picture, and again without a network."""
+"""From a repository on the Hub with somebody else's checkpoint to a restored image, and again without a network."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ main()
 
 
 def checkpoint() -> bytes:
-    """A DnCNN of three layers under KAIR's names, whose noise estimate is a fifth of the picture."""
+    """A DnCNN of three layers under KAIR's names, whose noise estimate is a fifth of the image."""
     stack = nn.Sequential(nn.Conv2d(3, 3, 3, padding=1), nn.ReLU(), nn.Conv2d(3, 3, 3, padding=1), nn.ReLU())
     stack.append(nn.Conv2d(3, 3, 3, padding=1))
     for scale, layer in zip((1.0, 1.0, 0.2), [layer for layer in stack if isinstance(layer, nn.Conv2d)], strict=True):
@@ -57,8 +57,8 @@ def catalogue(folder: Path, data: bytes, revision: str) -> Path:
 
 def test_fetched_converted_used_and_used_again_offline(tmp_path: Path) -> None:
     data = checkpoint()
-    picture = np.full((20, 24, 3), 200, np.uint8)
-    Image.fromarray(picture).save(tmp_path / "in.png")
+    image = np.full((20, 24, 3), 200, np.uint8)
+    Image.fromarray(image).save(tmp_path / "in.png")
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "XDG_"))}
     environment |= {f"XDG_{kind}_HOME": str(tmp_path / kind) for kind in ("CACHE", "DATA", "CONFIG")}
     environment |= {"HF_HOME": str(tmp_path / "hf"), "OMP_NUM_THREADS": "1"}

@@ -15,11 +15,11 @@ from typing import Any, Literal
 import numpy as np
 import pytest
 import tifffile
-from pictures import HEIGHT, ICC, WIDTH, XMP, by_pillow, coded, exif_block, metadata, noise, page
 from PIL import Image, ImageCms
+from sample_images import HEIGHT, ICC, WIDTH, XMP, by_pillow, coded, exif_block, metadata, noise, page
 
 from medcli.errors import InputError, OutputError
-from medcli.images import Metadata, Page, Picture, exif, format_of, others, read, supported, write
+from medcli.images import DecodedImage, Metadata, Page, exif, format_of, others, read, supported, write
 from medcli.images.formats import FORMATS
 
 LOSSLESS = [
@@ -45,7 +45,7 @@ def same(one: Page, other: Page) -> None:
 @pytest.mark.parametrize(("format", "depth", "kind"), LOSSLESS)
 def test_what_is_written_is_read_again(format: str, depth: str, kind: str, names: str) -> None:
     names = " ".join(name for name in names.split() if name in FORMATS[format].carries)
-    first = Picture([page(depth, kind)], format, metadata(names))
+    first = DecodedImage([page(depth, kind)], format, metadata(names))
     before = first.pages[0].pixels.copy()
     second = read(coded(first))
     np.testing.assert_array_equal(first.pages[0].pixels, before)
@@ -65,7 +65,7 @@ def test_what_is_written_is_read_again(format: str, depth: str, kind: str, names
 def test_every_shape(format: str, size: tuple[int, int]) -> None:
     if max(size) > FORMATS[format].longest:
         pytest.skip("beyond the format")
-    first = Picture([page(size=size)], format, Metadata(lossless=True, quality=100))
+    first = DecodedImage([page(size=size)], format, Metadata(lossless=True, quality=100))
     second = read(coded(first))
     assert second.pages[0].pixels.shape == (*size, 3)
     if format != "jpeg":
@@ -74,7 +74,7 @@ def test_every_shape(format: str, size: tuple[int, int]) -> None:
 
 @pytest.mark.parametrize("format", ["png", "tiff", "jpeg", "webp"])
 def test_exif_stays_readable_for_others(format: str) -> None:
-    written = coded(Picture([page()], format, metadata("exif xmp icc")))
+    written = coded(DecodedImage([page()], format, metadata("exif xmp icc")))
     held = Image.open(io.BytesIO(written)).getexif()
     assert (held[271], held[272], held[274]) == ("Maker", "Model with a long name", 6)
     assert held.get_ifd(0x8769)[0x9003] == "2024:05:06 07:08:09"
@@ -159,14 +159,14 @@ def by_table(data: bytes) -> tuple[tuple[int, ...], ...]:
 
 @pytest.mark.parametrize("format", ["jpeg", "webp"])
 @pytest.mark.parametrize("locked", [False, True])
-def test_writing_leaves_the_picture_as_it_was(format: str, locked: bool) -> None:
+def test_writing_leaves_the_image_as_it_was(format: str, locked: bool) -> None:
     first = page()
     first.pixels.flags.writeable = not locked
     before = first.pixels.copy()
-    coded(Picture([first], format), quality=100)
+    coded(DecodedImage([first], format), quality=100)
     np.testing.assert_array_equal(first.pixels, before)
     smooth = np.full((8, 8, 3), (200, 30, 90), np.uint8)
-    second = read(coded(Picture([Page(smooth)], format), quality=100))
+    second = read(coded(DecodedImage([Page(smooth)], format), quality=100))
     assert np.abs(second.pages[0].pixels.astype(int) - smooth).max() <= 4
 
 
@@ -177,9 +177,9 @@ def test_jpegs_of_other_kinds_are_refused(marker: int, bits: int, word: str) -> 
     data = bytearray(by_pillow(RGB, "jpeg"))
     at = data.index(b"\xff\xc0")
     data[at + 1], data[at + 4] = marker, bits
-    with pytest.raises(InputError, match=word) as letter:
+    with pytest.raises(InputError, match=word) as message_lines:
         read(bytes(data))
-    assert "Convert" in letter.value.hint
+    assert "Convert" in message_lines.value.hint
 
 
 def test_gray_jpeg_stays_gray() -> None:
@@ -215,10 +215,10 @@ def test_a_video_behind_a_jpeg_stays_where_its_metadata_say() -> None:
     assert coded(first).endswith(b"\xff\xd9" + video)
     assert first.notes == ["The file holds a video: it is not denoised."]
     coded(first, format="png")
-    assert "PNG cannot hold what JPEG alone has: further pictures or video: dropped." in first.notes
+    assert "PNG cannot hold what JPEG alone has: further images or video: dropped." in first.notes
 
 
-def test_further_pictures_of_a_jpeg_stay_where_its_index_says() -> None:
+def test_further_images_of_a_jpeg_stay_where_its_index_says() -> None:
     others = [Image.new("L", (9, 7), gray) for gray in (10, 200)]
     original = by_pillow(RGB, "mpo", save_all=True, append_images=others, quality=90)
     first = read(original)
@@ -230,16 +230,16 @@ def test_further_pictures_of_a_jpeg_stay_where_its_index_says() -> None:
         for number, other in enumerate(others, 1):
             file.seek(number)
             assert np.asarray(file).tolist() == np.asarray(other).tolist()
-    assert first.notes == ["The file holds further pictures (previews, a gain map): they are not denoised."]
+    assert first.notes == ["The file holds further images (previews, a gain map): they are not denoised."]
     assert read(written).metadata.native == first.metadata.native
 
 
-def test_an_index_of_pictures_that_points_nowhere_is_dropped_with_a_note() -> None:
+def test_an_index_of_images_that_points_nowhere_is_dropped_with_a_note() -> None:
     plain = by_pillow(RGB, "jpeg")
     index = b"MPF\0II*\0\x08\0\0\0\x01\0" + struct.pack("<HHII", 0xB002, 7, 32, 9999) + bytes(4)
     broken = plain[:2] + struct.pack(">BBH", 255, 0xE2, len(index) + 2) + index + plain[2:]
     first = read(broken)
-    assert first.notes == ["The index of further pictures could not be read: dropped."]
+    assert first.notes == ["The index of further images could not be read: dropped."]
     assert b"MPF" not in coded(first)
 
 
@@ -280,7 +280,7 @@ def test_png_chunks_that_belong_to_the_pixels_are_named() -> None:
     )
     assert first.metadata.native == (scale,)
     assert first.notes == ["Chunks that belong to the old pixels were dropped: caBX, bKGD."]
-    assert read(by_pillow(RGB, "png") + b"behind").notes == ["6 bytes behind the end of the picture were dropped."]
+    assert read(by_pillow(RGB, "png") + b"behind").notes == ["6 bytes behind the end of the image were dropped."]
     assert read(with_chunks(by_pillow(RGB, "png"), (b"iCCP", b"x\0\0not packed"))).notes == [
         "The colour profile could not be read: dropped."
     ]
@@ -332,7 +332,7 @@ def test_palettes_of_grays_become_gray(format: str, levels: int) -> None:
 
 
 def test_a_profile_in_a_bmp_is_read_by_others_where_the_header_says() -> None:
-    written = coded(Picture([page()], "bmp", Metadata(icc=ICC)))
+    written = coded(DecodedImage([page()], "bmp", Metadata(icc=ICC)))
     at, size = struct.unpack_from("<II", written, 14 + 112)
     assert written[14 + at : 14 + at + size] == ICC
     np.testing.assert_array_equal(np.asarray(Image.open(io.BytesIO(written))), page().pixels)
@@ -369,12 +369,12 @@ def test_animated_webp_gives_its_first_frame_and_stays_lossless(lossless: bool) 
         assert first.metadata.quality in range(78, 86)
 
 
-def test_what_a_webp_holds_beside_its_picture_is_named() -> None:
+def test_what_a_webp_holds_beside_its_image_is_named() -> None:
     plain = by_pillow(RGB, "webp", lossless=True, exif=exif_block())
     more = plain[:4] + struct.pack("<I", len(plain) + 4) + plain[8:] + b"ODD \4\0\0\0what"
     assert read(more + b"behind").notes == [
         "Chunks that are unknown were dropped: ODD.",
-        "6 bytes behind the end of the picture were dropped.",
+        "6 bytes behind the end of the image were dropped.",
     ]
 
 
@@ -415,7 +415,7 @@ def test_a_transparent_colour_beside_alpha_is_no_more_than_noise() -> None:
 
 
 def _with_key(kind: str, key: bytes) -> bytes:
-    data = coded(Picture([page(kind=kind)], "png"))
+    data = coded(DecodedImage([page(kind=kind)], "png"))
     chunk = struct.pack(">I", len(key)) + b"tRNS" + key + struct.pack(">I", zlib.crc32(b"tRNS" + key))
     return data[:33] + chunk + data[33:]
 
@@ -560,49 +560,49 @@ def test_complex_numbers_are_refused() -> None:
 
 def test_depth_is_decided_by_the_type_alone() -> None:
     dark = Page(noise("uint8", (4, 5)).astype("uint16"))
-    assert read(coded(Picture([dark], "png"))).pages[0].pixels.dtype == np.uint16
+    assert read(coded(DecodedImage([dark], "png"))).pages[0].pixels.dtype == np.uint16
 
 
 @pytest.mark.parametrize(("format", "depth"), [("png", "uint16"), ("jpeg", "uint8"), ("bmp", "uint8")])
 def test_float_is_scaled_with_a_note(format: str, depth: str) -> None:
     values = np.array([[-1.0, 0.0, 0.25], [0.5, 1.0, np.nan]], "float32")
-    picture = Picture([Page(values)], "tiff")
-    second = read(coded(picture, format=format, quality=100))
+    image = DecodedImage([Page(values)], "tiff")
+    second = read(coded(image, format=format, quality=100))
     full = np.iinfo(depth).max
     expected = np.rint(np.nan_to_num(values).clip(0, 1) * full)
     assert second.pages[0].pixels.dtype == depth
     assert np.abs(second.pages[0].pixels - expected).max() <= (2 if format == "jpeg" else 0)
-    assert "float" in picture.notes[0]
+    assert "float" in image.notes[0]
 
 
 def test_sixteen_bit_is_rounded_with_a_note() -> None:
     wide = np.arange(65536, dtype=np.uint16).reshape(256, 256)
-    picture = Picture([Page(wide)], "png")
-    second = read(coded(picture, format="bmp"))
+    image = DecodedImage([Page(wide)], "png")
+    second = read(coded(image, format="bmp"))
     np.testing.assert_array_equal(second.pages[0].pixels, np.rint(wide / 257).astype(np.uint8))
-    assert "16 bit was rounded to 8 bit" in picture.notes[0]
+    assert "16 bit was rounded to 8 bit" in image.notes[0]
 
 
 @pytest.mark.parametrize(
-    ("picture", "format", "word"),
+    ("image", "format", "word"),
     [
-        (Picture([page(kind="RGBA")], "png"), "jpeg", "transparency"),
-        (Picture([page(), page()], "tiff"), "png", "2 pages"),
-        (Picture([page(size=(1, 16384))], "png"), "webp", "16383"),
-        (Picture([page()], "png"), "pmg", "pmg"),
+        (DecodedImage([page(kind="RGBA")], "png"), "jpeg", "transparency"),
+        (DecodedImage([page(), page()], "tiff"), "png", "2 pages"),
+        (DecodedImage([page(size=(1, 16384))], "png"), "webp", "16383"),
+        (DecodedImage([page()], "png"), "pmg", "pmg"),
     ],
 )
-def test_what_a_format_cannot_hold(picture: Picture, format: str, word: str, tmp_path: Path) -> None:
-    with pytest.raises(OutputError, match=word) as letter:
-        write(picture, tmp_path / "x", format=format)
-    assert letter.value.hint
+def test_what_a_format_cannot_hold(image: DecodedImage, format: str, word: str, tmp_path: Path) -> None:
+    with pytest.raises(OutputError, match=word) as message_lines:
+        write(image, tmp_path / "x", format=format)
+    assert message_lines.value.hint
     assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("format", ["png", "tiff", "jpeg", "webp"])
 @pytest.mark.parametrize("source", ["png", "tiff", "jpeg", "webp"])
 def test_metadata_crosses_formats(source: str, format: str) -> None:
-    first = read(coded(Picture([page()], source, metadata("icc exif xmp dpi"))))
+    first = read(coded(DecodedImage([page()], source, metadata("icc exif xmp dpi"))))
     second = read(coded(first, format=format)).metadata
     assert second.icc == ICC
     assert second.xmp == XMP
@@ -621,31 +621,31 @@ def test_what_stays_behind_with_its_format_is_named() -> None:
         (stream.getvalue(), "jpeg", "JPEG cannot hold what TIFF alone has: description, IPTC: dropped."),
         (by_pillow(RGB, "jpeg", comment=b"Vega"), "png", "PNG cannot hold what JPEG alone has: comment: dropped."),
     ):
-        picture = read(data)
-        coded(picture, format=picture.format)
-        assert picture.notes == []
-        coded(picture, format=format)
-        assert picture.notes == [words]
+        image = read(data)
+        coded(image, format=image.format)
+        assert image.notes == []
+        coded(image, format=format)
+        assert image.notes == [words]
     stream = io.BytesIO()
     tifffile.imwrite(stream, np.asarray(RGB), photometric="rgb")  # describes its shape
-    picture = read(stream.getvalue())
-    coded(picture, format="png")
-    assert picture.notes == []
+    image = read(stream.getvalue())
+    coded(image, format="png")
+    assert image.notes == []
 
 
 def test_a_profile_of_gray_is_not_given_to_colour() -> None:
-    picture = Picture([page(kind="L")], "png", Metadata(icc=ICC[:16] + b"GRAY" + ICC[20:]))
-    assert read(coded(picture, format="tiff")).metadata.icc == picture.metadata.icc
-    assert read(coded(picture, format="webp")).metadata.icc is None
-    assert "WEBP cannot hold a colour profile of gray: dropped." in picture.notes
+    image = DecodedImage([page(kind="L")], "png", Metadata(icc=ICC[:16] + b"GRAY" + ICC[20:]))
+    assert read(coded(image, format="tiff")).metadata.icc == image.metadata.icc
+    assert read(coded(image, format="webp")).metadata.icc is None
+    assert "WEBP cannot hold a colour profile of gray: dropped." in image.notes
 
 
 @pytest.mark.parametrize(("format", "dpi"), [("png", 1.1e8), ("bmp", 5.5e7), ("jpeg", 65536)])
 def test_a_resolution_beyond_the_format_is_dropped_with_a_note(format: str, dpi: float) -> None:
     for value, kept in ((dpi, False), (dpi * 0.99, True)):
-        picture = Picture([page()], "tiff", Metadata(dpi=(300.0, value)))
-        assert (read(coded(picture, format=format)).metadata.dpi is not None) == kept
-        assert [line for line in picture.notes if "resolution" in line] == [
+        image = DecodedImage([page()], "tiff", Metadata(dpi=(300.0, value)))
+        assert (read(coded(image, format=format)).metadata.dpi is not None) == kept
+        assert [line for line in image.notes if "resolution" in line] == [
             f"{format.upper()} cannot hold a resolution of {dpi:,.0f} dpi: dropped."
         ] * (not kept)
 
@@ -669,9 +669,11 @@ def test_exif_that_points_at_itself_is_dropped_with_a_note() -> None:
 
 
 def _samples() -> dict[str, bytes]:
-    full = {name: coded(Picture([page()], name, metadata("icc exif xmp dpi"))) for name in FORMATS if name != "bmp"}
+    full = {
+        name: coded(DecodedImage([page()], name, metadata("icc exif xmp dpi"))) for name in FORMATS if name != "bmp"
+    }
     palette = RGB.convert("P")
-    full |= {"bmp": coded(Picture([page()], "bmp")), "lossy webp": by_pillow(RGB, "webp", quality=80)}
+    full |= {"bmp": coded(DecodedImage([page()], "bmp")), "lossy webp": by_pillow(RGB, "webp", quality=80)}
     full |= {f"palette {name}": by_pillow(palette, name) for name in ("png", "bmp", "tiff")}
     full |= {"lzw tiff": by_pillow(RGB, "tiff", compression="tiff_lzw"), "cmyk": by_pillow(RGB.convert("CMYK"), "jpeg")}
     return full
@@ -688,14 +690,14 @@ def test_truncated(name: str, data: bytes) -> None:
 
 
 def test_one_wrong_byte_in_the_pixels_of_a_png() -> None:
-    data = bytearray(coded(Picture([page()], "png")))
+    data = bytearray(coded(DecodedImage([page()], "png")))
     data[data.index(b"IDAT") + 60] ^= 1
     with pytest.raises(InputError, match="checksum"):
         read(bytes(data))
 
 
 def test_truncated_exif_of_a_tiff_is_noted() -> None:
-    data = coded(Picture([page()], "tiff", metadata("exif")))
+    data = coded(DecodedImage([page()], "tiff", metadata("exif")))
     assert read(data[:-40]).notes == ["The EXIF could not be read: dropped."]
 
 
@@ -712,20 +714,20 @@ def test_garbled_bytes_never_give_another_error(name: str, data: bytes) -> None:
 
 def test_bad_inputs_by_path(tmp_path: Path) -> None:
     (tmp_path / "empty.png").touch()
-    (tmp_path / "text.png").write_text("hello, this is no picture at all")
-    for name, word in [("none.png", "no file"), ("empty.png", "empty"), ("text.png", "not a picture"), ("", "folder")]:
-        with pytest.raises(InputError, match=word) as letter:
+    (tmp_path / "text.png").write_text("hello, this is no image at all")
+    for name, word in [("none.png", "no file"), ("empty.png", "empty"), ("text.png", "not an image"), ("", "folder")]:
+        with pytest.raises(InputError, match=word) as message_lines:
             read(tmp_path / name)
-        assert letter.value.hint
-        assert str(tmp_path) in letter.value.problem
+        assert message_lines.value.hint
+        assert str(tmp_path) in message_lines.value.problem
 
 
 @pytest.mark.parametrize("other", others.OTHERS, ids=lambda other: other.name)
 def test_other_formats_are_named_with_the_way(other: others.Other) -> None:
     for at, mark in other.marks:
-        with pytest.raises(InputError, match=other.name) as letter:
+        with pytest.raises(InputError, match=other.name) as message_lines:
             read(bytes(at) + mark + bytes(600))
-        assert other.way in letter.value.hint
+        assert other.way in message_lines.value.hint
 
 
 @pytest.mark.parametrize("format", ["gif", "ppm", "avif", "jpeg2000", "ico", "pdf", "dds"])
@@ -736,7 +738,7 @@ def test_files_of_other_programs_are_recognised(format: str) -> None:
         read(b'<?xml version="1.0"?>\n<svg xmlns="http://www.w3.org/2000/svg"/>')
 
 
-def test_random_bytes_are_no_picture() -> None:
+def test_random_bytes_are_no_image() -> None:
     generator = np.random.default_rng(0)
     for mark in (b"", b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"II*\0", b"BM", b"RIFF\0\0\0\0WEBP"):
         with pytest.raises(InputError):
@@ -745,7 +747,7 @@ def test_random_bytes_are_no_picture() -> None:
 
 @pytest.mark.parametrize("format", FORMATS)
 def test_limit_is_checked_before_decoding(format: str) -> None:
-    data = coded(Picture([page()], format))
+    data = coded(DecodedImage([page()], format))
     assert read(data, max_pixels=HEIGHT * WIDTH).pages
     with pytest.raises(InputError, match="limit"):
         read(data, max_pixels=HEIGHT * WIDTH - 1)
@@ -759,14 +761,14 @@ def test_bomb_in_a_few_bytes() -> None:
 
 
 def test_pages_count_together() -> None:
-    data = coded(Picture([page(), page()], "tiff"))
+    data = coded(DecodedImage([page(), page()], "tiff"))
     with pytest.raises(InputError, match="limit"):
         read(data, max_pixels=HEIGHT * WIDTH)
 
 
 def test_wrong_suffix_is_noted(tmp_path: Path) -> None:
     path = tmp_path / "photo.jpg"
-    path.write_bytes(coded(Picture([page()], "png")))
+    path.write_bytes(coded(DecodedImage([page()], "png")))
     assert "PNG" in read(path).notes[0]
 
 
@@ -775,7 +777,7 @@ def test_unicode_paths_and_links(tmp_path: Path) -> None:
     path.write_bytes(b"old")
     link = tmp_path / "link.tif"
     link.symlink_to(path)
-    first = Picture([page()], "tiff")
+    first = DecodedImage([page()], "tiff")
     write(first, link)
     assert link.is_symlink()
     same(first.pages[0], read(path).pages[0])
@@ -790,7 +792,7 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path, mon
 
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(OutputError, match="No space left"):
-        write(Picture([page()], "png"), target)
+        write(DecodedImage([page()], "png"), target)
     assert [each.name for each in tmp_path.iterdir()] == ["x.png"]
     assert target.read_bytes() == b"old"
 
@@ -805,13 +807,13 @@ class Pipe(io.BytesIO):
 def test_a_pipe_gets_what_a_file_gets() -> None:
     pipe, file = Pipe(), io.BytesIO()
     for stream in (pipe, file):
-        write(Picture([page()], "tiff"), stream)
+        write(DecodedImage([page()], "tiff"), stream)
     assert pipe.getvalue() == file.getvalue() != b""
 
 
 def test_a_failed_write_gives_a_pipe_nothing() -> None:
     stream = Pipe()
-    broken = Picture([Page(np.zeros((2, 2), np.complex64))], "tiff")
+    broken = DecodedImage([Page(np.zeros((2, 2), np.complex64))], "tiff")
     broken.pages[0].pixels = np.zeros((2, 2, 5), np.uint8)
     with pytest.raises(OutputError):
         write(broken, stream)
@@ -821,9 +823,9 @@ def test_a_failed_write_gives_a_pipe_nothing() -> None:
 @pytest.mark.parametrize("name", ["file/x.png", ""])
 def test_unwritable_places(tmp_path: Path, name: str) -> None:
     (tmp_path / "file").write_bytes(b"")
-    with pytest.raises(OutputError) as letter:
-        write(Picture([page()], "png"), tmp_path / name, format="png")
-    assert letter.value.hint
+    with pytest.raises(OutputError) as message_lines:
+        write(DecodedImage([page()], "png"), tmp_path / name, format="png")
+    assert message_lines.value.hint
     assert [each.name for each in tmp_path.iterdir()] == ["file"]
 
 

@@ -18,7 +18,7 @@ from torch import nn
 
 import medcli
 from medcli.data.cache import open_cache
-from medcli.data.crops import Framing, MadeNoisy, stacked
+from medcli.data.crops import CropSampler, SyntheticPairs, stacked
 from medcli.errors import RecipeError, TrainingError
 from medcli.methods.base import Batch, Method, Needs
 from medcli.methods.n2n import Noise2Noise
@@ -26,15 +26,15 @@ from medcli.noise.gaussian import Gaussian
 from medcli.registry import METHODS
 from medcli.train import checkpoint
 from medcli.train.curves import is_term
+from medcli.train.hardware import Hardware
 from medcli.train.loop import Limits, Trainer
-from medcli.train.machine import Machine
 from medcli.train.optimizers import UpdateOptimizer, optimizers_of
 from medcli.train.recipe import Recipe
-from medcli.train.run import Options, build_method, train
+from medcli.train.run import TrainOptions, build_method, train
 from medcli.train.sources import Folders, open_sources
 from medcli.zoo import weights
 
-CPU = Machine(torch.device("cpu"), torch.float32, workers=0)
+CPU = Hardware(torch.device("cpu"), torch.float32, workers=0)
 RECIPE = Recipe(id="x", title="", steps=6, patch=16, batch=2, warmup=1, config=TINY_UNET, learning_rate=0.01)
 
 
@@ -42,9 +42,9 @@ def tiny_unet() -> nn.Module:
     return weights.build(weights.Card("x", "unet", TINY_UNET))
 
 
-def source_of(folder: Path, needs: Needs) -> MadeNoisy:
-    pictures = open_cache(sorted(folder.iterdir()), folder.parent / "cache", smallest=16)
-    return MadeNoisy(pictures, Gaussian(25, 25), Framing(16), 0, needs.views, needs.alike, needs.clean)
+def source_of(folder: Path, needs: Needs) -> SyntheticPairs:
+    images = open_cache(sorted(folder.iterdir()), folder.parent / "cache", smallest=16)
+    return SyntheticPairs(images, Gaussian(25, 25), CropSampler(16), 0, needs.views, needs.alike, needs.clean)
 
 
 def snapshot(method: Method) -> dict[str, list[torch.Tensor]]:
@@ -71,8 +71,8 @@ def trainer(tmp_path: Path) -> Trainer:
 
 
 class TestThreeOptimizers:
-    def test_an_update_moves_only_its_networks(self, trainer: Trainer, picture_folder: Path) -> None:
-        batch = CPU.batch(stacked(source_of(picture_folder, trainer.method.needs), 0, range(2)))
+    def test_an_update_moves_only_its_networks(self, trainer: Trainer, image_folder: Path) -> None:
+        batch = CPU.batch(stacked(source_of(image_folder, trainer.method.needs), 0, range(2)))
         told = {"codes": {"codes"}, "critics": {"codes", "noisy", "clean"}}
         told["generators"] = {"encoder", "denoiser", "teacher"}
         for title, update in trainer.updates.items():
@@ -80,17 +80,17 @@ class TestThreeOptimizers:
             trainer._make(update, batch, 0.01)
             assert moved(before, trainer.method) == told[title]
 
-    def test_what_was_frozen_stays_so(self, trainer: Trainer, picture_folder: Path) -> None:
+    def test_what_was_frozen_stays_so(self, trainer: Trainer, image_folder: Path) -> None:
         extractor, others = trainer.method.model.extractor, snapshot(trainer.method)
         before = [p.clone() for p in extractor.parameters()]
-        trainer.run(source_of(picture_folder, trainer.method.needs), Limits())
+        trainer.run(source_of(image_folder, trainer.method.needs), Limits())
         assert moved(others, trainer.method) == set(trainer.method.networks)
         assert all(torch.equal(old, new) for old, new in zip(before, extractor.parameters(), strict=True))
         frozen = {name for name, p in trainer.method.model.named_parameters() if not p.requires_grad}
         assert frozen == {"extractor.weight", "extractor.bias"}
 
-    def test_each_has_its_optimizer_and_rhythm(self, trainer: Trainer, picture_folder: Path) -> None:
-        trainer.run(source_of(picture_folder, trainer.method.needs), Limits())
+    def test_each_has_its_optimizer_and_rhythm(self, trainer: Trainer, image_folder: Path) -> None:
+        trainer.run(source_of(image_folder, trainer.method.needs), Limits())
         codes, critics, generators = trainer.optimizers.values()
         assert [type(each).__name__ for each in (codes, critics, generators)] == ["Adam", "Muon", "AdamW"]
         steps = [{int(state[key]) for state in each.state.values() if key in state}
@@ -108,10 +108,10 @@ class TestThreeOptimizers:
         assert late["critics"].learning_rate(0, 0.0) == pytest.approx(0.5 * RECIPE.learning_rate)
         assert [each.clip for each in (codes, critics, generators)] == [5.0, math.inf, RECIPE.clip]
 
-    def test_gradients_and_rates_are_logged_for_each(self, trainer: Trainer, picture_folder: Path) -> None:
+    def test_gradients_and_rates_are_logged_for_each(self, trainer: Trainer, image_folder: Path) -> None:
         lines: list[dict[str, float]] = []
         trainer.report = lines.append
-        trainer.run(source_of(picture_folder, trainer.method.needs), Limits(report_every=1))
+        trainer.run(source_of(image_folder, trainer.method.needs), Limits(report_every=1))
         titles = ("codes", "critics", "generators")
         assert {name for name in lines[0] if "/" in name} == {f"{k}/{t}" for k in ("gradient", "rate") for t in titles}
         assert len({lines[0][f"gradient/{title}"] for title in titles}) == 3
@@ -119,15 +119,15 @@ class TestThreeOptimizers:
             "codes", "noisy", "clean", "codes_again", "fool", "teach"
         }  # fmt: skip
 
-    def test_an_update_can_skip_steps(self, trainer: Trainer, picture_folder: Path) -> None:
+    def test_an_update_can_skip_steps(self, trainer: Trainer, image_folder: Path) -> None:
         lines: list[dict[str, float]] = []
         trainer.report = lines.append
         trainer.updates["codes"].update = replace(trainer.updates["codes"].update, every=2)
-        trainer.run(source_of(picture_folder, trainer.method.needs), Limits(report_every=1))
+        trainer.run(source_of(image_folder, trainer.method.needs), Limits(report_every=1))
         assert ["codes" in line for line in lines] == [True, False] * 3
 
-    def test_resumes_to_the_bit(self, trainer: Trainer, picture_folder: Path, tmp_path: Path) -> None:
-        source = source_of(picture_folder, trainer.method.needs)
+    def test_resumes_to_the_bit(self, trainer: Trainer, image_folder: Path, tmp_path: Path) -> None:
+        source = source_of(image_folder, trainer.method.needs)
         trainer.run(source, Limits(save_every=3))
         whole, average = snapshot(trainer.method), list(trainer.average.parameters())
         for late in sorted(trainer.checkpoints.iterdir())[1:]:
@@ -139,10 +139,10 @@ class TestThreeOptimizers:
         assert moved(whole, again.method) == set()
         assert all(torch.equal(a, b) for a, b in zip(average, again.average.parameters(), strict=True))
 
-    def test_the_model_is_exported(self, picture_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_the_model_is_exported(self, image_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setitem(METHODS, "three", "three_optimizers:ThreeOptimizers")
         recipe = replace(RECIPE, method="three", noises={"gaussian:25": 1}, held_out=0.4)
-        options = Options(tmp_path / "run", [picture_folder], device="cpu", precision="fp32", workers=0)
+        options = TrainOptions(tmp_path / "run", [image_folder], device="cpu", precision="fp32", workers=0)
         path = train(recipe, replace(options, cache=tmp_path / "cache"), lambda _: None, lambda _: None)
         network, card = weights.load_network(path)
         assert (card.architecture, card.config) == ("unet", network.config)
@@ -179,10 +179,10 @@ class TestThreeOptimizers:
             optimizers_of(method, RECIPE)
 
 
-def test_checkpoints_name_the_optimizer_state_after_the_networks(picture_folder: Path, tmp_path: Path) -> None:
+def test_checkpoints_name_the_optimizer_state_after_the_networks(image_folder: Path, tmp_path: Path) -> None:
     """As they always did, so that runs of earlier versions go on."""
     trainer = Trainer(Noise2Noise(tiny_unet()), RECIPE, CPU, tmp_path, lambda _: None)
-    trainer.run(source_of(picture_folder, trainer.method.needs), Limits())
+    trainer.run(source_of(image_folder, trainer.method.needs), Limits())
     states = {name for name in load_file(checkpoint.saved(trainer.checkpoints)[-1]) if name.startswith("optimizer.")}
     weights_and_biases = list(trainer.method.model.parameters())
     assert states == {
@@ -193,24 +193,24 @@ def test_checkpoints_name_the_optimizer_state_after_the_networks(picture_folder:
 
 
 class TestOthers:
-    def test_unpaired_clean_pictures_come_from_their_own_folder(self, picture_folder: Path, tmp_path: Path) -> None:
+    def test_unpaired_clean_images_come_from_their_own_folder(self, image_folder: Path, tmp_path: Path) -> None:
         white = tmp_path / "white"
         white.mkdir()
         for number in range(3):
             Image.new("RGB", (48, 48), "white").save(white / f"{number}.png")
-        folders = Folders(tmp_path / "cache", data=[picture_folder], clean=[white])
+        folders = Folders(tmp_path / "cache", data=[image_folder], clean=[white])
         recipe = replace(RECIPE, noises={"gaussian:25": 1}, held_out=0.4)
         sources = open_sources(recipe, Needs(clean="others"), folders)
         noisy, clean, _ = stacked(sources.train, 0, range(8))
         assert clean is not None
         assert clean.min() == 1
         assert noisy[0].mean() < 0.9
-        assert open_sources(recipe, Needs(clean="mates"), folders).pictures > sources.pictures
+        assert open_sources(recipe, Needs(clean="mates"), folders).images > sources.images
         assert sources.validation is not None
 
 
 class TestNoise2Noise:
-    def test_never_sees_a_clean_picture(self) -> None:
+    def test_never_sees_a_clean_image(self) -> None:
         assert Noise2Noise.needs == Needs(views=2, alike=True, clean="none")
 
     def test_the_target_is_the_other_view(self) -> None:
@@ -227,26 +227,26 @@ def test_options_of_a_method_are_checked() -> None:
         build_method(Recipe(id="x", title="", steps=1, config=TINY_UNET, loss="l2"), CPU)
 
 
-def test_a_worker_that_dies_is_a_letter(picture_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_worker_that_dies_is_a_letter(image_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def die(*_: object) -> None:
         raise RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed.")
 
     monkeypatch.setattr(Trainer, "run", die)
-    options = Options(tmp_path / "run", [picture_folder], device="cpu", workers=0, cache=tmp_path / "cache")
+    options = TrainOptions(tmp_path / "run", [image_folder], device="cpu", workers=0, cache=tmp_path / "cache")
     with pytest.raises(TrainingError, match="ended from outside"):
         train(replace(RECIPE, noises={"gaussian:25": 1}), options, lambda _: None, lambda _: None)
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_every_method_goes_from_pictures_to_a_denoised_picture(name: str, picture_folder: Path, tmp_path: Path) -> None:
+def test_every_method_goes_from_images_to_a_denoised_image(name: str, image_folder: Path, tmp_path: Path) -> None:
     architecture = {"med": "swin", "ludvae": "ludvae"}.get(name, "unet")
     recipe = Recipe(
         id="tiny", title="", steps=2, method=name, architecture=architecture, config=TINY[architecture],
         noises={"gaussian:25": 1}, patch=32, batch=2, warmup=1, held_out=0.2,
         options={"pd": 1} if name == "amsnet" else {},
     )  # fmt: skip
-    options = Options(
-        tmp_path / "run", [picture_folder], device="cpu", precision="fp32", workers=0, limits=Limits(report_every=1)
+    options = TrainOptions(
+        tmp_path / "run", [image_folder], device="cpu", precision="fp32", workers=0, limits=Limits(report_every=1)
     )
     path = train(recipe, replace(options, cache=tmp_path / "cache"), lambda _: None, lambda _: None)
     assert {"README.md", "curves.png", "recipe.yaml", "log.jsonl"} <= {file.name for file in path.parent.iterdir()}

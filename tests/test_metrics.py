@@ -20,8 +20,8 @@ from medcli.metrics import Metric, ms_ssim, psnr, ssim, ssim7
 SIMILARITIES = [ssim, ssim7, ms_ssim]
 
 
-def pictures(height: int = 24, width: int = 31, channels: int = 3) -> tuple[metrics.Pixels, metrics.Pixels]:
-    """(restored, clean): a smooth picture, and one with noise on it."""
+def images(height: int = 24, width: int = 31, channels: int = 3) -> tuple[metrics.Pixels, metrics.Pixels]:
+    """(restored, clean): a smooth image, and one with noise on it."""
     rows, columns = np.mgrid[0:height, 0:width]
     clean = 0.5 + 0.3 * np.sin(rows[..., None] / 5 + np.arange(channels)) * np.cos(columns[..., None] / 7)
     restored = (clean + np.random.default_rng(0).normal(0, 0.1, clean.shape)).clip(0, 1)
@@ -61,32 +61,32 @@ def test_psnr_is_over_all_channels() -> None:
 
 def test_psnr_is_that_of_scikit_image() -> None:
     measured = pytest.importorskip("skimage.metrics", reason="scikit-image is not installed")
-    restored, clean = pictures()
+    restored, clean = images()
     assert psnr(restored, clean) == pytest.approx(measured.peak_signal_noise_ratio(clean, restored, data_range=1))
 
 
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("metric", SIMILARITIES)
-def test_equal_pictures_are_1(metric: Metric, channels: int) -> None:
-    _, clean = pictures(176, 177, channels)
+def test_equal_images_are_1(metric: Metric, channels: int) -> None:
+    _, clean = images(176, 177, channels)
     clean = clean.astype(np.float32)[..., 0] if channels == 1 else clean
     assert metric(clean, clean) == pytest.approx(1)
     assert psnr(clean, clean) == float("inf")
 
 
 def test_ssim_has_the_gaussian_window_of_the_paper() -> None:
-    restored, clean = pictures()
+    restored, clean = images()
     assert ssim(restored, clean) == pytest.approx(direct_ssim(restored, clean, gaussian_window()), abs=1e-9)
 
 
 def test_ssim7_has_a_uniform_window_and_the_covariance_of_a_sample() -> None:
-    restored, clean = pictures()
+    restored, clean = images()
     direct = direct_ssim(restored, clean, np.full((7, 7), 1 / 49), share=49 / 48)
     assert ssim7(restored, clean) == pytest.approx(direct, abs=1e-9)
 
 
 def test_ms_ssim_is_the_weighted_product_over_scales() -> None:
-    restored, clean = pictures(177, 176)
+    restored, clean = images(177, 176)
     a, b, product = restored, clean, 1.0
     for weight in (0.0448, 0.2856, 0.3001, 0.2363):
         product *= direct_structure(a, b) ** weight
@@ -102,7 +102,7 @@ def direct_halves(pixels: metrics.Pixels) -> metrics.Pixels:
 
 
 def direct_structure(restored: metrics.Pixels, clean: metrics.Pixels) -> float:
-    """Contrast and structure alone, by taking the luminance away: both pictures get the same local means."""
+    """Contrast and structure alone, by taking the luminance away: both images get the same local means."""
     window = gaussian_window()
     values = []
     for channel in range(clean.shape[2]):
@@ -115,7 +115,7 @@ def direct_structure(restored: metrics.Pixels, clean: metrics.Pixels) -> float:
 
 def test_ms_ssim_is_that_of_torchmetrics() -> None:
     image = pytest.importorskip("torchmetrics.functional.image", reason="torchmetrics is not installed")
-    restored, clean = pictures(181, 190)
+    restored, clean = images(181, 190)
     tensors = (torch.from_numpy(each.transpose(2, 0, 1)[None]) for each in (restored, clean))
     theirs = image.multiscale_structural_similarity_index_measure(*tensors, data_range=1.0)
     # Not equal: theirs averages the coarsest scale over mirrored borders too.
@@ -124,7 +124,7 @@ def test_ms_ssim_is_that_of_torchmetrics() -> None:
 
 def test_ms_ssim_counts_an_inverted_texture_as_nothing() -> None:
     """Alike at every scale but the finest, where a negative number would be raised to a broken power."""
-    _, clean = pictures(176, 176)
+    _, clean = images(176, 176)
     texture = 0.1 * (-1.0) ** np.indices(clean.shape[:2]).sum(0)[..., None]
     assert ms_ssim(clean - texture, clean + texture) == 0
 
@@ -142,14 +142,14 @@ def test_ms_ssim_counts_an_inverted_texture_as_nothing() -> None:
     ],
 )
 def test_what_cannot_be_compared_raises(metric: Metric, spoil: Callable[[Any], Any], words: str) -> None:
-    _, clean = pictures(176, 176)
+    _, clean = images(176, 176)
     with pytest.raises(InputError, match=words):
         metric(spoil(clean), clean)
 
 
 @pytest.mark.parametrize(("metric", "side"), [(psnr, 1), (ssim7, 7), (ssim, 11), (ms_ssim, 176)])
 def test_the_least_size_is_measured_and_one_less_is_not(metric: Metric, side: int) -> None:
-    restored, clean = pictures(side, side)
+    restored, clean = images(side, side)
     metric(restored, clean)
     with pytest.raises(InputError, match=f"at least {side} pixels"):
         metric(restored[1:], clean[1:])
@@ -157,11 +157,11 @@ def test_the_least_size_is_measured_and_one_less_is_not(metric: Metric, side: in
 
 def test_a_core_install_has_psnr_and_says_what_ssim_needs(monkeypatch: pytest.MonkeyPatch) -> None:
     without(monkeypatch, "skimage")
-    restored, clean = pictures()
-    assert metrics.PER_PICTURE["psnr"].make()(restored, clean) > 0
+    restored, clean = images()
+    assert metrics.PER_IMAGE["psnr"].make()(restored, clean) > 0
     for name in ("ssim", "ssim7"):
         with pytest.raises(MedcliError, match=r"pip install 'medcli\[eval\]'"):
-            metrics.PER_PICTURE[name].make()
+            metrics.PER_IMAGE[name].make()
 
 
 @pytest.mark.parametrize(("make", "file"), [(metrics.Lpips, metrics.ALEXNET), (metrics.Fid, metrics.INCEPTION)])

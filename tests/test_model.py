@@ -19,7 +19,8 @@ from PIL import Image
 
 from medcli.cli import med
 from medcli.errors import ModelError
-from medcli.zoo import catalog, checksum, weights
+from medcli.files import checksum
+from medcli.zoo import catalog, weights
 from medcli.zoo.fetch import HubFile, ignore
 from medcli.zoo.model import blind_spot_models, find_model
 

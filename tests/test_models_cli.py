@@ -38,7 +38,7 @@ def run(*arguments: object) -> Result:
     return CliRunner().invoke(med, ["models", *map(str, arguments)], prog_name="med")
 
 
-def letter(*arguments: object, kind: type[MedcliError] = ModelError) -> str:
+def message_lines(*arguments: object, kind: type[MedcliError] = ModelError) -> str:
     """What a command that must fail says; its exit code is that of the error."""
     result = run(*arguments)
     assert isinstance(result.exception, kind), result.output
@@ -182,7 +182,7 @@ class TestListAndInfo:
 
     @pytest.mark.parametrize("name", ["info", "path", "verify", "pull", "rm", "card"])
     def test_unknown_names_get_the_nearest(self, name: str, hub: Hub) -> None:
-        assert "Did you mean 'photo'" in letter(name, "phota")
+        assert "Did you mean 'photo'" in message_lines(name, "phota")
 
     def test_sizes_in_words(self) -> None:
         sizes = [replace(catalog.find("photo"), bytes=number).size for number in (None, 512, 99_999, 464_154_961)]
@@ -203,7 +203,7 @@ class TestPull:
 
     def test_one_that_fails_does_not_stop_the_others(self, hub: Hub) -> None:
         (hub.shelf / "model.safetensors").unlink()
-        assert "cannot be fetched" in letter("pull", "tiny")
+        assert "cannot be fetched" in message_lines("pull", "tiny")
         result = run("pull", "tiny", "photo")
         assert isinstance(result.exception, SomeFailed)
         assert "error: 'tiny' cannot be fetched" in result.stderr
@@ -235,7 +235,7 @@ class TestVerify:
             result = run("verify", *names)
             assert (result.exit_code, hub.asked) == (1, 1)
             assert "'tiny' are corrupt in the Hub's cache.\n  Fetch it again: med models pull tiny" in result.stderr
-        assert "corrupt" in letter("bundle", tmp_path / "stick")
+        assert "corrupt" in message_lines("bundle", tmp_path / "stick")
 
     def test_a_letter_for_every_bad_one(self, hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(catalog, "WEIGHTS", tmp_path)
@@ -245,7 +245,7 @@ class TestVerify:
         assert result.stderr.count("error: ") == 2
         assert "The weights of 'photo' are corrupt" in result.stderr
 
-    def test_other_pictures_than_then_are_a_letter(
+    def test_other_images_than_then_are_a_letter(
         self, hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         origin = catalog.WEIGHTS
@@ -254,7 +254,7 @@ class TestVerify:
         assert "There is no test vector" in run("verify", "photo").stderr
         shutil.copy(origin / "gaussian.vector.safetensors", tmp_path / "photo.vector.safetensors")
         result = run("verify", "photo")
-        assert (result.exit_code, "'photo' gives other pictures than it should" in result.stderr) == (1, True)
+        assert (result.exit_code, "'photo' gives other images than it should" in result.stderr) == (1, True)
 
 
 class TestConverted:
@@ -299,7 +299,7 @@ class TestConverted:
 
 class TestPathAndRemove:
     def test_path_never_fetches(self, hub: Hub) -> None:
-        assert "not on this machine" in letter("path", "tiny")
+        assert "not on this machine" in message_lines("path", "tiny")
         run("pull", "tiny")
         assert run("path", "tiny").output == f"{hub.cache / 'model.safetensors'}\n"
         assert run("path", "photo").output == f"{catalog.WEIGHTS / 'photo.safetensors'}\n"
@@ -307,7 +307,7 @@ class TestPathAndRemove:
 
     def test_what_comes_with_medcli_stays(self, hub: Hub) -> None:
         run("pull", "tiny")
-        assert "'photo' comes with medcli" in letter("rm", "tiny", "photo")
+        assert "'photo' comes with medcli" in message_lines("rm", "tiny", "photo")
         assert catalog.is_here(catalog.find("tiny"))
         with pytest.raises(ModelError, match="stays"):
             catalog.remove(catalog.find("photo"))
@@ -370,24 +370,24 @@ class TestBundle:
         packed.write_bytes(data[:-1] if harm == "cut" else data[:-1] + bytes([data[-1] ^ 1]))
         if harm == "gone":
             packed.unlink()
-        told = letter("pull", "--from-bundle", bundle, "tiny")
+        told = message_lines("pull", "--from-bundle", bundle, "tiny")
         assert "Pack or copy the bundle again" in told
         assert list(catalog.store().iterdir()) == []
 
     def test_only_this_catalogue_is_trusted(self, bundle: Path, tmp_path: Path) -> None:
         rows = yaml.safe_load((bundle / "models.yaml").read_text())["models"]
         write_catalogue(bundle / "models.yaml", [rows[1] | {"sha256": "0" * 64}, rows[1] | {"id": "newer"}])
-        assert "another than this medcli's" in letter("pull", "--from-bundle", bundle, "tiny")
-        assert "knows no model 'newer'" in letter("pull", "--from-bundle", bundle, "newer")
+        assert "another than this medcli's" in message_lines("pull", "--from-bundle", bundle, "tiny")
+        assert "knows no model 'newer'" in message_lines("pull", "--from-bundle", bundle, "newer")
         (bundle / "models.yaml").unlink()
-        assert "is no bundle of models" in letter("pull", "--from-bundle", bundle)
+        assert "is no bundle of models" in message_lines("pull", "--from-bundle", bundle)
 
     def test_what_is_not_here_is_not_packed(self, hub: Hub, tmp_path: Path) -> None:
-        assert "med models pull tiny" in letter("bundle", tmp_path / "stick", "tiny")
+        assert "med models pull tiny" in message_lines("bundle", tmp_path / "stick", "tiny")
         assert not (tmp_path / "stick").exists()
 
     def test_a_folder_with_something_in_it_is_left_alone(self, hub: Hub, tmp_path: Path) -> None:
-        assert "is not empty" in letter("bundle", tmp_path, "photo", kind=OutputError)
+        assert "is not empty" in message_lines("bundle", tmp_path, "photo", kind=OutputError)
         (tmp_path / "file").touch()
         assert run("bundle", tmp_path / "file", "photo").exit_code == 2
 

@@ -22,7 +22,7 @@ from medcli.noise.poisson import Poisson, Poisson255Fold
 from medcli.noise.pool import Pool
 from medcli.noise.rescale import FILTERS, Rescale
 from medcli.noise.salt_pepper import SaltPepper
-from medcli.noise.sensor import PRESETS, Cast, Column, Power, Quantisation, Read, Row, Sensor
+from medcli.noise.sensor import PRESETS, Cast, ColumnNoise, Power, Quantisation, Read, RowNoise, Sensor
 from medcli.noise.speckle import Speckle
 from medcli.noise.storage import Clip, Round
 from medcli.noise.views import views
@@ -51,13 +51,13 @@ def colours() -> Tensor:
 
 class TestEveryNoise:
     @each_noise
-    def test_a_seed_means_one_picture(self, noise: Noise) -> None:
+    def test_a_seed_means_one_image(self, noise: Noise) -> None:
         first, again = noise(colours(), seeded(1)), noise(colours(), seeded(1))
         assert (first.shape, first.dtype) == (colours().shape, torch.float32)
         assert torch.equal(first, again)
 
     @pytest.mark.parametrize("name", sorted(set(EVERY) - STEADY))
-    def test_another_seed_means_another_picture(self, name: str) -> None:
+    def test_another_seed_means_another_image(self, name: str) -> None:
         assert not torch.equal(EVERY[name](colours(), seeded(1)), EVERY[name](colours(), seeded(2)))
 
     @each_noise
@@ -76,9 +76,9 @@ class TestEveryNoise:
 
     @each_noise
     def test_a_settled_noise_has_nothing_more_to_decide(self, noise: Noise) -> None:
-        settled = noise.settle(seeded(3))
-        assert settled == noise.settle(seeded(3))
-        assert settled == settled.settle(seeded(4))
+        with_parameters = noise.sample_parameters(seeded(3))
+        assert with_parameters == noise.sample_parameters(seeded(3))
+        assert with_parameters == with_parameters.sample_parameters(seeded(4))
 
     @pytest.mark.parametrize("name", sorted(set(TABLE) - {"camera"}))
     @pytest.mark.parametrize("shape", [(1, 1, 1), (1, 7, 5), (3, 1, 9)])
@@ -99,7 +99,7 @@ MOMENTS = [
     (Drop(0.3, 0.3, size=(5, 5)), 0.5, -0.3 * 127.5, 127.5 * math.sqrt(0.3 * 0.7)),
     (Drop(0.7, 0.7), 0.5, -0.7 * 127.5, 127.5 * math.sqrt(0.7 * 0.3)),
     (Read(10, 10, tail=(5, 5)), 0.5, 0, 10),
-    (Row(20, 20), 0.5, 0, 20),
+    (RowNoise(20, 20), 0.5, 0, 20),
     (Quantisation(16, 16), 0.5, 0, 16 / math.sqrt(12)),
     (Chain((Gaussian(20, 20), Gaussian(15, 15))), 0.5, 0, 25),
     (Chain((Speckle(50, 50), Gaussian(20, 20))), 0.3, 0, 25),
@@ -118,8 +118,8 @@ LEVELS = {
     "gaussian": (Gaussian(5, 50), 1.0),
     "speckle": (Speckle(5, 50), 1.0),
     "read": (Read(5, 50, tail=(20, 20)), 1.0),
-    "row": (Row(5, 50), 1.0),
-    "column": (Column(5, 50), 1.0),
+    "row": (RowNoise(5, 50), 1.0),
+    "column": (ColumnNoise(5, 50), 1.0),
     "quantisation": (Quantisation(5, 50), math.sqrt(12)),
 }
 
@@ -146,7 +146,7 @@ def test_holes_are_squares_on_a_grid() -> None:
         assert missing.float().mean() == pytest.approx(0.3, abs=0.15)
         edges = (missing[0, 1:] != missing[0, :-1]).any(1).nonzero().flatten() + 1
         assert len(set((edges % 4).tolist())) == 1
-    sides = {parse("drop:0.2,size=1-3").settle(seeded(seed)).size for seed in range(40)}
+    sides = {parse("drop:0.2,size=1-3").sample_parameters(seeded(seed)).size for seed in range(40)}
     assert sides == {(1.0, 1.0), (2.0, 2.0), (3.0, 3.0)}
     with pytest.raises(RecipeError, match="drop: size"):
         Drop(size=(0, 3))
@@ -284,14 +284,14 @@ class TestSensor:
         assert (light**4).mean() / light.var() ** 2 - 3 == pytest.approx(0, abs=0.05)
 
     def test_banding_is_constant_along_its_lines(self) -> None:
-        rows, columns = (noise(torch.zeros(3, 20, 30), seeded()) for noise in (Row(20, 20), Column(20, 20)))
+        rows, columns = (noise(torch.zeros(3, 20, 30), seeded()) for noise in (RowNoise(20, 20), ColumnNoise(20, 20)))
         assert torch.equal(rows, rows[:1, :, :1].expand(3, 20, 30))
         assert rows[0, :, 0].std() > 0
         assert torch.equal(columns, columns[:1, :1].expand(3, 20, 30))
         assert columns[0, 0].std() > 0
 
     def test_columns_have_their_deviation(self) -> None:
-        assert Column(20, 20)(torch.zeros(1, 1, 1_000_000), seeded()).std() * 255 == pytest.approx(20, rel=0.02)
+        assert ColumnNoise(20, 20)(torch.zeros(1, 1, 1_000_000), seeded()).std() * 255 == pytest.approx(20, rel=0.02)
 
     def test_casts_are_redrawn_within_their_bound(self) -> None:
         casts = torch.stack([Cast()(torch.zeros(3, 2, 2), seeded(seed)) for seed in range(1000)]) * 255
@@ -301,7 +301,7 @@ class TestSensor:
         assert abs(correlation(casts[:, 0, 0, 0], casts[:, 1, 0, 0])) < 0.1
 
     def test_parts_come_with_their_probabilities(self) -> None:
-        drawn = [str(Sensor("mild").settle(seeded(seed))).split("+") for seed in range(1000)]
+        drawn = [str(Sensor("mild").sample_parameters(seeded(seed))).split("+") for seed in range(1000)]
         names = [[part.partition(":")[0] for part in parts] for parts in drawn]
         alone = 0.5**4 * 0.75**3  # then the Gaussian part comes uncalled
         for probability, part in PRESETS["mild"]:
@@ -322,7 +322,7 @@ class TestSensor:
         values = torch.linspace(-0.5, 1.5, 100).reshape(1, 10, 10)
         there = Chain((Power(2.2), Power(1 / 2.2)))(values, seeded())
         assert torch.allclose(there, values, atol=1e-5)
-        assert str(Sensor("mild", "linear").settle(seeded())).startswith("power:2.2+")
+        assert str(Sensor("mild", "linear").sample_parameters(seeded())).startswith("power:2.2+")
 
     def test_noise_in_linear_light_is_stronger_in_the_shadows(self) -> None:
         def deviation(value: float) -> Tensor:
@@ -403,7 +403,7 @@ def test_levels_that_make_no_sense_are_refused(make: type[Noise]) -> None:
         make()
 
 
-def test_pictures_need_not_be_contiguous() -> None:
-    picture = np.asarray(Image.new("RGB", (20, 10), (40, 80, 120)), np.float32) / 255
-    clean = torch.from_numpy(picture.copy()).permute(2, 0, 1)
+def test_images_need_not_be_contiguous() -> None:
+    image = np.asarray(Image.new("RGB", (20, 10), (40, 80, 120)), np.float32) / 255
+    clean = torch.from_numpy(image.copy()).permute(2, 0, 1)
     assert all(noise(clean, seeded()).shape == (3, 10, 20) for noise in EVERY.values())

@@ -1,4 +1,4 @@
-"""The ruler of every comparison: how far the noisy pictures of CBSD68 are from the clean ones."""
+"""The ruler of every comparison: how far the noisy images of CBSD68 are from the clean ones."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ BASELINES = {
 }
 
 
-@pytest.mark.skipif(not CBSD68.is_dir(), reason="the pictures of CBSD68 are not beside this checkout")
-def test_noisy_pictures_are_as_far_from_clean_as_known() -> None:
+@pytest.mark.skipif(not CBSD68.is_dir(), reason="the images of CBSD68 are not beside this checkout")
+def test_noisy_images_are_as_far_from_clean_as_known() -> None:
     noises = {text: clipped(parse(text)) for text in BASELINES}
     scores: dict[str, list[float]] = {text: [] for text in BASELINES}
     for seed, path in enumerate(sorted(CBSD68.iterdir())):

@@ -73,9 +73,9 @@ def test_every_noise_of_the_table_works_by_its_bare_name(name: str) -> None:
 def test_what_was_drawn_can_be_drawn_again(text: str) -> None:
     clean = torch.rand(3, 9, 11, generator=torch.Generator().manual_seed(0))
     for seed in range(20):
-        drawn = parse(text).settle(torch.Generator().manual_seed(seed))
-        pictures = [noise(clean, torch.Generator().manual_seed(7)) for noise in (drawn, parse(str(drawn)))]
-        assert torch.equal(*pictures), str(drawn)
+        drawn = parse(text).sample_parameters(torch.Generator().manual_seed(seed))
+        images = [noise(clean, torch.Generator().manual_seed(7)) for noise in (drawn, parse(str(drawn)))]
+        assert torch.equal(*images), str(drawn)
 
 
 @pytest.mark.parametrize(
@@ -107,7 +107,7 @@ def test_letters(text: str, problem: str) -> None:
 
 class TestPools:
     @pytest.mark.parametrize("name", sorted(bundled()))
-    def test_bundled_pools_give_pictures(self, name: str) -> None:
+    def test_bundled_pools_give_images(self, name: str) -> None:
         pool = parse_pool(name)
         assert isinstance(pool, Pool)
         assert str(pool) == name

@@ -119,9 +119,9 @@ class TestPage:
         assert (data.license, data.license_name) == hub
 
     def test_data_sets_of_the_hub_stay_links(self) -> None:
-        about = replace(ABOUT, training_data=["owner/Waves_2", "My pictures"])
+        about = replace(ABOUT, training_data=["owner/Waves_2", "My images"])
         data = ModelCard(modelcard.render(about)).data
-        assert data.datasets == ["owner/Waves_2", "my-pictures"]
+        assert data.datasets == ["owner/Waves_2", "my-images"]
 
     def test_limits_follow_from_the_facts(self) -> None:
         plain, bound = (
@@ -129,12 +129,12 @@ class TestPage:
         )
         assert "commercial" not in plain
         assert "Not for commercial use: the weights are under CC-BY-NC-4.0" in bound
-        assert "gray pictures only" in bound
+        assert "gray images only" in bound
         assert "half precision" in modelcard.render(replace(ABOUT, half_safe=False))
 
     def test_what_is_not_known_is_left_out_or_named(self) -> None:
         page = modelcard.render(Description("x", "unet", {}))
-        assert page.count("not stated") == 3  # pictures, their licence, that of the weights
+        assert page.count("not stated") == 3  # images, their licence, that of the weights
         assert "No score was measured." in page
         for absent in ("What it is for", "How it was made", "Citation", "None"):
             assert absent not in page
@@ -143,8 +143,8 @@ class TestPage:
         assert modelcard.render(ABOUT) == modelcard.render(replace(ABOUT))
 
     def test_a_command_is_retold_without_the_folders_of_this_machine(self) -> None:
-        told = modelcard.portable(["med", "train", "--data", "/home/me/my pictures", "-o", "~/secret/run", "--lr=0.1"])
-        assert told == "med train --data 'my pictures' -o run --lr=0.1"
+        told = modelcard.portable(["med", "train", "--data", "/home/me/my images", "-o", "~/secret/run", "--lr=0.1"])
+        assert told == "med train --data 'my images' -o run --lr=0.1"
 
     def test_costs_are_those_of_the_network(self) -> None:
         config = {"channels": 1, "width": 8, "depth": 5, "batch_norm": False}

@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from pictures import by_pillow, coded, exif_block, metadata, noise, page
 from PIL import Image
+from sample_images import by_pillow, coded, exif_block, metadata, noise, page
 from structure_fuzz import failures
 
 from medcli.errors import InputError
-from medcli.images import Picture, read
+from medcli.images import DecodedImage, read
 
 RGB = Image.fromarray(noise("uint8", (13, 17, 3)))
 CASES = 300
@@ -20,13 +20,13 @@ def jpegs() -> list[bytes]:
     further = [Image.new("L", (9, 7), 10)]
     kinds: list[dict[str, Any]] = [{}, {"progressive": True}, {"restart_marker_blocks": 1}, {"exif": exif_block()}]
     plain = [by_pillow(RGB.convert(mode), "jpeg", **kind) for mode in ("L", "RGB", "CMYK") for kind in kinds]
-    full = coded(Picture([page()], "jpeg", metadata("icc exif xmp dpi")))
+    full = coded(DecodedImage([page()], "jpeg", metadata("icc exif xmp dpi")))
     return [*plain, full, by_pillow(RGB, "mpo", save_all=True, append_images=further)]
 
 
 def pngs() -> list[bytes]:
     kinds = [(depth, kind) for depth in ("uint8", "uint16") for kind in ("L", "LA", "RGB", "RGBA")]
-    full = [coded(Picture([page(*kind)], "png", metadata("icc exif xmp dpi"))) for kind in kinds]
+    full = [coded(DecodedImage([page(*kind)], "png", metadata("icc exif xmp dpi"))) for kind in kinds]
     odd = [by_pillow(RGB.convert(mode), "png") for mode in ("1", "P")]
     return [*full, *odd, by_pillow(RGB, "png", save_all=True, append_images=[RGB.rotate(180)], transparency=(1, 2, 3))]
 

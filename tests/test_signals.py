@@ -13,7 +13,7 @@ import pytest
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no named pipes")
 
-MED = "from medcli.batch import crew; crew.PATIENCE = 0.5; from medcli.cli import main; main()"
+MED = "from medcli.batch.executors import processes; processes.PATIENCE = 0.5; from medcli.cli import main; main()"
 COMMANDS = {
     "denoise": "denoise clean -o out",
     "eval": "eval -m photo --clean clean --noise gaussian:25",
@@ -31,12 +31,12 @@ COMMANDS = {
     ],
 )
 def test_a_file_that_never_comes_keeps_no_run(
-    name: str, number: signal.Signals, code: int, picture_folder: Path, tmp_path: Path
+    name: str, number: signal.Signals, code: int, image_folder: Path, tmp_path: Path
 ) -> None:
-    os.mkfifo(picture_folder / "00.png")  # neither the first of its folder nor the last
+    os.mkfifo(image_folder / "00.png")  # neither the first of its folder nor the last
     command = [sys.executable, "-c", MED, *COMMANDS[name].split()]
     with ThreadPoolExecutor(1) as pool, subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE) as process:
-        opened = pool.submit(os.open, picture_folder / "00.png", os.O_WRONLY)
+        opened = pool.submit(os.open, image_folder / "00.png", os.O_WRONLY)
         pipe = opened.result(timeout=100)  # it is being read
         try:
             process.send_signal(number)

@@ -37,8 +37,8 @@ def test_help_imports_nothing_heavy(arguments: list[str]) -> None:
         "from medcli import MedcliError",
         "import medcli.images",
         "import medcli.zoo.catalog",
-        "import medcli.batch.plan, medcli.batch.run, medcli.batch.files",
-        "import medcli.cli.session",
+        "import medcli.batch.denoise.plan, medcli.batch.denoise.run, medcli.batch.denoise.files",
+        "import medcli.cli.denoise_run",
         run_med("denoise", "--help"),
     ],
 )
@@ -72,8 +72,8 @@ def test_public_names() -> None:
 
 
 def test_letters_do_not_steer_the_terminal() -> None:
-    from medcli.cli.progress import letter
+    from medcli.cli.progress import message_lines
     from medcli.errors import MedcliError
 
-    lines = letter(MedcliError("a file called \x1b[31mred\x07\nin two lines", "with a \x9b hint"))
+    lines = message_lines(MedcliError("a file called \x1b[31mred\x07\nin two lines", "with a \x9b hint"))
     assert lines == ["error: a file called \ufffd[31mred\ufffd\nin two lines", "  with a \ufffd hint"]

@@ -21,11 +21,11 @@ import tifffile
 import torch
 from PIL import Image, ImageCms
 
-from medcli.batch.pairs import NoisedPictures
-from medcli.batch.synth import Made, NoiseDrawer, Order, Task, make, plan, synthesise
+from medcli.batch.pairs import SyntheticPairsFromFiles
+from medcli.batch.synth.run import NotatedNoise, SynthOptions, SynthOutcome, SynthTask, make, plan, synthesise
 from medcli.cli import med
-from medcli.data.folders import matched, pictures_in
-from medcli.data.mates import MANIFEST, Side
+from medcli.data.folders import images_in, matched
+from medcli.data.pairs import MANIFEST, Side
 from medcli.errors import InputError, MedcliError, OutputError, RecipeError, SomeFailed
 from medcli.images import read
 from medcli.noise.notation import parse
@@ -34,8 +34,8 @@ ENDING = "noise added in float, clipped at the end, rounded to 8 bits"
 
 
 @pytest.fixture
-def noisy(picture_folder: Path) -> Path:
-    return picture_folder.with_name("noisy")
+def noisy(image_folder: Path) -> Path:
+    return image_folder.with_name("noisy")
 
 
 def run(*arguments: object) -> None:
@@ -55,25 +55,25 @@ def pixels_of(path: Path) -> np.ndarray:
     return read(path).pages[0].pixels
 
 
-def ordered(clean: Path, noisy: Path, spec: str = "gaussian:5-50", **options: Any) -> Order:
-    return Order(clean, noisy, NoiseDrawer(parse(spec)), **options)
+def ordered(clean: Path, noisy: Path, spec: str = "gaussian:5-50", **options: Any) -> SynthOptions:
+    return SynthOptions(clean, noisy, NotatedNoise(parse(spec)), **options)
 
 
-def planned(order: Order) -> list[Task]:
+def planned(order: SynthOptions) -> list[SynthTask]:
     return plan(order.clean, order.noisy, count=order.count, depth=order.depth, format=order.format)
 
 
-def made(order: Order, processes: int = 1) -> list[Made]:
+def made(order: SynthOptions, processes: int = 1) -> list[SynthOutcome]:
     return list(synthesise(order, planned(order), processes))
 
 
 @pytest.mark.parametrize("spec", ["noise", "gaussian:5-50+clip+poisson:30"])
-def test_the_pixels_are_those_of_med_eval(spec: str, picture_folder: Path, noisy: Path) -> None:
-    (picture_folder / "sub").mkdir()
-    (picture_folder / "0.png").rename(picture_folder / "sub" / "0.png")
-    cv2.imwrite(str(picture_folder / "gray.png"), np.arange(64 * 80, dtype=np.uint16).reshape(64, 80) * 12)
-    run("--from", picture_folder, "--to", noisy, "--noise", spec, "--depth", 8, "--seed", 7)
-    scored = NoisedPictures(picture_folder, pictures_in(picture_folder), parse(spec), seed=7, round=True)
+def test_the_pixels_are_those_of_med_eval(spec: str, image_folder: Path, noisy: Path) -> None:
+    (image_folder / "sub").mkdir()
+    (image_folder / "0.png").rename(image_folder / "sub" / "0.png")
+    cv2.imwrite(str(image_folder / "gray.png"), np.arange(64 * 80, dtype=np.uint16).reshape(64, 80) * 12)
+    run("--from", image_folder, "--to", noisy, "--noise", spec, "--depth", 8, "--seed", 7)
+    scored = SyntheticPairsFromFiles(image_folder, images_in(image_folder), parse(spec), seed=7, round=True)
     drawn = {row["source"]: row["drawn"] for row in rows(noisy)}
     assert len(scored) == 6
     for pair in scored:
@@ -83,9 +83,9 @@ def test_the_pixels_are_those_of_med_eval(spec: str, picture_folder: Path, noisy
 
 @pytest.mark.parametrize("processes", [1, 2])
 def test_a_locked_subfolder_fails_alone(
-    processes: int, picture_folder: Path, noisy: Path, monkeypatch: pytest.MonkeyPatch
+    processes: int, image_folder: Path, noisy: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (picture_folder / "lost+found").mkdir()
+    (image_folder / "lost+found").mkdir()
     scan = os.scandir
 
     def refuse(folder: str | Path) -> Any:
@@ -95,17 +95,17 @@ def test_a_locked_subfolder_fails_alone(
 
     monkeypatch.setattr(os, "scandir", refuse)
     with pytest.raises(SomeFailed) as caught:
-        run("--from", picture_folder, "--to", noisy, "--noise", "gaussian:25", "--processes", processes)
-    assert caught.value.hint == f"The folder {picture_folder / 'lost+found'} cannot be read: Permission denied."
+        run("--from", image_folder, "--to", noisy, "--noise", "gaussian:25", "--processes", processes)
+    assert caught.value.hint == f"The folder {image_folder / 'lost+found'} cannot be read: Permission denied."
     assert len(rows(noisy)) == 5
 
 
-def test_every_output_has_a_line(picture_folder: Path, noisy: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    run("--from", picture_folder, "--to", noisy, "--noise", "gaussian:5-50", "--seed", 3)
+def test_every_output_has_a_line(image_folder: Path, noisy: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run("--from", image_folder, "--to", noisy, "--noise", "gaussian:5-50", "--seed", 3)
     printed = capsys.readouterr().err.splitlines()
     assert printed[-1].startswith("5 done in ")
     for row, line in zip(rows(noisy), printed, strict=False):
-        source, output = picture_folder / row["source"], noisy / row["output"]
+        source, output = image_folder / row["source"], noisy / row["output"]
         assert line == f"{source} -> {output}: {row['drawn']}, {ENDING}"
         assert [row[key] for key in ("seed", "draw", "noise", "protocol")] == [3, 0, "gaussian:5-50", ENDING]
         assert row["source_sha256"] == sha256(source)
@@ -119,10 +119,10 @@ def sha256(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def test_the_number_of_processes_changes_nothing(picture_folder: Path, noisy: Path) -> None:
-    (picture_folder / "bad.png").write_bytes(b"no picture")
+def test_the_number_of_processes_changes_nothing(image_folder: Path, noisy: Path) -> None:
+    (image_folder / "bad.png").write_bytes(b"no image")
     folders = [noisy.with_name(f"noisy{processes}") for processes in (1, 2, 3)]
-    outcomes = [made(ordered(picture_folder, folder, "noise"), int(folder.name[-1])) for folder in folders]
+    outcomes = [made(ordered(image_folder, folder, "noise"), int(folder.name[-1])) for folder in folders]
     assert content(folders[0]) == content(folders[1]) == content(folders[2])
     assert len(content(folders[0])) == 6
     for each in outcomes:
@@ -130,23 +130,23 @@ def test_the_number_of_processes_changes_nothing(picture_folder: Path, noisy: Pa
         assert [one.task.source for one in each] == ["0.png", "1.png", "2.png", "3.png", "4.png", "bad.png"]
 
 
-def test_seed_and_draw_each_change_the_noise(picture_folder: Path, noisy: Path) -> None:
+def test_seed_and_draw_each_change_the_noise(image_folder: Path, noisy: Path) -> None:
     other = noisy.with_name("other")
-    run("--from", picture_folder, "--to", noisy, "--noise", "gaussian:25", "--count", 2)
-    run("--from", picture_folder, "--to", other, "--noise", "gaussian:25", "--seed", 1)
-    clean = pixels_of(picture_folder / "1.png").astype(float)
+    run("--from", image_folder, "--to", noisy, "--noise", "gaussian:25", "--count", 2)
+    run("--from", image_folder, "--to", other, "--noise", "gaussian:25", "--seed", 1)
+    clean = pixels_of(image_folder / "1.png").astype(float)
     first, second, third = (
         (pixels_of(folder / "1.png") - clean).ravel() for folder in (noisy / "0000", noisy / "0001", other)
     )
     assert max(abs(np.corrcoef([first, second, third])[np.triu_indices(3, 1)])) < 0.1
 
 
-def test_each_draw_is_a_mirror_that_pairs_by_name(picture_folder: Path, noisy: Path) -> None:
+def test_each_draw_is_a_mirror_that_pairs_by_name(image_folder: Path, noisy: Path) -> None:
     single = noisy.with_name("single")
-    run("--from", picture_folder, "--to", noisy, "--count", 3)
-    run("--from", picture_folder, "--to", single)
+    run("--from", image_folder, "--to", noisy, "--count", 3)
+    run("--from", image_folder, "--to", single)
     folders = [noisy / name for name in ("0000", "0001", "0002")]
-    assert len(matched(picture_folder, *folders)) == 5
+    assert len(matched(image_folder, *folders)) == 5
     assert all(pixels_of(folders[0] / n).tobytes() == pixels_of(single / n).tobytes() for n in ("0.png", "4.png"))
     assert [(row["source"], row["draw"], row["output"]) for row in rows(noisy)][4:6] == [
         ("4.png", 0, "0000/4.png"),
@@ -171,7 +171,7 @@ class TestFiles:
         for name in ("a.jpg", "b.webp", "c.png", "d.bmp", "e.TIF"):
             self.save(tmp_path / "clean" / name, pixels)
         run("--from", tmp_path / "clean", "--to", tmp_path / "noisy", "--noise", "gaussian:5", *options)
-        assert [path.as_posix() for path in pictures_in(tmp_path / "noisy")] == outputs.split()
+        assert [path.as_posix() for path in images_in(tmp_path / "noisy")] == outputs.split()
         depth = {"16": np.uint16, "float": np.float32}.get(options[-1] if options else "", np.uint8)
         assert {pixels_of(tmp_path / "noisy" / name).dtype for name in outputs.split()} == {np.dtype(depth)}
 
@@ -189,12 +189,12 @@ class TestFiles:
             iccprofile=profile,
         )  # fmt: skip
         run("--from", tmp_path / "clean", "--to", tmp_path / "noisy", "--noise", "gaussian:10")
-        picture = read(tmp_path / "noisy" / "a.tif")
-        page = picture.pages[0]
+        image = read(tmp_path / "noisy" / "a.tif")
+        page = image.pages[0]
         assert page.pixels.dtype == np.uint16
         assert page.alpha is not None
         assert np.array_equal(page.alpha, clean[..., 1])
-        assert picture.metadata.icc == profile
+        assert image.metadata.icc == profile
         difference = (page.pixels.astype(float) - clean[..., 0]) / 257
         assert difference.std() == pytest.approx(10, rel=0.1)
         assert any(page.pixels.ravel() % 257)
@@ -242,13 +242,13 @@ class TestAgain:
     """Runs after runs, whole or killed."""
 
     @pytest.fixture
-    def whole(self, picture_folder: Path) -> dict[str, bytes]:
+    def whole(self, image_folder: Path) -> dict[str, bytes]:
         """What an undisturbed run leaves."""
-        made(ordered(picture_folder, picture_folder.with_name("whole"), count=2))
-        return content(picture_folder.with_name("whole"))
+        made(ordered(image_folder, image_folder.with_name("whole"), count=2))
+        return content(image_folder.with_name("whole"))
 
-    def test_what_is_up_to_date_is_left_alone(self, picture_folder: Path, noisy: Path) -> None:
-        order = ordered(picture_folder, noisy)
+    def test_what_is_up_to_date_is_left_alone(self, image_folder: Path, noisy: Path) -> None:
+        order = ordered(image_folder, noisy)
         made(order)
         old = dict(rows(noisy)[1], medcli="0.0.1")
         lines = (noisy / MANIFEST).read_text().splitlines(keepends=True)
@@ -259,31 +259,31 @@ class TestAgain:
         assert rows(noisy)[1]["medcli"] == "0.0.1"
 
     @pytest.mark.parametrize("options", [{"seed": 1}, {"spec": "gaussian:5-51"}, {"depth": "16"}, {"overwrite": True}])
-    def test_another_order_makes_them_again(self, options: dict[str, Any], picture_folder: Path, noisy: Path) -> None:
-        made(ordered(picture_folder, noisy))
-        assert {each.status for each in made(ordered(picture_folder, noisy, **options))} == {"done"}
-        fresh = ordered(picture_folder, noisy.with_name("fresh"), **options)
+    def test_another_order_makes_them_again(self, options: dict[str, Any], image_folder: Path, noisy: Path) -> None:
+        made(ordered(image_folder, noisy))
+        assert {each.status for each in made(ordered(image_folder, noisy, **options))} == {"done"}
+        fresh = ordered(image_folder, noisy.with_name("fresh"), **options)
         made(fresh)
         assert content(noisy) == content(fresh.noisy)
 
     def test_a_pool_with_other_shares_under_the_same_name_is_another_noise(
-        self, picture_folder: Path, noisy: Path, tmp_path: Path
+        self, image_folder: Path, noisy: Path, tmp_path: Path
     ) -> None:
         pool = tmp_path / "mine.yaml"
         for shares, status in (("gaussian:5: 1", "done"), ("gaussian:5: 1", "skipped"), ("gaussian:50: 1", "done")):
             pool.write_text(shares)
-            assert {each.status for each in made(ordered(picture_folder, noisy, str(pool)))} == {status}
+            assert {each.status for each in made(ordered(image_folder, noisy, str(pool)))} == {status}
 
-    def test_a_changed_clean_picture_gets_a_new_mate(self, picture_folder: Path, noisy: Path) -> None:
-        made(ordered(picture_folder, noisy))
-        (picture_folder / "3.png").write_bytes((picture_folder / "2.png").read_bytes())
-        assert [each.status for each in made(ordered(picture_folder, noisy))].count("done") == 1
+    def test_a_changed_clean_image_gets_a_new_mate(self, image_folder: Path, noisy: Path) -> None:
+        made(ordered(image_folder, noisy))
+        (image_folder / "3.png").write_bytes((image_folder / "2.png").read_bytes())
+        assert [each.status for each in made(ordered(image_folder, noisy))].count("done") == 1
 
     @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
     @pytest.mark.parametrize("renames", [1, 4, 11])
-    def test_killed_at_a_rename(self, renames: int, whole: dict[str, bytes], picture_folder: Path, noisy: Path) -> None:
+    def test_killed_at_a_rename(self, renames: int, whole: dict[str, bytes], image_folder: Path, noisy: Path) -> None:
         """The eleventh is that of the manifest: in the end it is sorted."""
-        order = ordered(picture_folder, noisy, count=2)
+        order = ordered(image_folder, noisy, count=2)
         if (child := os.fork()) == 0:
             killed_at_rename(order, renames)
         assert os.WIFSIGNALED(os.waitpid(child, 0)[1])
@@ -296,8 +296,8 @@ class TestAgain:
         assert not list((noisy / "0000").glob(".*"))
 
     @pytest.mark.parametrize("cut", [-1, -30, -700, 5, 0])
-    def test_a_torn_manifest(self, cut: int, whole: dict[str, bytes], picture_folder: Path, noisy: Path) -> None:
-        order = ordered(picture_folder, noisy, count=2)
+    def test_a_torn_manifest(self, cut: int, whole: dict[str, bytes], image_folder: Path, noisy: Path) -> None:
+        order = ordered(image_folder, noisy, count=2)
         made(order)
         (noisy / MANIFEST).write_bytes((noisy / MANIFEST).read_bytes()[:cut])
         before = {path: path.stat().st_ino for path in noisy.rglob("*.png")}
@@ -305,8 +305,8 @@ class TestAgain:
         assert content(noisy) == whole
         assert {path: path.stat().st_ino for path in noisy.rglob("*.png")} == before
 
-    def test_a_damaged_mate_is_not_taken_for_whole(self, picture_folder: Path, noisy: Path) -> None:
-        order = ordered(picture_folder, noisy)
+    def test_a_damaged_mate_is_not_taken_for_whole(self, image_folder: Path, noisy: Path) -> None:
+        order = ordered(image_folder, noisy)
         made(order)
         good = (noisy / "2.png").read_bytes()
         (noisy / "2.png").write_bytes(good[:-9])
@@ -315,37 +315,37 @@ class TestAgain:
         made(replace(order, overwrite=True))
         assert (noisy / "2.png").read_bytes() == good
 
-    def test_files_of_others_stay(self, picture_folder: Path, noisy: Path) -> None:
+    def test_files_of_others_stay(self, image_folder: Path, noisy: Path) -> None:
         noisy.mkdir()
         (noisy / "1.png").write_bytes(b"mine")
         with pytest.raises(SomeFailed, match="1 of 5 noisy mates failed"):
-            run("--from", picture_folder, "--to", noisy)
+            run("--from", image_folder, "--to", noisy)
         assert (noisy / "1.png").read_bytes() == b"mine"
-        run("--from", picture_folder, "--to", noisy, "--overwrite")
+        run("--from", image_folder, "--to", noisy, "--overwrite")
         assert len(rows(noisy)) == 5
 
     @pytest.mark.parametrize("line", ['{"source": "a.png", "target": "b.png"}', "# my pairs", "[1]"])
-    def test_a_manifest_of_others_stays(self, line: str, picture_folder: Path, noisy: Path) -> None:
+    def test_a_manifest_of_others_stays(self, line: str, image_folder: Path, noisy: Path) -> None:
         noisy.mkdir()
         (noisy / MANIFEST).write_text(line + "\n")
         with pytest.raises(OutputError, match="is no manifest"):
-            run("--from", picture_folder, "--to", noisy)
+            run("--from", image_folder, "--to", noisy)
 
     def test_a_dry_run_writes_nothing(
-        self, picture_folder: Path, noisy: Path, capsys: pytest.CaptureFixture[str]
+        self, image_folder: Path, noisy: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
-        run("--from", picture_folder, "--to", noisy, "--dry-run")
+        run("--from", image_folder, "--to", noisy, "--dry-run")
         assert not noisy.exists()
-        run("--from", picture_folder, "--to", noisy)
+        run("--from", image_folder, "--to", noisy)
         (noisy / "1.png").unlink()
         capsys.readouterr()
-        run("--from", picture_folder, "--to", noisy, "-n")
+        run("--from", image_folder, "--to", noisy, "-n")
         printed = capsys.readouterr().err
-        assert f"{picture_folder / '1.png'} -> {noisy / '1.png'}: to do\n" in printed
+        assert f"{image_folder / '1.png'} -> {noisy / '1.png'}: to do\n" in printed
         assert "1 to do, 4 up to date in " in printed
 
 
-def killed_at_rename(order: Order, count: int) -> None:
+def killed_at_rename(order: SynthOptions, count: int) -> None:
     """Makes mates until a file is about to get its name for the `count`th time."""
     left = iter(range(count - 1))
 
@@ -365,7 +365,7 @@ class Brightness:
 
     deadly: int = 0
     name: str = "brightness"
-    spelled: str = "brightness v1"
+    fingerprint: str = "brightness v1"
     makes: Side = "noisy"
 
     def draw(self, clean: torch.Tensor, generator: torch.Generator, /) -> tuple[torch.Tensor, str]:
@@ -375,28 +375,28 @@ class Brightness:
         return clean + shift, f"brightness {shift:.3f}"
 
 
-def test_a_learned_model_can_take_the_place_of_a_noise(picture_folder: Path, noisy: Path) -> None:
-    outcomes = made(Order(picture_folder, noisy, Brightness(), depth="float"))
+def test_a_learned_model_can_take_the_place_of_a_noise(image_folder: Path, noisy: Path) -> None:
+    outcomes = made(SynthOptions(image_folder, noisy, Brightness(), depth="float"))
     for each, row in zip(outcomes, rows(noisy), strict=True):
-        shift = pixels_of(noisy / each.task.output) - pixels_of(picture_folder / each.task.source) / 255
+        shift = pixels_of(noisy / each.task.output) - pixels_of(image_folder / each.task.source) / 255
         assert row["drawn"] == f"brightness {shift.mean():.3f}"
-        assert row["spelled"] == "brightness v1"
+        assert row["fingerprint"] == "brightness v1"
 
 
-def test_a_killed_worker_is_a_letter(picture_folder: Path, noisy: Path) -> None:
-    cv2.imwrite(str(picture_folder / "1a.png"), np.zeros((8, 13, 3), np.uint8))
-    outcomes = made(Order(picture_folder, noisy, Brightness(deadly=13)), processes=2)
+def test_a_killed_worker_is_a_letter(image_folder: Path, noisy: Path) -> None:
+    cv2.imwrite(str(image_folder / "1a.png"), np.zeros((8, 13, 3), np.uint8))
+    outcomes = made(SynthOptions(image_folder, noisy, Brightness(deadly=13)), processes=2)
     assert [each.status for each in outcomes] == ["done", "done", "failed", "done", "done", "done"]
-    letter = str(outcomes[2].error)
-    assert letter.startswith(f"{picture_folder / '1a.png'}: the process that worked on it was killed by signal 9.")
-    assert "fewer --processes" in letter
+    message_lines = str(outcomes[2].error)
+    assert message_lines.startswith(f"{image_folder / '1a.png'}: the process that worked on it was killed by signal 9.")
+    assert "fewer --processes" in message_lines
     assert len(rows(noisy)) == 5
     assert not multiprocessing.active_children()
 
 
 @pytest.mark.skipif(os.name == "nt", reason="needs process groups")
-def test_ctrl_c_ends_all_processes_quietly(picture_folder: Path, noisy: Path) -> None:
-    arguments = ["--from", str(picture_folder), "--to", str(noisy), "--count", "5000", "--processes", "2"]
+def test_ctrl_c_ends_all_processes_quietly(image_folder: Path, noisy: Path) -> None:
+    arguments = ["--from", str(image_folder), "--to", str(noisy), "--count", "5000", "--processes", "2"]
     command = [sys.executable, "-m", "medcli", "synth-pairs", *arguments]
     with subprocess.Popen(command, stderr=subprocess.PIPE, start_new_session=True, text=True) as process:
         assert process.stderr is not None
@@ -412,14 +412,12 @@ def test_ctrl_c_ends_all_processes_quietly(picture_folder: Path, noisy: Path) ->
     assert {row["output"] for row in rows(noisy)} <= left.keys()
 
 
-def test_bad_pictures_are_named_and_left_out(
-    picture_folder: Path, noisy: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    (picture_folder / "1.png").write_bytes((picture_folder / "1.png").read_bytes()[:200])
+def test_bad_images_are_named_and_left_out(image_folder: Path, noisy: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (image_folder / "1.png").write_bytes((image_folder / "1.png").read_bytes()[:200])
     with pytest.raises(SomeFailed, match="1 of 5 noisy mates failed") as caught:
-        run("--from", picture_folder, "--to", noisy, "-q")
+        run("--from", image_folder, "--to", noisy, "-q")
     assert caught.value.exit_code == 3
-    assert capsys.readouterr().err.startswith(f"error: {picture_folder / '1.png'} is damaged")
+    assert capsys.readouterr().err.startswith(f"error: {image_folder / '1.png'} is damaged")
     assert [row["source"] for row in rows(noisy)] == ["0.png", "2.png", "3.png", "4.png"]
 
 
@@ -432,25 +430,25 @@ def test_nothing_done_is_an_error_of_its_own(tmp_path: Path) -> None:
     assert not (tmp_path / "noisy").exists()
 
 
-def test_a_noise_that_does_not_fit_is_a_letter(picture_folder: Path, noisy: Path) -> None:
-    cv2.imwrite(str(picture_folder / "gray.png"), np.full((16, 20), 90, np.uint8))
-    order = ordered(picture_folder, noisy, "camera")
+def test_a_noise_that_does_not_fit_is_a_letter(image_folder: Path, noisy: Path) -> None:
+    cv2.imwrite(str(image_folder / "gray.png"), np.full((16, 20), 90, np.uint8))
+    order = ordered(image_folder, noisy, "camera")
     outcome = make((planned(order)[-1], None), order)
     assert isinstance(outcome.error, InputError)
     assert "gray.png: 'camera' cannot be added to 20x16 pixels in gray." in outcome.error.problem
 
 
-def test_folders_must_not_mix(picture_folder: Path, noisy: Path) -> None:
-    noisy.symlink_to(picture_folder)
-    for target in (picture_folder, picture_folder / "noisy", picture_folder.parent, noisy / "x"):
-        with pytest.raises(OutputError, match="would mix noisy pictures with the clean ones"):
-            run("--from", picture_folder, "--to", target)
+def test_folders_must_not_mix(image_folder: Path, noisy: Path) -> None:
+    noisy.symlink_to(image_folder)
+    for target in (image_folder, image_folder / "noisy", image_folder.parent, noisy / "x"):
+        with pytest.raises(OutputError, match="would mix noisy images with the clean ones"):
+            run("--from", image_folder, "--to", target)
 
 
-def test_two_pictures_must_not_become_one(picture_folder: Path, noisy: Path) -> None:
-    cv2.imwrite(str(picture_folder / "1.jpg"), np.zeros((8, 8, 3), np.uint8))
+def test_two_images_must_not_become_one(image_folder: Path, noisy: Path) -> None:
+    cv2.imwrite(str(image_folder / "1.jpg"), np.zeros((8, 8, 3), np.uint8))
     with pytest.raises(OutputError, match=r"Both 1\.jpg and 1\.png would become 1\.png"):
-        run("--from", picture_folder, "--to", noisy)
+        run("--from", image_folder, "--to", noisy)
 
 
 @pytest.mark.parametrize(
@@ -464,10 +462,10 @@ def test_two_pictures_must_not_become_one(picture_folder: Path, noisy: Path) -> 
     ],
 )
 def test_letters_come_before_the_work(
-    arguments: list[str], error: type[Exception], words: str, picture_folder: Path, noisy: Path
+    arguments: list[str], error: type[Exception], words: str, image_folder: Path, noisy: Path
 ) -> None:
     with pytest.raises(error, match=words):
-        run("--from", picture_folder, "--to", noisy, *arguments)
+        run("--from", image_folder, "--to", noisy, *arguments)
     assert not noisy.exists()
 
 
@@ -477,10 +475,10 @@ def test_help_needs_neither_torch_nor_numpy() -> None:
     assert subprocess.run([sys.executable, "-c", checked], capture_output=True, check=False).returncode == 0
 
 
-def test_environment_sets_options(picture_folder: Path, noisy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_environment_sets_options(image_folder: Path, noisy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MED_SYNTH_PAIRS_SEED", "5")
     med.main(
-        ["synth-pairs", "--from", str(picture_folder), "--to", str(noisy), "--processes", "1"],
+        ["synth-pairs", "--from", str(image_folder), "--to", str(noisy), "--processes", "1"],
         prog_name="med", standalone_mode=False, auto_envvar_prefix="MED",
     )  # fmt: skip
     assert {row["seed"] for row in rows(noisy)} == {5}

@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 import pytest
 import tifffile
-from pictures import by_pillow, coded, metadata, noise, page
 from PIL import Image
+from sample_images import by_pillow, coded, metadata, noise, page
 from structure_fuzz import failures
 
 from medcli.errors import InputError
-from medcli.images import Picture, read
+from medcli.images import DecodedImage, read
 
 GRAY = noise("uint8", (9, 11))
 RGB = noise("uint8", (9, 11, 3))
@@ -48,9 +48,9 @@ def test_a_chain_that_leads_back_is_damage(links: tuple[int, ...]) -> None:
 
 @pytest.mark.parametrize("link", [10**6, 9, 2**32 - 1])
 def test_a_broken_link_costs_only_what_follows(link: int) -> None:
-    picture = read(chained(1, link))
-    assert len(picture.pages) == 2
-    assert "page 2 is broken" in picture.notes[0]
+    image = read(chained(1, link))
+    assert len(image.pages) == 2
+    assert "page 2 is broken" in image.notes[0]
     with pytest.raises(InputError, match="has no pages"):
         read(b"II*\0" + struct.pack("<I", link) + bytes(20))
 
@@ -115,8 +115,8 @@ def test_a_long_stack_opens_each_page_once(monkeypatch: pytest.MonkeyPatch) -> N
             return found
 
     monkeypatch.setattr("medcli.images.source.io.BytesIO", Counted)
-    picture = read(data)
-    np.testing.assert_array_equal(np.stack([each.pixels for each in picture.pages]), stack)
+    image = read(data)
+    np.testing.assert_array_equal(np.stack([each.pixels for each in image.pages]), stack)
     assert taken < 20 * len(data)
 
 
@@ -137,7 +137,7 @@ def fuzz_samples() -> list[bytes]:
     ]
     made = [tiff(each) for each in options] + [tiff((real, {"compression": "zlib", "predictor": True}), bigtiff=True)]
     made += [by_pillow(Image.fromarray(GRAY > 99), "tiff", compression=name) for name in ("group3", "group4")]
-    return [*made, coded(Picture([page(), page("uint16")], "tiff", metadata("icc exif xmp dpi")))]
+    return [*made, coded(DecodedImage([page(), page("uint16")], "tiff", metadata("icc exif xmp dpi")))]
 
 
 @pytest.mark.parametrize("suffix", [".nef", ".dng", ".CR2", ".arw", ".orf", ".rw2", ".raf", ".pef", ".cr3", ".tif"])
@@ -196,7 +196,7 @@ def test_what_may_point_into_the_old_file_goes_with_a_note(code: int, words: str
     assert not read(coded(first)).notes
 
 
-def test_a_pyramid_below_the_picture_goes_with_a_note() -> None:
+def test_a_pyramid_below_the_image_goes_with_a_note() -> None:
     first = read(
         tiff((GRAY, {"subifds": 2}), (GRAY[::2, ::2], {"subfiletype": 1}), (GRAY[::4, ::4], {"subfiletype": 1}))
     )
@@ -282,10 +282,10 @@ def test_slices_of_metamorph_are_read() -> None:
         strip = file.pages.first.tags[273]
     data += bytes(len(data) % 2)
     struct.pack_into("<I", data, strip.valueoffset, len(data))
-    picture = read(bytes(data + planes.tobytes()))
-    np.testing.assert_array_equal(np.stack([each.pixels for each in picture.pages]), planes)
-    assert "UIC1tag" in picture.notes[0]
-    again = read(coded(picture))
+    image = read(bytes(data + planes.tobytes()))
+    np.testing.assert_array_equal(np.stack([each.pixels for each in image.pages]), planes)
+    assert "UIC1tag" in image.notes[0]
+    again = read(coded(image))
     np.testing.assert_array_equal(np.stack([each.pixels for each in again.pages]), planes)
 
 

@@ -24,7 +24,7 @@ def cuts(draw: st.DrawFn) -> tuple[int, int, int, int]:
 
 
 def blended(grid: Grid, source: Tensor) -> Tensor:
-    """The whole picture, from bands whose tiles are windows of `source`, (padded height, padded width, C)."""
+    """The whole image, from bands whose tiles are windows of `source`, (padded height, padded width, C)."""
     whole = torch.full((grid.height, grid.width, source.shape[2]), torch.nan)
     for top, band in bands(grid, source.shape[2], lambda r, c: source[r.start : r.stop, c.start : c.stop].clone()):
         whole[top : top + len(band)] = band
@@ -69,10 +69,10 @@ def test_a_tile_that_is_all_overlap_is_refused() -> None:
 
 
 @given(st.integers(0, 40), st.integers(-40, 40))
-def test_weights_rise_from_nothing_at_the_cut_to_all(reach: int, room: int) -> None:
-    shared = max(1, 2 * reach + room)
-    weights = fade(shared, reach)
-    distrusted = reach if 2 * reach <= shared else shared // 4
+def test_weights_rise_from_nothing_at_the_cut_to_all(context_radius: int, room: int) -> None:
+    shared = max(1, 2 * context_radius + room)
+    weights = fade(shared, context_radius)
+    distrusted = context_radius if 2 * context_radius <= shared else shared // 4
     assert bool((weights.diff() >= 0).all())
     assert weights[:distrusted].sum() == 0
     assert bool((weights[shared - distrusted :] == 1).all())
@@ -82,17 +82,17 @@ def test_weights_rise_from_nothing_at_the_cut_to_all(reach: int, room: int) -> N
 @settings(max_examples=40, deadline=None)
 @given(cuts(), cuts(), st.integers(0, 40))
 def test_blending_equal_answers_returns_them_to_the_last_bit(
-    down: tuple[int, int, int, int], right: tuple[int, int, int, int], reach: int
+    down: tuple[int, int, int, int], right: tuple[int, int, int, int], context_radius: int
 ) -> None:
     (height, tile, overlap, multiple), width = down, right[0]
-    grid = plan(height, width, tile=tile, overlap=overlap, multiple=multiple, reach=reach)
+    grid = plan(height, width, tile=tile, overlap=overlap, multiple=multiple, context_radius=context_radius)
     source = torch.randn(grid.rows[-1].stop, grid.columns[-1].stop, 2)
     assert torch.equal(blended(grid, source), source[:height, :width])
 
 
 def test_weights_of_all_tiles_are_a_partition_of_unity() -> None:
     """The blend is linear in the tiles, so a tile's weights are what it makes of that tile as 1 and all others as 0."""
-    grid = plan(90, 130, tile=48, overlap=16, multiple=8, reach=30)
+    grid = plan(90, 130, tile=48, overlap=16, multiple=8, context_radius=30)
     total = torch.zeros(90, 130, 1)
     for chosen in [(rows, columns) for rows in grid.rows for columns in grid.columns]:
         tiles = partial(_one_or_zero, chosen)
@@ -107,7 +107,7 @@ def test_weights_of_all_tiles_are_a_partition_of_unity() -> None:
 @given(cuts())
 def test_bands_come_from_top_to_bottom_and_cover_every_row_once(case: tuple[int, int, int, int]) -> None:
     height, tile, overlap, multiple = case
-    grid = plan(height, 5, tile=tile, overlap=overlap, multiple=multiple, reach=0)
+    grid = plan(height, 5, tile=tile, overlap=overlap, multiple=multiple, context_radius=0)
     asked: list[int] = []
 
     def answer(rows: Span, columns: Span) -> Tensor:
@@ -124,4 +124,4 @@ def test_bands_come_from_top_to_bottom_and_cover_every_row_once(case: tuple[int,
 
 
 def test_default_overlap_is_twice_the_reach_up_to_64_pixels() -> None:
-    assert [default_overlap(reach, 16) for reach in (0, 1, 17, 200)] == [0, 16, 48, 64]
+    assert [default_overlap(context_radius, 16) for context_radius in (0, 1, 17, 200)] == [0, 16, 48, 64]

@@ -23,22 +23,22 @@ from conftest import TINY_UNET
 from safetensors.torch import load_file
 
 from medcli.data.cache import open_cache
-from medcli.data.crops import Framing, MadeNoisy
+from medcli.data.crops import CropSampler, SyntheticPairs
 from medcli.errors import OutputError, RecipeError, TrainingError
+from medcli.losses import LOSSES
 from medcli.methods.base import Batch
-from medcli.methods.losses import LOSSES
 from medcli.methods.supervised import Supervised
 from medcli.noise.gaussian import Gaussian
 from medcli.train import recipe as recipes
+from medcli.train.hardware import Hardware
 from medcli.train.loop import Interruption, Limits, Trainer
-from medcli.train.machine import Machine
 from medcli.train.optimizers import optimizers_of
 from medcli.train.recipe import Recipe
-from medcli.train.run import Options, build_method, train
+from medcli.train.run import TrainOptions, build_method, train
 from medcli.train.validation import Validation
 from medcli.zoo import weights
 
-CPU = Machine(torch.device("cpu"), torch.float32, workers=0)
+CPU = Hardware(torch.device("cpu"), torch.float32, workers=0)
 
 
 def tiny(**changes: object) -> Recipe:
@@ -49,9 +49,9 @@ def tiny(**changes: object) -> Recipe:
     return replace(recipe, **changes)
 
 
-def crops_of(folder: Path, tmp_path: Path, **changes: object) -> MadeNoisy:
-    pictures = open_cache(sorted(folder.iterdir()), tmp_path / "cache", smallest=16)
-    return replace(MadeNoisy(pictures, Gaussian(25, 25), Framing(16, 3, 0.5), seed=3), **changes)
+def crops_of(folder: Path, tmp_path: Path, **changes: object) -> SyntheticPairs:
+    images = open_cache(sorted(folder.iterdir()), tmp_path / "cache", smallest=16)
+    return replace(SyntheticPairs(images, Gaussian(25, 25), CropSampler(16, 3, 0.5), seed=3), **changes)
 
 
 def trainer_in(folder: Path, recipe: Recipe, reports: list[dict[str, float]] | None = None) -> Trainer:
@@ -65,26 +65,26 @@ def same(first: torch.nn.Module, second: torch.nn.Module) -> bool:
 
 
 class TestLoop:
-    def test_the_loss_falls(self, picture_folder: Path, tmp_path: Path) -> None:
+    def test_the_loss_falls(self, image_folder: Path, tmp_path: Path) -> None:
         reports: list[dict[str, float]] = []
         trainer = trainer_in(tmp_path / "run", tiny(steps=80, batch=4, learning_rate=0.02), reports)
-        trainer.run(crops_of(picture_folder, tmp_path), Limits(report_every=10))
+        trainer.run(crops_of(image_folder, tmp_path), Limits(report_every=10))
         assert reports[-1]["log_mse"] < reports[0]["log_mse"] - 0.1
         logged = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
         assert logged == reports
         assert {"images_per_second", "seconds_left", "loader_wait", "rate"} <= logged[0].keys()
 
-    def test_a_run_that_failed_leaves_no_worker(self, picture_folder: Path, tmp_path: Path) -> None:
+    def test_a_run_that_failed_leaves_no_worker(self, image_folder: Path, tmp_path: Path) -> None:
         """Also while its error, and with it the frame of the loop, is still held: workers would keep the process."""
         machine = replace(CPU, workers=1)
         trainer = Trainer(build_method(tiny(), CPU), tiny(), machine, tmp_path, lambda _: 1 / 0)
         with pytest.raises(ZeroDivisionError) as held:
-            trainer.run(crops_of(picture_folder, tmp_path), Limits(report_every=1))
+            trainer.run(crops_of(image_folder, tmp_path), Limits(report_every=1))
         assert held.value.__traceback__ is not None
         assert multiprocessing.active_children() == []
 
-    def test_interrupted_and_resumed_is_bit_identical(self, picture_folder: Path, tmp_path: Path) -> None:
-        crops = crops_of(picture_folder, tmp_path)
+    def test_interrupted_and_resumed_is_bit_identical(self, image_folder: Path, tmp_path: Path) -> None:
+        crops = crops_of(image_folder, tmp_path)
         whole = trainer_in(tmp_path / "whole", tiny())
         whole.run(crops, Limits())
         first = trainer_in(tmp_path / "parts", tiny())
@@ -98,8 +98,8 @@ class TestLoop:
         assert same(whole.average, second.average)
         assert same(whole.method.model, second.method.model)
 
-    def test_the_best_checkpoint_outlives_its_time(self, picture_folder: Path, tmp_path: Path) -> None:
-        crops = crops_of(picture_folder, tmp_path)
+    def test_the_best_checkpoint_outlives_its_time(self, image_folder: Path, tmp_path: Path) -> None:
+        crops = crops_of(image_folder, tmp_path)
         reports: list[dict[str, float]] = []
         trainer = trainer_in(tmp_path / "run", tiny(), reports)
         figures = iter([10.0, 30.0, 20.0, 20.0, 25.0, 5.0])
@@ -111,18 +111,18 @@ class TestLoop:
         trainer.best()
         assert trainer.step == 4
 
-    def test_the_best_is_found_again_after_a_kill(self, picture_folder: Path, tmp_path: Path) -> None:
+    def test_the_best_is_found_again_after_a_kill(self, image_folder: Path, tmp_path: Path) -> None:
         trainer = trainer_in(tmp_path / "run", tiny())
         trainer.validation = _Scripted(iter([10.0, 30.0, 20.0, 20.0, 25.0, 28.0]))
-        trainer.run(crops_of(picture_folder, tmp_path), Limits(save_every=2))
+        trainer.run(crops_of(image_folder, tmp_path), Limits(save_every=2))
         (trainer.checkpoints / "best.safetensors").unlink()  # killed between the checkpoint and its link
         again = trainer_in(tmp_path / "run", tiny())
         again.resume()
         again.best()
         assert again.step == 12
 
-    def test_validation_sees_the_average_and_leaves_the_run_alone(self, picture_folder: Path, tmp_path: Path) -> None:
-        crops = crops_of(picture_folder, tmp_path)
+    def test_validation_sees_the_average_and_leaves_the_run_alone(self, image_folder: Path, tmp_path: Path) -> None:
+        crops = crops_of(image_folder, tmp_path)
         validation = Validation(crops.judged(), by_psnr=True)
         alone, judged = trainer_in(tmp_path / "alone", tiny()), trainer_in(tmp_path / "judged", tiny())
         judged.validation = validation
@@ -137,8 +137,8 @@ class TestLoop:
         zeros = validation.score(judged.method, judged.average, CPU)
         assert zeros["psnr"] == pytest.approx(zeros["psnr_input"], abs=0.01)
 
-    def test_without_clean_pictures_the_terms_judge(self, picture_folder: Path, tmp_path: Path) -> None:
-        crops = crops_of(picture_folder, tmp_path, views=2, alike=True, clean="none")
+    def test_without_clean_images_the_terms_judge(self, image_folder: Path, tmp_path: Path) -> None:
+        crops = crops_of(image_folder, tmp_path, views=2, alike=True, clean="none")
         trainer = trainer_in(tmp_path / "run", tiny(method="n2n", loss="mse"))
         trainer.validation = Validation(crops, by_psnr=False)
         trainer.run(crops, Limits())
@@ -147,7 +147,7 @@ class TestLoop:
         assert (trainer.checkpoints / "best.safetensors").exists()
 
     def test_a_full_disk_leaves_the_last_good_checkpoint(
-        self, picture_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+        self, image_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         trainer = trainer_in(tmp_path / "run", tiny())
         write = Path.write_bytes
@@ -160,15 +160,15 @@ class TestLoop:
 
         monkeypatch.setattr(Path, "write_bytes", full)
         with pytest.raises(TrainingError, match="No space left") as caught:
-            trainer.run(crops_of(picture_folder, tmp_path), Limits(save_every=4))
+            trainer.run(crops_of(image_folder, tmp_path), Limits(save_every=4))
         assert "--resume" in caught.value.hint
         assert [path.name for path in trainer.checkpoints.iterdir()] == ["step-0000004.safetensors"]
 
     @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
     def test_an_interrupted_step_is_finished_and_saved(
-        self, picture_folder: Path, tmp_path: Path, number: signal.Signals
+        self, image_folder: Path, tmp_path: Path, number: signal.Signals
     ) -> None:
-        crops = crops_of(picture_folder, tmp_path)
+        crops = crops_of(image_folder, tmp_path)
         whole, cut = trainer_in(tmp_path / "whole", tiny()), trainer_in(tmp_path / "cut", tiny())
         whole.run(crops, Limits())
         cut.report = lambda line: os.kill(os.getpid(), number) if line["step"] == 5 else None
@@ -202,18 +202,18 @@ class TestLoop:
         finally:
             signal.signal(signal.SIGINT, former)
 
-    def test_keeps_the_last_three_checkpoints(self, picture_folder: Path, tmp_path: Path) -> None:
+    def test_keeps_the_last_three_checkpoints(self, image_folder: Path, tmp_path: Path) -> None:
         trainer = trainer_in(tmp_path / "run", tiny())
-        trainer.run(crops_of(picture_folder, tmp_path), Limits(save_every=2))
+        trainer.run(crops_of(image_folder, tmp_path), Limits(save_every=2))
         names = sorted(path.name for path in trainer.checkpoints.iterdir())
         assert names == [f"step-{step:07d}.safetensors" for step in (8, 10, 12)]
 
-    def test_a_broken_loss_stops_with_a_letter(self, picture_folder: Path, tmp_path: Path) -> None:
+    def test_a_broken_loss_stops_with_a_letter(self, image_folder: Path, tmp_path: Path) -> None:
         trainer = trainer_in(tmp_path / "run", tiny())
         with torch.no_grad():
             trainer.method.model.head.weight.fill_(float("nan"))
         with pytest.raises(TrainingError, match="loss became nan"):
-            trainer.run(crops_of(picture_folder, tmp_path), Limits())
+            trainer.run(crops_of(image_folder, tmp_path), Limits())
 
     def test_a_time_limit_ends_the_schedule(self) -> None:
         limits = Limits(minutes=1, started=time.monotonic() - 45)
@@ -312,53 +312,53 @@ class TestRecipes:
 
 
 class TestRun:
-    def options(self, picture_folder: Path, tmp_path: Path, **changes: object) -> Options:
+    def options(self, image_folder: Path, tmp_path: Path, **changes: object) -> TrainOptions:
         return replace(
-            Options(
-                tmp_path / "run", [picture_folder], device="cpu", precision="fp32", workers=0, cache=tmp_path / "cache"
+            TrainOptions(
+                tmp_path / "run", [image_folder], device="cpu", precision="fp32", workers=0, cache=tmp_path / "cache"
             ),
             **changes,
         )
 
-    def test_the_model_denoises(self, picture_folder: Path, tmp_path: Path) -> None:
-        path = train(tiny(), self.options(picture_folder, tmp_path), _ignore, _ignore)
+    def test_the_model_denoises(self, image_folder: Path, tmp_path: Path) -> None:
+        path = train(tiny(), self.options(image_folder, tmp_path), _ignore, _ignore)
         network, card = weights.load_network(path)
         assert (card.id, card.steps, card.recipe) == ("tiny", 12, "tiny")
         assert network(torch.rand(1, 3, 16, 16)).shape == (1, 3, 16, 16)
 
-    def test_the_same_recipe_gives_the_same_bytes(self, picture_folder: Path, tmp_path: Path) -> None:
-        first = train(tiny(), self.options(picture_folder, tmp_path), _ignore, _ignore)
-        other = self.options(picture_folder, tmp_path, output=tmp_path / "other", workers=1)
+    def test_the_same_recipe_gives_the_same_bytes(self, image_folder: Path, tmp_path: Path) -> None:
+        first = train(tiny(), self.options(image_folder, tmp_path), _ignore, _ignore)
+        other = self.options(image_folder, tmp_path, output=tmp_path / "other", workers=1)
         assert first.read_bytes() == train(tiny(), other, _ignore, _ignore).read_bytes()
 
-    def test_a_run_is_not_overwritten(self, picture_folder: Path, tmp_path: Path) -> None:
-        options = self.options(picture_folder, tmp_path)
+    def test_a_run_is_not_overwritten(self, image_folder: Path, tmp_path: Path) -> None:
+        options = self.options(image_folder, tmp_path)
         train(tiny(), options, _ignore, _ignore)
         with pytest.raises(OutputError, match="holds a training run"):
             train(tiny(), options, _ignore, _ignore)
 
-    def test_init_starts_from_a_model(self, picture_folder: Path, tmp_path: Path) -> None:
-        path = train(tiny(), self.options(picture_folder, tmp_path), _ignore, _ignore)
+    def test_init_starts_from_a_model(self, image_folder: Path, tmp_path: Path) -> None:
+        path = train(tiny(), self.options(image_folder, tmp_path), _ignore, _ignore)
         method = build_method(tiny(init=str(path)), CPU)
         assert same(method.model, weights.load_network(path)[0])
 
-    def test_a_run_of_version_0_1_0_goes_on(self, picture_folder: Path, tmp_path: Path) -> None:
+    def test_a_run_of_version_0_1_0_goes_on(self, image_folder: Path, tmp_path: Path) -> None:
         """Recipe and checkpoint at step 3 were written by that version, and so was that at step 6."""
         previous, output = Path(__file__).parent / "previous", tmp_path / "run"
         (output / "checkpoints").mkdir(parents=True)
         shutil.copy(previous / "recipe.yaml", output)
         shutil.copy(previous / "step-0000003.safetensors", output / "checkpoints")
-        options = self.options(picture_folder, tmp_path, output=output, resume=True)
+        options = self.options(image_folder, tmp_path, output=output, resume=True)
         train(recipes.load(str(output / "recipe.yaml")), options, _ignore, _ignore)
         found, told = (load_file(folder / "step-0000006.safetensors") for folder in (output / "checkpoints", previous))
         assert found.keys() == told.keys()
         for name, tensor in told.items():
             assert torch.allclose(found[name], tensor, atol=1e-4), name
 
-    def test_killed_runs_resume_to_the_same_weights(self, picture_folder: Path, tmp_path: Path) -> None:
+    def test_killed_runs_resume_to_the_same_weights(self, image_folder: Path, tmp_path: Path) -> None:
         recipe = tmp_path / "tiny.yaml"
         recipe.write_text(tiny(steps=520).dump())
-        command = [sys.executable, "-m", "medcli", "train", "--data", picture_folder, "--recipe", recipe]
+        command = [sys.executable, "-m", "medcli", "train", "--data", image_folder, "--recipe", recipe]
         command += ["--device", "cpu", "--precision", "fp32", "--workers", "0"]
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "XDG_CACHE_HOME": str(tmp_path / "home")}
         subprocess.run([*command, "-o", tmp_path / "whole", "-q"], env=environment, check=True)

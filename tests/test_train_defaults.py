@@ -1,4 +1,4 @@
-"""Claims about `med train` where little was said: the run's folder, the pictures, and sizes that fit the machine."""
+"""Claims about `med train` where little was said: the run's folder, the images, and sizes that fit the machine."""
 
 from __future__ import annotations
 
@@ -14,26 +14,26 @@ import pytest
 import torch
 import yaml
 from click.testing import CliRunner
-from pictures import noise as random_pixels
 from PIL import Image
+from sample_images import noise as random_pixels
 
 from medcli.cli import med as door
-from medcli.data.own import pictures_of_the_user
+from medcli.data.own import images_of_the_user
 from medcli.registry import ARCHITECTURES
 from medcli.train import pace, run
+from medcli.train.distributed import ProcessGroup
+from medcli.train.hardware import Hardware
 from medcli.train.loop import Limits, Line, Trainer
-from medcli.train.machine import Machine
 from medcli.train.pace import OF_OTHERS, SIZES, fitted
-from medcli.train.processes import Team
 from medcli.train.recipe import Recipe
 from medcli.train.run import build_method
 
-CPU = Machine(torch.device("cpu"), torch.float32, workers=0)
+CPU = Hardware(torch.device("cpu"), torch.float32, workers=0)
 QUICK = ["--steps", "1", "--batch", "1", "--patch", "16", "--config", "widths=[12, 16]"]
 QUICK += ["--config", "encoders=[1, 1]", "--config", "decoders=[1, 1]", "--device", "cpu", "--workers", "0"]
 
 
-def some_pictures(folder: str, count: int = 8) -> None:
+def some_images(folder: str, count: int = 8) -> None:
     Path(folder).mkdir(parents=True, exist_ok=True)
     for number in range(count):
         Image.fromarray(random_pixels("uint8", (24, 30, 3), number)).save(Path(folder, f"{number}.png"))
@@ -54,21 +54,21 @@ def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 class TestPlaces:
-    def test_runs_are_numbered_and_take_the_pictures_below_the_folder(self) -> None:
-        some_pictures("a/b")
+    def test_runs_are_numbered_and_take_the_images_below_the_folder(self) -> None:
+        some_images("a/b")
         said = med("train", "--pool", "noise", *QUICK).splitlines()
         assert said[0] == "the run goes to runs/med-1 (-o names another folder)"
-        assert said[1].startswith("8 pictures below the current folder")
+        assert said[1].startswith("8 images below the current folder")
         assert Path("runs/med-1/med-1.safetensors").exists()
         recipe = yaml.safe_load(Path("runs/med-1/recipe.yaml").read_text())
         assert (recipe["method"], recipe["architecture"], recipe["training_data"]) == ("med", "split", ["holiday"])
         said = med("train", "--noise", "gaussian:9", *QUICK[:6], "--arch", "dncnn", "--config", "width=4")
         assert said.startswith("the run goes to runs/supervised-1")
-        assert "8 pictures below" in said  # and none of runs/med-1
+        assert "8 images below" in said  # and none of runs/med-1
         assert med("train", "--pool", "noise", *QUICK).startswith("the run goes to runs/med-2")
 
     def test_the_latest_run_goes_on(self) -> None:
-        some_pictures(".")
+        some_images(".")
         med("train", *QUICK)
         said = med("train", "--resume", "--steps", "2", "--device", "cpu", "--workers", "0")
         assert "the run goes to runs/med-1" in said
@@ -78,42 +78,42 @@ class TestPlaces:
         with pytest.raises(click.UsageError, match="no run in runs/"):
             med("train", "--resume")
 
-    def test_a_run_does_not_go_on_with_other_pictures(self) -> None:
-        some_pictures(".")
-        some_pictures("clean")
+    def test_a_run_does_not_go_on_with_other_images(self) -> None:
+        some_images(".")
+        some_images("clean")
         med("train", "--data", "clean", *QUICK)
-        with pytest.raises(click.UsageError, match="learned from the pictures of clean"):
+        with pytest.raises(click.UsageError, match="learned from the images of clean"):
             med("train", "--resume", "--steps", "2")
 
-    @pytest.mark.parametrize(("count", "words"), [(0, "no picture lies"), (1, "only one"), (7, "only 7 pictures lie")])
-    def test_too_few_pictures(self, count: int, words: str) -> None:
-        some_pictures(".", count)
+    @pytest.mark.parametrize(("count", "words"), [(0, "no image lies"), (1, "only one"), (7, "only 7 images lie")])
+    def test_too_few_images(self, count: int, words: str) -> None:
+        some_images(".", count)
         with pytest.raises(click.UsageError, match=words) as caught:
             med("train", "--pool", "noise")
         assert "--data" in str(caught.value)
         assert not Path("runs").exists()
 
     def test_a_run_that_could_not_begin_leaves_its_number_free(self) -> None:
-        some_pictures(".")
+        some_images(".")
         with pytest.raises(Exception, match="no 'depth'"):
             med("train", "--pool", "noise", "--config", "depth=3")
         assert not Path("runs").exists()
 
     def test_what_med_made_and_what_is_hidden_is_not_taken(self) -> None:
-        some_pictures("mine", 3)
-        some_pictures("results", 2)
-        some_pictures("noisy/0000", 2)
-        some_pictures("env/lib", 2)
-        some_pictures("first", 2)
-        some_pictures(".thumbs", 2)
-        some_pictures("runs/else", 2)
+        some_images("mine", 3)
+        some_images("results", 2)
+        some_images("noisy/0000", 2)
+        some_images("env/lib", 2)
+        some_images("first", 2)
+        some_images(".thumbs", 2)
+        some_images("runs/else", 2)
         Path("results/.medcli.jsonl").write_text('{"output": "0.png"}\ntorn {')
         Path("noisy/pairs.jsonl").write_text(json.dumps({"output": "0000/1.png"}))
         Path("env/pyvenv.cfg").touch()
         for name in ("recipe.yaml", "log.jsonl"):
             Path("first", name).touch()
         Path("mine/0.png").rename("mine/0.denoised.png")
-        found = [path.as_posix() for path in pictures_of_the_user(Path(), leave_out=[Path("runs")])]
+        found = [path.as_posix() for path in images_of_the_user(Path(), leave_out=[Path("runs")])]
         assert found == ["mine/1.png", "mine/2.png", "noisy/0000/0.png", "results/1.png"]
 
 
@@ -130,7 +130,7 @@ def sizes(
     monkeypatch.setattr(pace, "seconds_per_step", timed)
     said: list[str] = []
     build = partial(build_method, machine=CPU)
-    return fitted(recipe, free, build, CPU, Team(), minutes, said.append), said
+    return fitted(recipe, free, build, CPU, ProcessGroup(), minutes, said.append), said
 
 
 ALL = ("config", "patch", "batch")
@@ -171,17 +171,17 @@ class TestSizes:
     def test_every_network_can_be_built_in_every_size(self, name: str) -> None:
         for size in SIZES.get(name, OF_OTHERS):
             usual = Recipe(id="x", title="x", steps=1, architecture=name, config=dict(size.config), patch=size.patch)
-            build_method(usual, Machine(torch.device("meta"), torch.float32, 0))
+            build_method(usual, Hardware(torch.device("meta"), torch.float32, 0))
 
     def test_a_step_is_really_timed(self) -> None:
         recipe = replace(MED, config={**SIZES["split"][0].config}, patch=16, batch=1)
         said: list[str] = []
-        chosen = fitted(recipe, ["batch"], partial(build_method, machine=CPU), CPU, Team(), 1e-9, said.append)
+        chosen = fitted(recipe, ["batch"], partial(build_method, machine=CPU), CPU, ProcessGroup(), 1e-9, said.append)
         assert chosen.batch == SIZES["split"][0].batch  # no step is quick enough: the smallest
         assert "batch 4; about" in said[-1]
 
     def test_med_train_asks_for_what_nobody_gave(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        some_pictures("clean", 3)
+        some_images("clean", 3)
         asked: list[tuple[str, ...]] = []
 
         def note(recipe: Recipe, free: tuple[str, ...], *_: object) -> Recipe:

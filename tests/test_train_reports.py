@@ -1,4 +1,4 @@
-"""Claims about what is seen of a training run: panel, plain lines, curves, grid of pictures, TensorBoard."""
+"""Claims about what is seen of a training run: panel, plain lines, curves, grid of images, TensorBoard."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ from rich.console import Console
 from rich.file_proxy import FileProxy
 
 from medcli.cli.progress import duration
-from medcli.cli.training import (
+from medcli.cli.train_display import (
     BARS,
     POINTS,
-    Display,
-    Frame,
-    Row,
+    PanelState,
+    TableRow,
+    TrainDisplay,
     Trend,
     clock,
     plain,
@@ -37,9 +37,9 @@ from medcli.cli.training import (
     sparkline,
 )
 from medcli.errors import OutputError
+from medcli.images.contact_sheet import GAP, PAPER, TITLE, contact_sheet
 from medcli.train.curves import COLOURS, draw, is_figure, is_term, read_log, running_mean
-from medcli.train.grid import GAP, PAPER, TITLE, grid
-from medcli.train.tensorboard import Board
+from medcli.train.tensorboard import TensorBoardWriter
 
 HIDE, SHOW = "\x1b[?25l", "\x1b[?25h"
 COLOUR = re.compile(r"\x1b\[(\d+;)*3\d")
@@ -67,7 +67,7 @@ def terminal(monkeypatch: pytest.MonkeyPatch) -> Terminal:
     return Terminal()
 
 
-def rendered(frame: Frame, width: int = 80, height: int = 24, encoding: str = "utf-8") -> list[str]:
+def rendered(frame: PanelState, width: int = 80, height: int = 24, encoding: str = "utf-8") -> list[str]:
     """The lines of a frame on a terminal of that size, without their styles."""
     stream = io.TextIOWrapper(io.BytesIO(), encoding=encoding)
     console = Console(file=stream, width=width, height=height, force_terminal=True, color_system=None)
@@ -75,11 +75,11 @@ def rendered(frame: Frame, width: int = 80, height: int = 24, encoding: str = "u
     return text.removesuffix("\n").split("\n")
 
 
-def frame(terms: int = 1, reports: int = 40) -> Frame:
-    course = Row("psnr", "31.02", "31.10", (28.0, 30.0, 31.0))
-    rows = [Row(f"term_{number}", "-2.310", "-2.305", tuple(range(reports))) for number in range(terms)]
+def frame(terms: int = 1, reports: int = 40) -> PanelState:
+    course = TableRow("psnr", "31.02", "31.10", (28.0, 30.0, 31.0))
+    rows = [TableRow(f"term_{number}", "-2.310", "-2.305", tuple(range(reports))) for number in range(terms)]
     now = time.monotonic()
-    return Frame(20000, line(), rows, [course, Row("noisy input", "24.61")], now, now)
+    return PanelState(20000, line(), rows, [course, TableRow("noisy input", "24.61")], now, now)
 
 
 class TestWords:
@@ -159,16 +159,16 @@ class TestPanel:
 
     def test_no_value_stops_a_run(self, terminal: Terminal) -> None:
         odd = dict.fromkeys(("psnr", "l1", "gradient", "progress", "seconds_left", "loader_wait", "rate"), math.nan)
-        with Display(20000, stream=terminal) as display:
+        with TrainDisplay(20000, stream=terminal) as display:
             for sign in (1, -1):
                 display.report(odd | {"step": 100, "val_lpips": sign * math.inf, "kl": sign * math.inf})
         assert "nan" in terminal.getvalue()
 
     def test_before_the_first_report(self) -> None:
-        assert "first report is on its way" in "".join(rendered(Frame(500, {}, [], [], 0.0, 0.0)))
+        assert "first report is on its way" in "".join(rendered(PanelState(500, {}, [], [], 0.0, 0.0)))
 
     def test_last_and_best_stay_between_validations(self, terminal: Terminal) -> None:
-        with Display(20000, stream=terminal) as display:
+        with TrainDisplay(20000, stream=terminal) as display:
             display.report(line(100, psnr=31.5, psnr_input=24.6, val_lpips=0.25))
             display.report(line(200, psnr=31.2, psnr_input=24.6, val_lpips=0.5))
             display.report(line(300, log_mse=-2.41))
@@ -181,7 +181,7 @@ class TestPanel:
         assert "left" not in seen  # the run is over
 
     def test_the_best_score_is_the_highest(self, terminal: Terminal) -> None:
-        with Display(20000, stream=terminal) as display:
+        with TrainDisplay(20000, stream=terminal) as display:
             for score in (-0.75, -0.25, -0.5):
                 display.report({"step": 100, "val_l1": -score, "val_score": score})
         seen = re.sub(r"\x1b\[[\d;]*m|[^\w\s.-]", "", terminal.getvalue().rpartition("training")[2])
@@ -191,23 +191,23 @@ class TestPanel:
     @pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit, ValueError])
     def test_the_cursor_comes_back(self, terminal: Terminal, error: type[BaseException]) -> None:
         with pytest.raises(error):
-            _reported_until(error, Display(20000, stream=terminal))
+            _reported_until(error, TrainDisplay(20000, stream=terminal))
         shown = terminal.getvalue()
         assert shown.count(HIDE) == shown.count(SHOW) == 1
         assert shown.index(HIDE) < shown.index(SHOW)
 
     def test_messages_stand_above_the_panel_as_they_are(self, terminal: Terminal) -> None:
-        with Display(20000, stream=terminal) as display:
+        with TrainDisplay(20000, stream=terminal) as display:
             display.report(line())
             display.say("left out: [bold]odd[/bold] name.png")
         assert "left out: [bold]odd[/bold] name.png\n" in terminal.getvalue()
 
     def test_no_color_is_honoured(self, terminal: Terminal, monkeypatch: pytest.MonkeyPatch) -> None:
-        with Display(20000, stream=terminal) as display:
+        with TrainDisplay(20000, stream=terminal) as display:
             display.report(line(10000))
         assert COLOUR.search(terminal.getvalue())
         monkeypatch.setenv("NO_COLOR", "1")
-        with Display(20000, stream=(plain_terminal := Terminal())) as display:
+        with TrainDisplay(20000, stream=(plain_terminal := Terminal())) as display:
             display.report(line(10000))
         assert "log_mse" in plain_terminal.getvalue()
         assert not COLOUR.search(plain_terminal.getvalue())
@@ -216,7 +216,7 @@ class TestPanel:
     @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
     def test_a_forked_worker_does_not_draw(self, terminal: Terminal, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(sys, "stderr", terminal)
-        with Display(20000):
+        with TrainDisplay(20000):
             assert isinstance(sys.stderr, FileProxy)
             worker = multiprocessing.get_context("fork").Process(target=_fail_with_a_panel)
             worker.start()
@@ -225,9 +225,9 @@ class TestPanel:
         assert sys.stderr is terminal
 
 
-def _reported_until(error: type[BaseException], display: Display) -> None:
+def _reported_until(error: type[BaseException], display: TrainDisplay) -> None:
     with display:
-        display.say("50 pictures")
+        display.say("50 images")
         display.report(line())
         raise error
 
@@ -241,21 +241,21 @@ class TestLines:
     def test_elsewhere_one_plain_line_for_each_report(self, term: str, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("TERM", term)
         stream = Terminal() if term == "dumb" else io.StringIO()
-        with Display(20000, stream=stream) as display:
-            display.say("50 pictures")
+        with TrainDisplay(20000, stream=stream) as display:
+            display.say("50 images")
             display.report(line(100))
             display.report(line(200, psnr=31.0, psnr_input=24.61))
-        lines = ["50 pictures", plain(line(100), 20000), plain(line(200, psnr=31.0, psnr_input=24.61), 20000)]
+        lines = ["50 images", plain(line(100), 20000), plain(line(200, psnr=31.0, psnr_input=24.61), 20000)]
         assert stream.getvalue().splitlines() == lines
 
     def test_quiet_is_silent(self, terminal: Terminal) -> None:
         with pytest.raises(KeyboardInterrupt):
-            _reported_until(KeyboardInterrupt, Display(20000, quiet=True, stream=terminal))
+            _reported_until(KeyboardInterrupt, TrainDisplay(20000, quiet=True, stream=terminal))
         assert terminal.getvalue() == ""
 
     def test_nothing_heavy_at_import(self) -> None:
         heavy = {"torch", "cv2", "numpy", "rich", "matplotlib", "PIL"}
-        code = "import sys, medcli.cli.training; print(*{name.partition('.')[0] for name in sys.modules})"
+        code = "import sys, medcli.cli.train_display; print(*{name.partition('.')[0] for name in sys.modules})"
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
         assert set(done.stdout.split()) & heavy == set()
 
@@ -287,7 +287,7 @@ class TestCurves:
         again = [{"step": step, "l1": 2.0} for step in (150, 300)]
         assert read_log(logged(tmp_path, *first, *again)) == [first[0], *again]
 
-    def test_the_picture(self, tmp_path: Path) -> None:
+    def test_the_image(self, tmp_path: Path) -> None:
         lines = [line(step, cycle=1 / step, psnr=30 + step / 1e3, psnr_input=24.6) for step in range(100, 1000, 100)]
         pixels = drawn(tmp_path, *lines)
         assert pixels.shape == (800, 1200, 3)
@@ -325,8 +325,8 @@ class TestCurves:
 
     @settings(deadline=None, max_examples=50)
     @given(st.lists(st.floats(-1e3, 1e3), max_size=40), st.integers(0, 9))
-    def test_a_running_mean_stays_between_its_values(self, values: list[float], reach: int) -> None:
-        means = running_mean(values, reach)
+    def test_a_running_mean_stays_between_its_values(self, values: list[float], context_radius: int) -> None:
+        means = running_mean(values, context_radius)
         assert len(means) == len(values)
         assert means[:1] == values[:1]  # a steep fall keeps its height
         assert running_mean(values, 0) == values
@@ -334,22 +334,22 @@ class TestCurves:
             assert min(values) - 1e-9 <= min(means) <= max(means) <= max(values) + 1e-9
 
 
-def pictures(shape: tuple[int, ...], count: int = 2) -> list[np.ndarray[Any, np.dtype[np.float32]]]:
+def images(shape: tuple[int, ...], count: int = 2) -> list[np.ndarray[Any, np.dtype[np.float32]]]:
     draws = np.random.default_rng(sum(shape))
     return [draws.uniform(-0.1, 1.1, shape).astype(np.float32) for _ in range(count)]
 
 
 class TestGrid:
     def test_every_pixel_is_where_it_belongs(self, tmp_path: Path) -> None:
-        rows = [pictures((90, 120, 3)), pictures((70, 100, 3)), pictures((90, 120, 1))]
-        grid(rows, ["noisy", "restored"], tmp_path / "grid.png", side=80)
+        rows = [images((90, 120, 3)), images((70, 100, 3)), images((90, 120, 1))]
+        contact_sheet(rows, ["noisy", "restored"], tmp_path / "grid.png", side=80)
         with Image.open(tmp_path / "grid.png") as image:
             sheet = np.asarray(image)
         assert sheet.shape == (TITLE + 80 + 70 + 80 + 3 * GAP, GAP + 2 * (80 + GAP), 3)
         for row, top in zip(rows, (TITLE, TITLE + 80 + GAP, TITLE + 150 + 2 * GAP), strict=True):
-            for picture, left in zip(row, (GAP, 80 + 2 * GAP), strict=True):
-                off = [max(0, (length - 80) // 2) for length in picture.shape[:2]]
-                middle = (picture[off[0] : off[0] + 80, off[1] : off[1] + 80].clip(0, 1) * 255).round()
+            for image, left in zip(row, (GAP, 80 + 2 * GAP), strict=True):
+                off = [max(0, (length - 80) // 2) for length in image.shape[:2]]
+                middle = (image[off[0] : off[0] + 80, off[1] : off[1] + 80].clip(0, 1) * 255).round()
                 shown = sheet[top : top + middle.shape[0], left : left + 80]
                 assert (shown == middle).all()
         assert (sheet[TITLE:, :GAP] == PAPER).all()
@@ -358,20 +358,20 @@ class TestGrid:
         assert [path.name for path in tmp_path.iterdir()] == ["grid.png"]
 
     def test_a_title_has_its_room(self, tmp_path: Path) -> None:
-        grid([pictures((16, 16, 3))], ["a title longer than the picture", "b"], tmp_path / "grid.png")
+        contact_sheet([images((16, 16, 3))], ["a title longer than the image", "b"], tmp_path / "grid.png")
         with Image.open(tmp_path / "grid.png") as image:
             sheet = np.asarray(image)
         second = np.flatnonzero((sheet[TITLE + 8] != PAPER).any(-1))[16]
         assert (sheet[:TITLE, second - GAP : second] == PAPER).all()
         assert second > 150
 
-    def test_titles_and_pictures_must_agree(self, tmp_path: Path) -> None:
+    def test_titles_and_images_must_agree(self, tmp_path: Path) -> None:
         with pytest.raises(ValueError, match="zip"):
-            grid([pictures((8, 8, 3))], ["noisy"], tmp_path / "grid.png")
+            contact_sheet([images((8, 8, 3))], ["noisy"], tmp_path / "grid.png")
 
     def test_a_place_that_cannot_be_written(self, tmp_path: Path) -> None:
         with pytest.raises(OutputError):
-            grid([pictures((8, 8, 3))], ["noisy", "restored"], tmp_path)
+            contact_sheet([images((8, 8, 3))], ["noisy", "restored"], tmp_path)
 
 
 class Recorder:
@@ -404,11 +404,11 @@ class TestBoard:
         return Recorder.made
 
     def test_every_figure_has_its_place(self, made: list[Recorder], tmp_path: Path) -> None:
-        board = Board.open(tmp_path)
+        board = TensorBoardWriter.open(tmp_path)
         assert board is not None
         board.scalars({"step": 300, "l1": 0.5, "rate": 1e-3, "psnr": 31.0, "psnr_input": 24.0, "val_ssim": 0.9})
-        grid([pictures((8, 12, 3))], ["noisy", "restored"], tmp_path / "grid.png")
-        board.picture(tmp_path / "grid.png", 300)
+        contact_sheet([images((8, 12, 3))], ["noisy", "restored"], tmp_path / "grid.png")
+        board.image(tmp_path / "grid.png", 300)
         board.close()
         (writer,) = made
         assert (writer.folder, writer.purge_step) == (str(tmp_path), 300)
@@ -419,27 +419,27 @@ class TestBoard:
             ("validation/psnr_input", 24.0, 300),
             ("validation/ssim", 0.9, 300),
         ]
-        assert writer.calls[5][0] == "validation/pictures"
+        assert writer.calls[5][0] == "validation/images"
         assert writer.calls[5][1][2:] == (3,)
         assert writer.calls[5][2:] == (300, "HWC")
         assert writer.calls[6] == ("closed",)
 
     def test_nothing_said_nothing_written(self, made: list[Recorder], tmp_path: Path) -> None:
-        board = Board.open(tmp_path)
+        board = TensorBoardWriter.open(tmp_path)
         assert board is not None
         board.close()
         assert made == []
 
     def test_absent(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
-        assert Board.open(tmp_path) is None
+        assert TensorBoardWriter.open(tmp_path) is None
 
     def test_a_resumed_run_replaces_what_it_repeats(self, tmp_path: Path) -> None:
         reader = pytest.importorskip(
             "tensorboard.backend.event_processing.event_accumulator", reason="tensorboard is not installed"
         )
         for steps, value in (((100, 200, 300), 1.0), ((200, 300), 2.0)):
-            board = Board.open(tmp_path)
+            board = TensorBoardWriter.open(tmp_path)
             assert board is not None
             for step in steps:
                 board.scalars({"step": step, "l1": value})

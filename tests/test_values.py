@@ -1,4 +1,4 @@
-"""What numbers mean: ranges that are found, told and kept, and pictures denoised in all units."""
+"""What numbers mean: ranges that are found, told and kept, and images denoised in all units."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ import medcli
 from medcli.batch.pairs import FilePairs, as_floats
 from medcli.cli import med as door
 from medcli.errors import MedcliError
-from medcli.images import Page, Picture, read, write
+from medcli.images import DecodedImage, Page, read, write
 from medcli.images.values import (
     UNIT,
     ValueRange,
@@ -32,7 +32,7 @@ from medcli.images.values import (
 )
 
 Pixels = np.ndarray[Any, Any]
-MODEL = "gaussian-dncnn"  # good at gray pictures of this size
+MODEL = "gaussian-dncnn"  # good at gray images of this size
 NODATA = [(42113, 2, 0, "-9999", True)]
 
 
@@ -125,7 +125,7 @@ class TestTheRange:
         if one < other:
             assert parse_range(str(ValueRange(one, other))) == ValueRange(one, other)
 
-    def test_of_pictures_of_one_scene_is_one(self) -> None:
+    def test_of_images_of_one_scene_is_one(self) -> None:
         low, high, sixteen = ValueRange(100, 140), ValueRange(95, 130), np.dtype(np.uint16)
         assert joint_range([low, high], [sixteen, np.dtype(np.float32)]) == [ValueRange(95, 140)] * 2
         own = [dtype_range(sixteen), UNIT]
@@ -264,15 +264,15 @@ class TestTheCommand:
 
 
 def test_other_formats_get_the_range_that_was_found(tmp_path: Path) -> None:
-    picture = Picture([Page(np.array([[100.0, 150.0, 200.0, 900.0]], np.float32))], "tiff")
-    picture.values = ValueRange(100, 200)
-    write(picture, tmp_path / "a.png")
+    image = DecodedImage([Page(np.array([[100.0, 150.0, 200.0, 900.0]], np.float32))], "tiff")
+    image.values = ValueRange(100, 200)
+    write(image, tmp_path / "a.png")
     assert read(tmp_path / "a.png").pages[0].pixels.tolist() == [[0, 32768, 65535, 65535]]
-    assert "100 to 200 was clipped and scaled" in picture.notes[0]
+    assert "100 to 200 was clipped and scaled" in image.notes[0]
 
 
 class TestOtherCommands:
-    """Counts between 100 and 400, clean and noisy, are read as the picture that they are."""
+    """Counts between 100 and 400, clean and noisy, are read as the image that they are."""
 
     @pytest.fixture
     def folders(self, tmp_path: Path) -> tuple[Path, Path]:

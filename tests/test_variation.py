@@ -30,11 +30,11 @@ def colours() -> torch.Tensor:
 
 
 @pytest.mark.parametrize("noise", [NOISE, Camera()], ids=str)
-def test_a_monochrome_sample_has_equal_channels_in_both_pictures(noise: Gaussian | Camera) -> None:
+def test_a_monochrome_sample_has_equal_channels_in_both_images(noise: Gaussian | Camera) -> None:
     clean, noisy = Variation(gray=1).pair(colours(), noise, seeded())
-    for picture in (clean, noisy):
-        assert torch.equal(picture[0], picture[1])
-        assert torch.equal(picture[0], picture[2])
+    for image in (clean, noisy):
+        assert torch.equal(image[0], image[1])
+        assert torch.equal(image[0], image[2])
     assert not torch.equal(clean, noisy)
 
 
@@ -121,7 +121,7 @@ class TestGrain:
             assert torch.equal(grain(ends, seeded()), ends)
 
 
-def test_more_jpeg_generations_make_another_picture() -> None:
+def test_more_jpeg_generations_make_another_image() -> None:
     once, twice = Camera(jpeg_share=1.0, quality=(50, 60)), Camera(jpeg_share=1.0, quality=(50, 60), again_share=1.0)
     assert not torch.equal(once(colours(), seeded()), twice(colours(), seeded()))
 

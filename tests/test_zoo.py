@@ -160,7 +160,7 @@ class TestCatalog:
 
 
 class TestShippedModels:
-    """What the zoo promises of its weights, on a picture made here."""
+    """What the zoo promises of its weights, on an image made here."""
 
     @pytest.fixture
     def clean(self) -> np.ndarray:
@@ -194,7 +194,7 @@ class TestShippedModels:
         assert np.sqrt(np.mean((usual - whole) ** 2)) < 0.2 / 255
 
     @pytest.mark.parametrize("name", ["photo", "gaussian"])
-    def test_a_clean_picture_is_left_alone(self, name: str, clean: np.ndarray) -> None:
+    def test_a_clean_image_is_left_alone(self, name: str, clean: np.ndarray) -> None:
         import medcli
 
         restored = medcli.load(name, device="cpu")(clean)

@@ -38,7 +38,7 @@ def read(text: str, folder: Path) -> dict[str, catalog.Entry]:
     return catalog.entries(path)
 
 
-def letter(text: str, folder: Path) -> str:
+def message_lines(text: str, folder: Path) -> str:
     with pytest.raises(ModelError) as caught:
         read(text, folder)
     assert caught.value.hint, "a letter says what to do"
@@ -132,13 +132,13 @@ class TestReading:
     )
     def test_the_error_names_file_and_place(self, old: str, new: str, message: str, tmp_path: Path) -> None:
         assert old in TEXT
-        told = letter(TEXT.replace(old, new, 1), tmp_path)
+        told = message_lines(TEXT.replace(old, new, 1), tmp_path)
         assert told.startswith(f"{tmp_path / 'models.yaml'}")
         assert message in told
 
     @pytest.mark.parametrize("text", ["", "models", "models: 3", "models: [3]", "{", "colours: []", "[" * 5000, "\x00"])
     def test_what_is_no_catalogue_is_an_error(self, text: str, tmp_path: Path) -> None:
-        letter(text, tmp_path)
+        message_lines(text, tmp_path)
 
     def test_files_that_cannot_be_read_are_errors(self, tmp_path: Path) -> None:
         (tmp_path / "models.yaml").write_bytes(b"models: \xff\xfe")
@@ -183,9 +183,7 @@ class TestVectors:
 
     @pytest.mark.parametrize("size", [(1, 1), (1, 2), (2, 1), (3, 5)], ids=str)
     @pytest.mark.parametrize("entry", DENOISERS, ids=lambda entry: entry.id)
-    def test_a_tiny_picture_of_one_colour_stays_about_as_it_is(
-        self, entry: catalog.Entry, size: tuple[int, int]
-    ) -> None:
+    def test_a_tiny_image_of_one_colour_stays_about_as_it_is(self, entry: catalog.Entry, size: tuple[int, int]) -> None:
         """One of masks may hide all of it, in which case there is nothing to guess it from."""
         pixels = np.full((*size, 3), 200, np.uint8)
         restored = medcli.denoise(pixels, entry.id, device="cpu", precision="fp32")

@@ -14,8 +14,8 @@ import torch
 import yaml
 
 from medcli.errors import ModelError
+from medcli.files.checksum import checksums
 from medcli.zoo import catalog, weights
-from medcli.zoo.checksum import checksums
 from medcli.zoo.model import find_model
 
 CONFIG = {"channels": 1, "width": 2, "depth": 3, "batch_norm": False}

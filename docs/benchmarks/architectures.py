@@ -41,17 +41,17 @@ def seconds(work: Callable[[], object], repeats: int) -> float:
 
 
 def macs_per_pixel(network: nn.Module) -> float:
-    """Multiply-adds of a 256x256 picture, per pixel."""
+    """Multiply-adds of a 256x256 image, per pixel."""
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         network(torch.zeros(1, 3, 256, 256))
     return counter.get_total_flops() / 2 / 256**2
 
 
 def speed(network: nn.Module, side: int, dtype: torch.dtype, repeats: int) -> float:
-    """Megapixels per second on one square picture."""
-    picture = torch.rand(1, 3, side, side).to(memory_format=torch.channels_last)
+    """Megapixels per second on one square image."""
+    image = torch.rand(1, 3, side, side).to(memory_format=torch.channels_last)
     with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16):
-        return side**2 / 1e6 / seconds(lambda: network(picture), repeats)
+        return side**2 / 1e6 / seconds(lambda: network(image), repeats)
 
 
 def training_step(network: nn.Module, repeats: int) -> float:

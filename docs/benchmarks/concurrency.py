@@ -30,7 +30,7 @@ MED = [sys.executable, "-m", "medcli"]
 
 
 def generated(megapixels: float) -> np.ndarray:
-    """A noisy 3:2 picture of waves and edges, (H, W, 3) uint8."""
+    """A noisy 3:2 image of waves and edges, (H, W, 3) uint8."""
     height = round((megapixels * 1e6 / 1.5) ** 0.5)
     rows, columns = np.mgrid[0:height, 0 : round(height * 1.5)] / 100
     waves = [np.sin(rows * (c + 1)) + np.cos(columns * (c + 2)) + (np.sin(rows * columns) > 0) for c in range(3)]
@@ -49,9 +49,9 @@ def seconds(commands: list[list[object]], variables: dict[str, str], stdout: int
     return time.perf_counter() - start
 
 
-def denoise(picture: Path, *options: object) -> list[object]:
-    out = picture.with_suffix(".out.png")
-    return [*MED, "denoise", picture, "-o", out, "--force", "--quiet", "--device", "cpu", *options]
+def denoise(image: Path, *options: object) -> list[object]:
+    out = image.with_suffix(".out.png")
+    return [*MED, "denoise", image, "-o", out, "--force", "--quiet", "--device", "cpu", *options]
 
 
 def main() -> None:
@@ -66,14 +66,14 @@ def main() -> None:
     keys = [(cpu, setting, count) for cpu in options.cpus for setting in settings for count in AT_ONCE]
     speeds: dict[tuple[str, str, int], list[float]] = {key: [] for key in keys}
     with tempfile.TemporaryDirectory() as folder:
-        pictures = [Path(folder) / f"{number}.png" for number in range(max(AT_ONCE))]
+        images = [Path(folder) / f"{number}.png" for number in range(max(AT_ONCE))]
         array = generated(options.megapixels)
-        for path in pictures:
+        for path in images:
             cv2.imwrite(str(path), array)
         size = array.shape[0] * array.shape[1] / 1e6
         for _ in range(options.rounds):
             for cpu, setting, count in keys:
-                passed = seconds([denoise(path) for path in pictures[:count]], CPUS[cpu] | settings[setting])
+                passed = seconds([denoise(path) for path in images[:count]], CPUS[cpu] | settings[setting])
                 speeds[cpu, setting, count].append(count * size / passed)
     medians = {key: statistics.median(values) for key, values in speeds.items()}
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()

@@ -2,9 +2,9 @@
 
 python docs/benchmarks/corruption.py MODEL FOLDER [--gray] [--limit N] [--device cpu]
 
-MODEL comes from `med train --pool corruption`; FOLDER holds clean pictures. What is missing is drawn once for each
-picture and share; small pictures are made with Pillow's bicubic filter and hold 8 bits, as a file would. PSNR in dB
-over all pixels and channels, of results in 8 bits, no border cut off; mean over the pictures.
+MODEL comes from `med train --pool corruption`; FOLDER holds clean images. What is missing is drawn once for each
+image and share; small images are made with Pillow's bicubic filter and hold 8 bits, as a file would. PSNR in dB
+over all pixels and channels, of results in 8 bits, no border cut off; mean over the images.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ from PIL import Image
 from tqdm import tqdm
 
 import medcli
-from medcli.batch.enlarge import enlarged
-from medcli.batch.fill import filled
+from medcli.batch.denoise.inpaint import inpainted
+from medcli.batch.denoise.upscale import upscaled
 from medcli.batch.pairs import as_floats, thinned
-from medcli.data.crops import keyed_generator
-from medcli.data.folders import pictures_in
+from medcli.data.folders import images_in
 from medcli.images import Page
 from medcli.metrics import psnr
+from medcli.seeding import keyed_generator
 from medcli.zoo.model import find_model
 
 Pixels = NDArray[Any]
@@ -41,9 +41,9 @@ FACTORS = (2, 3, 4)
 RADIUS = 3  # pixels around a missing one that OpenCV looks at
 
 
-def pictures(folder: Path, limit: int | None, *, gray: bool) -> Iterator[tuple[str, Pixels]]:
+def images(folder: Path, limit: int | None, *, gray: bool) -> Iterator[tuple[str, Pixels]]:
     """(name, (H, W) or (H, W, 3) uint8)."""
-    for name in thinned(pictures_in(folder), limit):
+    for name in thinned(images_in(folder), limit):
         image = Image.open(folder / name)
         yield name.as_posix(), np.array(image.convert("L" if gray or image.mode == "L" else "RGB"))
 
@@ -56,7 +56,7 @@ def missing(name: str, share: float, side: int, shape: tuple[int, ...]) -> Mask:
     return np.asarray(large[: shape[0], : shape[1]].numpy())
 
 
-def inpainted(pixels: Pixels, mask: Mask, way: int) -> Pixels:
+def by_opencv(pixels: Pixels, mask: Mask, way: int) -> Pixels:
     """By OpenCV."""
     return np.asarray(cv2.inpaint(pixels, mask.astype(np.uint8), RADIUS, way))
 
@@ -68,21 +68,21 @@ def untouched(pixels: Pixels, mask: Mask) -> Pixels:
 def filling(denoiser: medcli.Denoiser) -> Ways:
     return {
         "black where missing": untouched,
-        "OpenCV, Telea": partial(inpainted, way=cv2.INPAINT_TELEA),
-        "OpenCV, Navier-Stokes": partial(inpainted, way=cv2.INPAINT_NS),
-        "the model": lambda pixels, mask: np.asarray(filled(Page(pixels), mask, denoiser).pixels),
+        "OpenCV, Telea": partial(by_opencv, way=cv2.INPAINT_TELEA),
+        "OpenCV, Navier-Stokes": partial(by_opencv, way=cv2.INPAINT_NS),
+        "the model": lambda pixels, mask: np.asarray(inpainted(Page(pixels), mask, denoiser).pixels),
     }
 
 
 def enlarging(denoiser: medcli.Denoiser, filters: dict[int, str]) -> Ways:
     return {
-        "bicubic": lambda small, factor: enlarged(small, factor, "bicubic"),
-        "the model": lambda small, factor: denoiser(enlarged(small, factor, filters[factor])),
+        "bicubic": lambda small, factor: upscaled(small, factor, "bicubic"),
+        "the model": lambda small, factor: denoiser(upscaled(small, factor, filters[factor])),
     }
 
 
 def smaller(clean: Pixels, factor: int) -> tuple[Pixels, Pixels]:
-    """(small, what it was made of): the picture cut to a multiple of the factor."""
+    """(small, what it was made of): the image cut to a multiple of the factor."""
     height, width = (side // factor for side in clean.shape[:2])
     whole = clean[: height * factor, : width * factor]
     return np.array(Image.fromarray(whole).resize((width, height), Image.Resampling.BICUBIC)), whole
@@ -104,8 +104,8 @@ def table(title: str, columns: list[str], scores: dict[str, list[list[float]]]) 
 @click.command(help=__doc__)
 @click.argument("model")
 @click.argument("folder", type=click.Path(path_type=Path, exists=True, file_okay=False))
-@click.option("--gray", is_flag=True, help="Colour pictures as gray ones (ITU-R 601 luma).")
-@click.option("--limit", type=click.IntRange(min=1), help="Pictures, spread evenly.")
+@click.option("--gray", is_flag=True, help="Colour images as gray ones (ITU-R 601 luma).")
+@click.option("--limit", type=click.IntRange(min=1), help="Images, spread evenly.")
 @click.option("--device", default="auto", show_default=True)
 def main(model: str, folder: Path, gray: bool, limit: int | None, device: str) -> None:
     can = find_model(model).capabilities
@@ -115,7 +115,7 @@ def main(model: str, folder: Path, gray: bool, limit: int | None, device: str) -
     fillers, enlargers = filling(denoiser), enlarging(denoiser, filters)
     fill: dict[str, list[list[float]]] = {way: [[] for _ in HOLES] for way in fillers}
     enlarge: dict[str, list[list[float]]] = {way: [[] for _ in FACTORS] for way in enlargers}
-    for name, clean in tqdm(pictures(folder, limit, gray=gray), disable=None, unit=" pictures"):
+    for name, clean in tqdm(images(folder, limit, gray=gray), disable=None, unit=" images"):
         for column, (share, side) in enumerate(HOLES):
             mask = missing(name, share, side, clean.shape)
             holed = np.where(mask if clean.ndim == 2 else mask[..., None], np.uint8(0), clean)

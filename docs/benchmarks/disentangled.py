@@ -1,9 +1,9 @@
-"""How well a run of MeD tells scene and noise apart, on two noisy views of pictures that it has not seen.
+"""How well a run of MeD tells scene and noise apart, on two noisy views of images that it has not seen.
 
 python docs/benchmarks/disentangled.py RUN CLEAN [--sigma 25] [--side 256] [--limit N]
 
 RUN is the folder of `med train --method med`; its last checkpoint has the noise path too, which is not in the model.
-CLEAN holds clean pictures, of which the middle is taken. Live weights are used throughout: of the noise path there are
+CLEAN holds clean images, of which the middle is taken. Live weights are used throughout: of the noise path there are
 no averaged ones. PSNR in dB, in float, neither clipped nor rounded.
 """
 
@@ -18,19 +18,19 @@ import torch
 from torch import Generator, Tensor
 
 from medcli.batch.pairs import as_floats, thinned
-from medcli.data.folders import pictures_in
+from medcli.data.folders import images_in
 from medcli.images import read
 from medcli.methods.med import Latent, MeD, choices, mix
 from medcli.noise.gaussian import Gaussian
 from medcli.noise.views import views
 from medcli.train import checkpoint
-from medcli.train.machine import choose_machine
+from medcli.train.hardware import choose_hardware
 from medcli.train.recipe import load
 from medcli.train.run import build_method
 
 
 def trained(run: Path) -> MeD:
-    method = build_method(load(str(run / "recipe.yaml")), choose_machine("cpu"))
+    method = build_method(load(str(run / "recipe.yaml")), choose_hardware("cpu"))
     if not isinstance(method, MeD):
         raise click.UsageError(f"{run} is no run of MeD.")
     saved = checkpoint.saved(run / "checkpoints")
@@ -47,8 +47,8 @@ def middle(path: Path, side: int) -> Tensor:
     return torch.from_numpy(pixels[top : top + side, left : left + side]).permute(2, 0, 1)[None].float()
 
 
-def psnr(picture: Tensor, clean: Tensor) -> float:
-    return -10 * (picture - clean).square().mean().log10().item()
+def psnr(image: Tensor, clean: Tensor) -> float:
+    return -10 * (image - clean).square().mean().log10().item()
 
 
 def apart(one: Latent, other: Latent) -> float:
@@ -86,12 +86,12 @@ def look(method: MeD, clean: Tensor, sigma: float, seed: int) -> Mapping[str, fl
 @click.argument("clean", type=click.Path(path_type=Path, exists=True))
 @click.option("--sigma", default=25.0, show_default=True)
 @click.option("--side", default=256, show_default=True)
-@click.option("--limit", type=int, help="Pictures, spread evenly.")
+@click.option("--limit", type=int, help="Images, spread evenly.")
 def main(run: Path, clean: Path, sigma: float, side: int, limit: int | None) -> None:
     method = trained(run)
-    pictures = thinned(pictures_in(clean), limit)
-    rows = [look(method, middle(clean / name, side), sigma, seed) for seed, name in enumerate(pictures)]
-    print(f"| {len(rows)} pictures, sigma {sigma:g} | mean |\n|---|---|")
+    images = thinned(images_in(clean), limit)
+    rows = [look(method, middle(clean / name, side), sigma, seed) for seed, name in enumerate(images)]
+    print(f"| {len(rows)} images, sigma {sigma:g} | mean |\n|---|---|")
     for name in rows[0]:
         print(f"| {name} | {fmean(row[name] for row in rows):.3f} |")
 

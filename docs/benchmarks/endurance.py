@@ -1,7 +1,7 @@
-"""Memory on a huge picture, and a folder run that is killed again and again.
+"""Memory on a huge image, and a folder run that is killed again and again.
 
     python docs/benchmarks/endurance.py memory [--megapixels 100]
-    python docs/benchmarks/endurance.py kill [--kills 20] [--pictures 24]
+    python docs/benchmarks/endurance.py kill [--kills 20] [--images 24]
 
 memory: peak resident memory of `med denoise` as the kernel saw it. kill: SIGKILL at random moments, started again each
 time; the outputs are compared byte by byte with those of an undisturbed run.
@@ -25,22 +25,22 @@ import numpy as np
 MED = [sys.executable, "-m", "medcli", "denoise", "--device", "cpu", "--quiet"]
 
 
-def noisy_picture(height: int, width: int, seed: int) -> np.ndarray:
+def noisy_image(height: int, width: int, seed: int) -> np.ndarray:
     """(height, width, 3) uint8: smooth waves with noise of 12 grey levels."""
     generator = np.random.default_rng(seed)
-    picture = np.empty((height, width, 3), np.uint8)
+    image = np.empty((height, width, 3), np.uint8)
     columns = np.sin(np.arange(width) / 37)[:, None] * 60 + 128
     for row in range(height):  # by rows: 100 megapixels of float would be too much
         noise = generator.normal(0, 12, (width, 3))
-        picture[row] = (columns + 40 * np.sin(row / 51) + noise).clip(0, 255)
-    return picture
+        image[row] = (columns + 40 * np.sin(row / 51) + noise).clip(0, 255)
+    return image
 
 
 def memory(megapixels: float) -> None:
     side = round((megapixels * 1e6) ** 0.5)
     with tempfile.TemporaryDirectory() as folder:
         source, target = Path(folder) / "huge.png", Path(folder) / "out.png"
-        cv2.imwrite(str(source), noisy_picture(side, side, 0))
+        cv2.imwrite(str(source), noisy_image(side, side, 0))
         start = time.perf_counter()
         child = subprocess.Popen([*MED, str(source), "-o", str(target)])
         _, status, usage = os.wait4(child.pid, 0)
@@ -53,13 +53,13 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir() if path.name != ".medcli.jsonl"}
 
 
-def kill(kills: int, pictures: int) -> None:
+def kill(kills: int, images: int) -> None:
     chance = random.Random(0)
     with tempfile.TemporaryDirectory() as room:
         source, whole, killed = (Path(room) / name for name in ("noisy", "whole", "killed"))
         source.mkdir()
-        for number in range(pictures):
-            cv2.imwrite(str(source / f"{number:03}.png"), noisy_picture(700, 900, number))
+        for number in range(images):
+            cv2.imwrite(str(source / f"{number:03}.png"), noisy_image(700, 900, number))
         start = time.perf_counter()
         subprocess.run([*MED, str(source), "-o", str(whole)], check=True)
         length = time.perf_counter() - start
@@ -71,11 +71,11 @@ def kill(kills: int, pictures: int) -> None:
             child.wait()
             done = contents(killed) if killed.is_dir() else {}
             halves += sum(data != contents(whole).get(name) for name, data in done.items() if not name.startswith("."))
-            for path in list(killed.glob("*.png"))[: pictures // 2] if len(done) == pictures else []:
+            for path in list(killed.glob("*.png"))[: images // 2] if len(done) == images else []:
                 path.unlink()  # all done before the kill: give the next run something to do
         subprocess.run([*MED, str(source), "-o", str(killed)], check=True)
         same = contents(whole) == contents(killed)
-        print(f"{kills} kills over {pictures} pictures: {halves} half files, results identical: {same}")
+        print(f"{kills} kills over {images} images: {halves} half files, results identical: {same}")
 
 
 def main() -> None:
@@ -83,12 +83,12 @@ def main() -> None:
     parser.add_argument("what", choices=["memory", "kill"])
     parser.add_argument("--megapixels", type=float, default=100)
     parser.add_argument("--kills", type=int, default=20)
-    parser.add_argument("--pictures", type=int, default=24)
+    parser.add_argument("--images", type=int, default=24)
     options = parser.parse_args()
     if options.what == "memory":
         memory(options.megapixels)
     else:
-        kill(options.kills, options.pictures)
+        kill(options.kills, options.images)
 
 
 if __name__ == "__main__":

@@ -16,14 +16,14 @@ from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "tests"))
 
-from file_matrix import READ, REFUSED, UNWRITTEN, WRONG, cases, verdict
+from file_matrix import READ, REFUSED, UNWRITTEN, WRONG, cases, comparison
 
 
 def main() -> int:
     logging.disable(logging.CRITICAL)
     counts: dict[str, Counter[str]] = {}
     for case in tqdm(cases(), disable=None, unit=" files"):
-        result = verdict(case)
+        result = comparison(case)
         if result == UNWRITTEN:
             continue
         details = [f"TIFF, {case.compression}", f"TIFF, {case.depth}"] if case.format == "TIFF" else []

@@ -1,18 +1,18 @@
-"""Gray pictures, and noise that is equal in all channels, through colour models: what to beat after a new training.
+"""Gray images, and noise that is equal in all channels, through colour models: what to beat after a new training.
 
     python docs/benchmarks/gray.py DATA [--model photo --model run/] [--set set12-25 --set flat] [--limit N]
 
 DATA holds `test/set12`, `test/cbsd68` and `real/<set>` with `noisy/` and `clean/`. Without --set, all of these:
 
     set12-15, -25, -50    Set12 and white Gaussian noise of that sigma, float, not clipped; PSNR in dB, as for all below
-    renoir, cc15, ...     the real set, both pictures turned to gray (luma, 8 bits)
+    renoir, cc15, ...     the real set, both images turned to gray (luma, 8 bits)
     grain-mono-B, grain-colour-B, grain-gray-B    three crops of CBSD68 of 256x256, noise of deviation 14 that was
-                          blurred by B pixels, 8 bits: equal in R, G and B; drawn for each; in the gray picture
+                          blurred by B pixels, 8 bits: equal in R, G and B; drawn for each; in the gray image
     flat                  largest shift of the mean in grey levels, flat fields of 32 to 224, sigma 5 to 40, not clipped
     checker               a black-and-white pattern of single pixels, R = G = B: deviation of its grey levels (127.5)
-    tint                  the same picture: largest difference between channels of the result
+    tint                  the same image: largest difference between channels of the result
 
-The noisy input is the first row. PSNR is scored in float for Set12, in 8 bits for the others; the mean over pictures.
+The noisy input is the first row. PSNR is scored in float for Set12, in 8 bits for the others; the mean over images.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from numpy.typing import NDArray
 
 import medcli
 from medcli.batch.pairs import thinned
-from medcli.data.folders import matched, pictures_in
+from medcli.data.folders import images_in, matched
 from medcli.images import read
 from medcli.metrics import psnr
 
@@ -59,7 +59,7 @@ def rounded(levels: Array) -> Array:
 
 def set12(data: Path, sigma: int, limit: int | None) -> Pairs:
     folder = data / "test" / "set12"
-    for name in thinned(pictures_in(folder), limit):
+    for name in thinned(images_in(folder), limit):
         clean = gray(folder / name)
         noise = drawn(f"{sigma} {Path(name).stem}").normal(0, sigma, clean.shape)
         yield ((clean + noise) / 255).astype(np.float32), (clean / 255).astype(np.float32)
@@ -73,7 +73,7 @@ def real(data: Path, name: str, limit: int | None) -> Pairs:
 
 def grain(data: Path, kind: str, blur: float) -> Pairs:
     folder = data / "test" / "cbsd68"
-    for name in pictures_in(folder)[5::18][:3]:
+    for name in images_in(folder)[5::18][:3]:
         clean = read(folder / name).pages[0].pixels[:256, :256].astype(float)
         clean = clean.mean(2) if kind == "gray" else clean
         noise = drawn(f"{kind} {blur} {name}").normal(size=(256, 256, 3 if kind == "colour" else 1))
@@ -133,7 +133,7 @@ def main() -> None:
     parser.add_argument("data", type=Path, metavar="DATA")
     parser.add_argument("--model", action="append", help="name, file or a run's folder; may be given again  [photo]")
     parser.add_argument("--set", action="append", dest="sets", help="may be given again  [all]")
-    parser.add_argument("--limit", type=int, help="at most so many pictures of a set, spread evenly")
+    parser.add_argument("--limit", type=int, help="at most so many images of a set, spread evenly")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--plain", action="store_true", help="also without the brightness put back")
     asked = parser.parse_args()

@@ -1,13 +1,13 @@
-"""MeD beside N2C, N2N, N2S and R2R: one network, the same pictures, scenes per step, steps and seeds.
+"""MeD beside N2C, N2N, N2S and R2R: one network, the same images, scenes per step, steps and seeds.
 
 python docs/benchmarks/med_table.py --data clean/ --test cbsd68/ --pairs CC=cc15/ --steps 20000 --seeds 0,1 --out runs/
 
 Trains OUT/METHOD-SEED for each method and seed, then prints three Markdown tables: the columns of the paper's Table 1,
 those of its Table 3, and the pairs that were recorded; DIR of --pairs holds `noisy` and `clean`. What is trained or
 measured already is not done again, and a run that was interrupted goes on. Noise is made with seed 0 and clipped after
-every component, pairs are read in 8 bits. Figures are PSNR in dB and SSIM (7x7 window), means over pictures and then
+every component, pairs are read in 8 bits. Figures are PSNR in dB and SSIM (7x7 window), means over images and then
 over seeds, with the standard deviation of PSNR over these. The averaged weights of the last step are measured: none was
-chosen by clean pictures.
+chosen by clean images.
 
 Two of the paper's noises are mended, as its own formulas leave next to no noise, or nothing but noise: Poisson has 255
 photons at white, and salt and pepper hits 5 % of the elements, of which 30 or 50 % are salt.
@@ -25,15 +25,15 @@ from typing import Any
 import click
 
 import medcli
-from medcli.batch.evaluate import IDENTITY, Method, evaluate
-from medcli.batch.pairs import FilePairs, NoisedPictures, Pair, thinned
-from medcli.data.folders import matched, pictures_in
-from medcli.images.landing import landing
+from medcli.batch.evaluate.run import IDENTITY, EvaluatedMethod, evaluate
+from medcli.batch.pairs import FilePairs, Pair, SyntheticPairsFromFiles, thinned
+from medcli.data.folders import images_in, matched
+from medcli.files.atomic import atomic_write
 from medcli.metrics import psnr, ssim7
 from medcli.noise.notation import bundled, parse
 from medcli.train.loop import Limits
 from medcli.train.recipe import Recipe, load
-from medcli.train.run import Options, train
+from medcli.train.run import TrainOptions, train
 
 METHODS: Mapping[str, tuple[str, dict[str, Any]]] = {
     "n2c": ("supervised", {}),
@@ -74,7 +74,7 @@ Figures = Mapping[str, tuple[float, float]]  # test -> PSNR, SSIM
 
 @dataclass(frozen=True)
 class Tests:
-    """What every model is measured on: pairs of pictures by name, made noisy or recorded."""
+    """What every model is measured on: pairs of images by name, made noisy or recorded."""
 
     folder: Path
     recorded: Mapping[str, Path]
@@ -92,10 +92,10 @@ class Tests:
         if name in self.recorded:
             noisy, clean = (self.recorded[name] / side for side in ("noisy", "clean"))
             return FilePairs(noisy, clean, [(a, b) for a, b in thinned(matched(noisy, clean), self.limit)])
-        return NoisedPictures(self.folder, thinned(pictures_in(self.folder), self.limit), parse(name), clip=True)
+        return SyntheticPairsFromFiles(self.folder, thinned(images_in(self.folder), self.limit), parse(name), clip=True)
 
 
-def trained(recipe: Recipe, options: Options) -> Path:
+def trained(recipe: Recipe, options: TrainOptions) -> Path:
     """The weights of the run, which is made, or goes on, where they are not there yet."""
     path, frozen = options.output / f"{recipe.id}.safetensors", options.output / "recipe.yaml"
     if frozen.exists():
@@ -114,11 +114,11 @@ def measured(path: Path, device: str, tests: Tests, known: Path) -> dict[str, Fi
     wanted = [name for name in tests.names() if tests.key(name) not in rows["model"]]
     denoiser = medcli.load(path, device=device, precision="fp32")
     for name in wanted:
-        result = evaluate(tests.pairs(name), [Method("model", denoiser)], {"psnr": psnr, "ssim": ssim7})
+        result = evaluate(tests.pairs(name), [EvaluatedMethod("model", denoiser)], {"psnr": psnr, "ssim": ssim7})
         for row, figures in rows.items():
             scores = [score.values for score in result.scores if score.method == row]
             figures[tests.key(name)] = fmean(each["psnr"] for each in scores), fmean(each["ssim"] for each in scores)
-        with landing(known) as file:
+        with atomic_write(known) as file:
             file.write(json.dumps(rows, indent=1).encode())
         click.echo(f"{path.stem}: {name} {rows['model'][tests.key(name)][0]:.2f} dB", err=True)
     return {row: {name: figures[tests.key(name)] for name in tests.names()} for row, figures in rows.items()}
@@ -151,11 +151,9 @@ def _pairs(given: Sequence[str]) -> dict[str, Path]:
 
 @click.command(help=__doc__)
 @click.option(
-    "--data", required=True, multiple=True, type=click.Path(path_type=Path, exists=True), help="Clean pictures."
+    "--data", required=True, multiple=True, type=click.Path(path_type=Path, exists=True), help="Clean images."
 )
-@click.option(
-    "--test", required=True, type=click.Path(path_type=Path, exists=True), help="Clean pictures to measure on."
-)
+@click.option("--test", required=True, type=click.Path(path_type=Path, exists=True), help="Clean images to measure on.")
 @click.option("--pairs", multiple=True, metavar="NAME=DIR", help="Recorded pairs; may be given again.")
 @click.option("--noise", default="noise", show_default=True, help="A pool, or one noise such as gaussian:25.")
 @click.option(
@@ -168,7 +166,7 @@ def _pairs(given: Sequence[str]) -> dict[str, Path]:
 @click.option("--patch", default=64, show_default=True)
 @click.option("--arch", default="split", show_default=True, help="split or swin.")
 @click.option("--config", default="{}", help="Arguments of the network, as JSON.")
-@click.option("--limit", type=int, help="Pictures of each test, spread evenly.")
+@click.option("--limit", type=int, help="Images of each test, spread evenly.")
 @click.option("--device", default="auto", show_default=True)
 @click.option("--out", required=True, type=click.Path(path_type=Path))
 def main(methods: str, seeds: str, pairs: Sequence[str], noise: str, config: str, out: Path, **given: Any) -> None:
@@ -195,7 +193,7 @@ def main(methods: str, seeds: str, pairs: Sequence[str], noise: str, config: str
                 seed=seed,
             )
             limits = Limits(report_every=1000, save_every=1000)
-            options = Options(folder, given["data"], device=given["device"], resume=True, limits=limits)
+            options = TrainOptions(folder, given["data"], device=given["device"], resume=True, limits=limits)
             found = measured(trained(recipe, options), given["device"], tests, folder / "scores.json")
             rows["noisy input"] = [found[IDENTITY.name]]
             rows.setdefault(name, []).append(found["model"])

@@ -2,8 +2,8 @@
 
     python docs/benchmarks/noise.py MODEL --clean DIR --noisy DIR [--sigma 16]
 
-Both noises are known exactly, for the clean mates are: what the model makes of a clean picture, and the real noisy one,
-each in 256 levels, less the clean picture. Deviations by deciles of brightness, correlation of neighbouring pixels.
+Both noises are known exactly, for the clean mates are: what the model makes of a clean image, and the real noisy one,
+each in 256 levels, less the clean image. Deviations by deciles of brightness, correlation of neighbouring pixels.
 Without --sigma the noise that hides the content (h) is as strong as makes flat places as noisy as the real ones.
 """
 
@@ -18,8 +18,8 @@ import numpy as np
 from medcli import images
 from medcli.archs.ludvae import LUDVAE
 from medcli.data.folders import matched
-from medcli.data.levels import NoiseSample, flat_noise, known_noise
-from medcli.train.noiselook import draw, fitting_sigma, middle, sampled
+from medcli.data.noise_level import NoiseSample, flat_noise, known_noise
+from medcli.train.noise_plot import draw, fitting_sigma, middle, sampled
 from medcli.zoo.model import find_model
 
 SIDE = 256
@@ -31,9 +31,9 @@ FOLDER = click.Path(path_type=Path, exists=True, file_okay=False)
 @click.option("--clean", type=FOLDER, required=True)
 @click.option("--noisy", type=FOLDER, required=True)
 @click.option("--sigma", type=float, help="Of h, in grey levels.")
-@click.option("--limit", type=int, default=0, help="Pictures, spread evenly; 0 for all.")
-@click.option("--picture", type=click.Path(path_type=Path), help="PNG of histogram, deviations and correlation.")
-def main(model: str, clean: Path, noisy: Path, sigma: float | None, limit: int, picture: Path | None) -> None:
+@click.option("--limit", type=int, default=0, help="Images, spread evenly; 0 for all.")
+@click.option("--image", type=click.Path(path_type=Path), help="PNG of histogram, deviations and correlation.")
+def main(model: str, clean: Path, noisy: Path, sigma: float | None, limit: int, image: Path | None) -> None:
     names = matched(noisy, clean)
     chosen = np.unique(np.linspace(0, len(names) - 1, limit or len(names)).round().astype(int))
     real = [middle(images.read(noisy / names[i][0]).pages[0].pixels, SIDE) for i in chosen]
@@ -43,10 +43,10 @@ def main(model: str, clean: Path, noisy: Path, sigma: float | None, limit: int, 
         sigma = fitting_sigma(sampler, flat_noise(real), mates)
     made = sampled(sampler, mates, sigma=sigma, side=SIDE)
     samples = known_noise(real, mates), known_noise(made, mates)
-    click.echo(f"{len(mates)} pictures, their middle {SIDE} x {SIDE} pixels; sigma of h {sigma:.1f}\n")
+    click.echo(f"{len(mates)} images, their middle {SIDE} x {SIDE} pixels; sigma of h {sigma:.1f}\n")
     report(*samples)
-    if picture:
-        draw(*samples, picture)
+    if image:
+        draw(*samples, image)
 
 
 def report(real: NoiseSample, synthetic: NoiseSample) -> None:

@@ -2,7 +2,7 @@
 
     python docs/benchmarks/ordinary.py PICTURES [--steps 60] [--megapixels 3] [--rounds 3]
 
-PICTURES is a folder of clean pictures to train on. Every figure is the median over rounds of whole commands, which are
+PICTURES is a folder of clean images to train on. Every figure is the median over rounds of whole commands, which are
 interleaved; for training it is the pace of the second half of the run by its log, without start-up and judging.
 """
 
@@ -20,10 +20,10 @@ import cv2
 from concurrency import CPUS, MED, denoise, generated, seconds
 
 
-def training_pace(pictures: Path, folder: Path, steps: int, variables: dict[str, str]) -> float:
+def training_pace(images: Path, folder: Path, steps: int, variables: dict[str, str]) -> float:
     """Steps per second."""
     run = Path(tempfile.mkdtemp(dir=folder))
-    command: list[object] = [*MED, "train", "--noise", "gaussian:5-50", "--data", pictures, "-o", run, "--quiet"]
+    command: list[object] = [*MED, "train", "--noise", "gaussian:5-50", "--data", images, "-o", run, "--quiet"]
     numbers = ["--steps", steps, "--batch", 4, "--patch", 32, "--report-every", steps // 2, "--cache", folder / "cache"]
     seconds([[*command, *numbers, "--device", "cpu"]], variables)
     lines = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
@@ -32,7 +32,7 @@ def training_pace(pictures: Path, folder: Path, steps: int, variables: dict[str,
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("pictures", type=Path)
+    parser.add_argument("images", type=Path)
     parser.add_argument("--steps", type=int, default=60)
     parser.add_argument("--megapixels", type=float, default=3)
     parser.add_argument("--rounds", type=int, default=3)
@@ -46,7 +46,7 @@ def main() -> None:
         cv2.imwrite(str(small), array[:512, :512])
         measures: dict[str, Callable[[dict[str, str]], float]] = {
             "`med train --batch 4 --patch 32`, steps per second": lambda variables: training_pace(
-                options.pictures, folder, options.steps, variables
+                options.images, folder, options.steps, variables
             ),
             f"`med denoise`, {size:.1f} MP, whole command, MP/s": lambda variables: (
                 size / seconds([denoise(large)], variables)

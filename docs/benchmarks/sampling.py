@@ -1,9 +1,9 @@
-"""What learned noise costs: time and memory of drawing it on pictures of several sizes, and time of a training step.
+"""What learned noise costs: time and memory of drawing it on images of several sizes, and time of a training step.
 
     python docs/benchmarks/sampling.py [--width 32 | --model run/] [--megapixels 1,4,12] [--tile 512]
                                        [--batch 8] [--patch 64] [--repeats 5] [--device cpu]
 
-Each picture is drawn on in a process of its own, tile by tile, as `med synth-pairs --model` does; loading the network
+Each image is drawn on in a process of its own, tile by tile, as `med synth-pairs --model` does; loading the network
 does not count in its seconds. Peak memory is resident, of the whole process, as the kernel saw it: so this runs where
 there is wait4, and on a GPU it is the host's. OMP_NUM_THREADS=1 gives what one of several --processes has.
 """
@@ -23,9 +23,9 @@ from pathlib import Path
 import torch
 
 from medcli.archs.ludvae import LUDVAE
-from medcli.batch.learned import open_model
+from medcli.batch.synth.learned_noise import open_model
 from medcli.methods.base import Batch
-from medcli.train.machine import Machine, choose_machine
+from medcli.train.hardware import Hardware, choose_hardware
 from medcli.train.muon import Muon
 from medcli.train.recipe import load
 from medcli.train.run import build_method
@@ -34,14 +34,14 @@ from medcli.zoo.model import find_model
 
 
 def draw(model: str, side: int, tile: int, device: str) -> None:
-    """Prints the seconds that a picture of side x side pixels takes; what a child process does."""
-    drawer = replace(open_model(model, device=device), tile=tile)
+    """Prints the seconds that an image of side x side pixels takes; what a child process does."""
+    noise_source = replace(open_model(model, device=device), tile=tile)
     generator = torch.Generator().manual_seed(0)
     channels = find_model(model).card.channels
-    drawer.draw(torch.rand(channels, 64, 64, generator=generator), generator)
-    picture = torch.rand(channels, side, side, generator=generator)
+    noise_source.draw(torch.rand(channels, 64, 64, generator=generator), generator)
+    image = torch.rand(channels, side, side, generator=generator)
     start = time.perf_counter()
-    drawer.draw(picture, generator)
+    noise_source.draw(image, generator)
     print(time.perf_counter() - start)
 
 
@@ -58,21 +58,21 @@ def measured(model: str, side: int, tile: int, device: str) -> tuple[float, floa
     return float(words), usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024) / 1e9
 
 
-def training_step(network: LUDVAE, machine: Machine, batch: int, patch: int, repeats: int) -> float:
+def training_step(network: LUDVAE, hardware: Hardware, batch: int, patch: int, repeats: int) -> float:
     """Median of the seconds that a step takes: forward, backward and the optimizer, in the dtype of `med train`."""
     config = {key: value for key, value in network.config.items() if key not in ("gain", "offset")}
     recipe = replace(load("ludvae"), config=config, patch=patch, batch=batch)
-    method = build_method(recipe, machine)
+    method = build_method(recipe, hardware)
     turn = method.turns[0]
     parameters = list(method.players[turn.player].parameters())
     optimizer = Muon(parameters, lr=recipe.learning_rate)
-    pictures = torch.rand(2, batch, network.channels, patch, patch)
-    samples: Batch = machine.batch(([pictures[0]], pictures[1], torch.arange(batch)))
+    images = torch.rand(2, batch, network.channels, patch, patch)
+    samples: Batch = hardware.batch(([images[0]], images[1], torch.arange(batch)))
     taken = []
     for _ in range(repeats + 1):
         start = time.perf_counter()
         optimizer.zero_grad(set_to_none=True)
-        with machine.autocast():
+        with hardware.autocast():
             terms = turn.terms(samples)
         torch.stack(list(terms.values())).sum().backward()
         torch.nn.utils.clip_grad_norm_(parameters, recipe.clip).item()
@@ -85,15 +85,15 @@ def tables(options: argparse.Namespace, model: str) -> None:
     network = find_model(model).network()
     assert isinstance(network, LUDVAE)
     print(f"Width {network.width}, tiles of {options.tile} pixels, {torch.get_num_threads()} threads.\n")
-    print("| picture MP | seconds | seconds per MP | peak RSS, GB |\n|---|---|---|---|")
+    print("| image MP | seconds | seconds per MP | peak RSS, GB |\n|---|---|---|---|")
     for megapixels in map(float, options.megapixels.split(",")):
         side = round((megapixels * 1e6) ** 0.5)
         seconds, memory = measured(model, side, options.tile, options.device)
         print(f"| {side**2 / 1e6:.2f} | {seconds:.2f} | {seconds / (side**2 / 1e6):.2f} | {memory:.3f} |", flush=True)
-    machine = choose_machine(options.device, workers=0)
-    seconds = training_step(network, machine, options.batch, options.patch, options.repeats)
+    hardware = choose_hardware(options.device, workers=0)
+    seconds = training_step(network, hardware, options.batch, options.patch, options.repeats)
     print("\n| width | patches a step | dtype | seconds per training step |\n|---|---|---|---|")
-    patches, dtype = f"{options.batch} of {options.patch}x{options.patch}", str(machine.dtype).removeprefix("torch.")
+    patches, dtype = f"{options.batch} of {options.patch}x{options.patch}", str(hardware.dtype).removeprefix("torch.")
     print(f"| {network.width} | {patches} | {dtype} | {seconds:.3f} |")
 
 

@@ -1,4 +1,4 @@
-"""Whole commands against each other, on one picture, in one run: `med denoise`, OpenCV's non-local means, CBM3D.
+"""Whole commands against each other, on one image, in one run: `med denoise`, OpenCV's non-local means, CBM3D.
 
     python docs/benchmarks/speed.py PHOTO [--models photo gaussian] [--megapixels 24] [--bm3d-side 512]
 
@@ -26,26 +26,26 @@ import numpy as np
 
 NLM = """
 import sys, cv2
-picture = cv2.imread(sys.argv[1])
-cv2.imwrite(sys.argv[2], cv2.fastNlMeansDenoisingColored(picture, None, 5, 5, 7, 21))
+image = cv2.imread(sys.argv[1])
+cv2.imwrite(sys.argv[2], cv2.fastNlMeansDenoisingColored(image, None, 5, 5, 7, 21))
 """
 BM3D = """
 import sys, cv2, bm3d
-picture = cv2.imread(sys.argv[1])
-restored = bm3d.bm3d_rgb(picture[..., ::-1] / 255.0, 5 / 255)
+image = cv2.imread(sys.argv[1])
+restored = bm3d.bm3d_rgb(image[..., ::-1] / 255.0, 5 / 255)
 cv2.imwrite(sys.argv[2], (restored[..., ::-1].clip(0, 1) * 255).round().astype("uint8"))
 """
 
 
 def enlarged(path: Path, megapixels: float) -> np.ndarray:
-    """The picture continued by reflection to a 3:2 picture of the wanted size."""
-    picture = cv2.imread(str(path))
+    """The image continued by reflection to a 3:2 image of the wanted size."""
+    image = cv2.imread(str(path))
     height = round((megapixels * 1e6 / 1.5) ** 0.5)
     shape = (height, round(height * 1.5))
     for axis, side in enumerate(shape):
-        index = np.arange(side) % (2 * picture.shape[axis])
-        picture = np.take(picture, np.minimum(index, 2 * picture.shape[axis] - 1 - index), axis)
-    return picture
+        index = np.arange(side) % (2 * image.shape[axis])
+        image = np.take(image, np.minimum(index, 2 * image.shape[axis] - 1 - index), axis)
+    return image
 
 
 def timed(command: Sequence[object], repeats: int) -> tuple[float, str]:
@@ -58,23 +58,23 @@ def timed(command: Sequence[object], repeats: int) -> tuple[float, str]:
     return statistics.median(seconds), output
 
 
-def denoise(picture: Path, out: Path, *options: object) -> list[object]:
-    command: list[object] = [sys.executable, "-m", "medcli", "denoise", picture, "-o", out, "--force", "--json"]
+def denoise(image: Path, out: Path, *options: object) -> list[object]:
+    command: list[object] = [sys.executable, "-m", "medcli", "denoise", image, "-o", out, "--force", "--json"]
     return [*command, "--device", "cpu", "--quiet", *options]
 
 
-def bare_seconds(model: str, picture: np.ndarray, precision: str) -> tuple[float, int, tuple[int, int]]:
+def bare_seconds(model: str, image: np.ndarray, precision: str) -> tuple[float, int, tuple[int, int]]:
     """Seconds of the network alone on the engine's own tiles, how many they are, and the side of the largest."""
     import torch
 
     import medcli
-    from medcli.engine.memory import keep_heap
+    from medcli.engine.memory import keep_freed_memory
 
-    keep_heap()  # as the command does; without it the network alone is slower than the command
+    keep_freed_memory()  # as the command does; without it the network alone is slower than the command
     denoiser = medcli.load(model, device="cpu", precision=precision)
     network, shapes = denoiser.network, []
     hook = network.register_forward_pre_hook(lambda _, args: shapes.append(args[0].shape))
-    denoiser(picture)
+    denoiser(image)
     hook.remove()
     kinds = {"fp32": torch.float32, "bf16": torch.bfloat16}
     with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=kinds[precision] != torch.float32):
@@ -91,15 +91,15 @@ def line(title: str, megapixels: float, seconds: float) -> None:
     print(f"| {title} | {megapixels:.2f} | {seconds:.2f} | {megapixels / seconds:.3f} |", flush=True)
 
 
-def model_rows(model: str, precision: str, picture: np.ndarray, files: dict[str, Path], repeats: int) -> None:
-    area = picture.shape[0] * picture.shape[1] / 1e6
+def model_rows(model: str, precision: str, image: np.ndarray, files: dict[str, Path], repeats: int) -> None:
+    area = image.shape[0] * image.shape[1] / 1e6
     command = denoise(files["large"], files["out"], "--model", model, "--precision", precision)
     seconds, printed = timed(command, repeats)
     report: dict[str, Any] = json.loads(printed.splitlines()[-1])
     used = report["precision"]
     line(f"`med denoise --model {model} --precision {precision}` ({used})", area, seconds)
     line("of which denoising, without start-up and files", area, report["seconds"])
-    alone, count, side = bare_seconds(model, picture, used)
+    alone, count, side = bare_seconds(model, image, used)
     line(f"the bare network on the same {count} tiles, up to {side[0]}x{side[1]}", area, alone)
 
 
@@ -112,16 +112,16 @@ def main() -> None:
     parser.add_argument("--bm3d-side", type=int, default=512)
     parser.add_argument("--repeats", type=int, default=3)
     options = parser.parse_args()
-    print(f"{os.cpu_count()} cores\n\n| command | picture MP | seconds | MP/s |\n|---|---|---|---|")
+    print(f"{os.cpu_count()} cores\n\n| command | image MP | seconds | MP/s |\n|---|---|---|---|")
     with tempfile.TemporaryDirectory() as folder:
         files = {name: Path(folder) / f"{name}.png" for name in ("large", "small", "out")}
-        picture, side = enlarged(options.photo, options.megapixels), options.bm3d_side
-        cv2.imwrite(str(files["large"]), picture)
-        cv2.imwrite(str(files["small"]), picture[:side, :side])
-        area, small_area = picture.shape[0] * picture.shape[1] / 1e6, side * side / 1e6
+        image, side = enlarged(options.photo, options.megapixels), options.bm3d_side
+        cv2.imwrite(str(files["large"]), image)
+        cv2.imwrite(str(files["small"]), image[:side, :side])
+        area, small_area = image.shape[0] * image.shape[1] / 1e6, side * side / 1e6
         for model in options.models:
             for precision in options.precisions:
-                model_rows(model, precision, picture, files, options.repeats)
+                model_rows(model, precision, image, files, options.repeats)
         python = [sys.executable, "-c"]
         seconds, _ = timed([*python, NLM, files["large"], files["out"]], 1)
         line("OpenCV `fastNlMeansDenoisingColored`", area, seconds)

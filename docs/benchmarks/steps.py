@@ -1,4 +1,4 @@
-"""What a training step of each method costs: forward and backward of its first turn, without pictures and optimizer.
+"""What a training step of each method costs: forward and backward of its first turn, without images and optimizer.
 
 python docs/benchmarks/steps.py [--side 64] [--batch 8] [--repeats 7] [--config JSON]
 
@@ -16,7 +16,7 @@ import click
 import torch
 
 from medcli.archs.split import SplitUNet
-from medcli.engine.memory import keep_heap
+from medcli.engine.memory import keep_freed_memory
 from medcli.errors import RecipeError
 from medcli.methods.base import Batch, Method
 from medcli.registry import METHODS, resolve
@@ -33,16 +33,16 @@ CANDIDATES = {
 
 
 def step_of(method: Method, batch: int, side: int) -> Callable[[], None]:
-    """Forward and backward on random pictures."""
+    """Forward and backward on random images."""
     views = [torch.rand(batch, 3, side, side).to(memory_format=torch.channels_last) for _ in range(method.needs.views)]
     clean = None if method.needs.clean == "none" else torch.rand_like(views[0])
-    pictures = Batch(views, clean, torch.arange(batch))
+    images = Batch(views, clean, torch.arange(batch))
     for player in method.players.values():
         player.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def step() -> None:
         with torch.autocast("cpu", torch.bfloat16):
-            total = torch.stack(list(method.turns[0].terms(pictures).values())).sum()
+            total = torch.stack(list(method.turns[0].terms(images).values())).sum()
         total.backward()
 
     return step
@@ -62,7 +62,7 @@ def spent(step: Callable[[], None]) -> float:
 @click.option("--config", default="{}", help="Arguments of the network, as JSON.")
 def main(side: int, batch: int, repeats: int, config: str) -> None:
     torch.set_num_threads(1)
-    keep_heap()
+    keep_freed_memory()
     steps = {}
     for title, (name, options) in CANDIDATES.items():
         kind = resolve(METHODS, name, kind="method", error=RecipeError)

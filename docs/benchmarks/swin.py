@@ -1,6 +1,6 @@
 """Swin-Tx as it is here against the same network written naively, in one run: training and inference on this CPU.
 
-Naively means: the picture rolled for shifted windows, a mask of -100, attention as an explicit softmax whose weights
+Naively means: the image rolled for shifted windows, a mask of -100, attention as an explicit softmax whose weights
 are all kept, and the MLP of the position bias run at each call. Both have the same weights and give the same answer.
 Each figure is the least of several turns, in processor seconds: others who share the machine only add to it.
 
@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from medcli.archs.split import SplitUNet
 from medcli.archs.swin import SwinTx, WindowAttention
 from medcli.archs.unet import ResidualUNet
-from medcli.engine.memory import keep_heap
+from medcli.engine.memory import keep_freed_memory
 
 Work = Callable[[nn.Module, Tensor, torch.dtype], object]
 
@@ -82,22 +82,22 @@ def naive(network: SwinTx) -> SwinTx:
     return twin
 
 
-def forward(network: nn.Module, pictures: Tensor, dtype: torch.dtype) -> Tensor:
+def forward(network: nn.Module, images: Tensor, dtype: torch.dtype) -> Tensor:
     with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16):
-        answer: Tensor = network(pictures)
+        answer: Tensor = network(images)
     return answer
 
 
-def train(network: nn.Module, pictures: Tensor, dtype: torch.dtype) -> None:
+def train(network: nn.Module, images: Tensor, dtype: torch.dtype) -> None:
     with torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16):
-        restored = network(pictures)
+        restored = network(images)
     (restored.float() - 0.5).square().mean().backward()
 
 
-def spent(work: Work, network: nn.Module, pictures: Tensor, dtype: torch.dtype) -> float:
+def spent(work: Work, network: nn.Module, images: Tensor, dtype: torch.dtype) -> float:
     """Processor seconds."""
     start = time.process_time()
-    work(network, pictures, dtype)
+    work(network, images, dtype)
     return time.process_time() - start
 
 
@@ -116,17 +116,17 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5)
     options = parser.parse_args()
     torch.set_num_threads(1)
-    keep_heap()
-    pictures = torch.rand(options.batch, 3, options.side, options.side).to(memory_format=torch.channels_last)
+    keep_freed_memory()
+    images = torch.rand(options.batch, 3, options.side, options.side).to(memory_format=torch.channels_last)
     columns = [(work, dtype) for dtype in (torch.bfloat16, torch.float32) for work in (forward, train)]
     candidates, least = networks(), {}
     for turn in range(options.repeats + 1):  # in turns, so that other load on the machine meets all of them
         for title, network in candidates.items():
             network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
             for column in columns:
-                seconds = spent(column[0], network, pictures, column[1])
+                seconds = spent(column[0], network, images, column[1])
                 least[title, column] = min(seconds, least.get((title, column), seconds)) if turn else float("inf")
-    print(f"processor seconds for {options.batch} pictures of {options.side}x{options.side}, one thread\n")
+    print(f"processor seconds for {options.batch} images of {options.side}x{options.side}, one thread\n")
     print("| network | parameters | bf16 forward | bf16 training step | fp32 forward | fp32 training step |")
     print("|---|---|---|---|---|---|")
     for title, network in candidates.items():

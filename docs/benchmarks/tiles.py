@@ -15,7 +15,7 @@ import numpy as np
 
 import medcli
 from medcli import images
-from medcli.engine.memory import keep_heap
+from medcli.engine.memory import keep_freed_memory
 
 
 def difference(first: np.ndarray, second: np.ndarray) -> str:
@@ -29,7 +29,7 @@ def main() -> None:
     parser.add_argument("--model", default="photo")
     parser.add_argument("--side", type=int, default=2048)
     options = parser.parse_args()
-    keep_heap()
+    keep_freed_memory()
     pixels = images.read(options.photo).pages[0].pixels[: options.side, : options.side]
     small = pixels[:512, :512].astype(np.float32) / 255
     print("| tile | fp32 MP/s | bf16 MP/s |\n|---|---|---|")

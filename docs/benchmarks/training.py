@@ -1,6 +1,6 @@
-"""What the training loop costs beside the network: memory against the number of pictures, and time spent waiting.
+"""What the training loop costs beside the network: memory against the number of images, and time spent waiting.
 
-    python docs/benchmarks/training.py            # 10 and 10,000 pictures of 128x128 made here, 300 steps each
+    python docs/benchmarks/training.py            # 10 and 10,000 images of 128x128 made here, 300 steps each
 
 Memory is the peak of the process that trains and of its worker together, of resident pages (RSS) and of those that
 belong to no file (anonymous), read from /proc: so this runs on Linux.
@@ -36,7 +36,7 @@ train(recipe, options, print, print)
 
 
 def make(folder: Path, count: int) -> None:
-    """Pictures of smooth noise, all different."""
+    """Images of smooth noise, all different."""
     folder.mkdir()
     generator = np.random.default_rng(0)
     for number in range(count):
@@ -79,16 +79,16 @@ def trained(folder: Path, room: Path, steps: int) -> dict[str, float]:
 
 
 @click.command()
-@click.option("--counts", default="10,10000", show_default=True, help="Numbers of pictures.")
+@click.option("--counts", default="10,10000", show_default=True, help="Numbers of images.")
 @click.option("--steps", default=300, show_default=True)
 def main(counts: str, steps: int) -> None:
-    """Prints a row for each number of pictures."""
-    print("| pictures | peak RSS, MiB | of it anonymous, MiB | loader wait |\n|---|---|---|---|")
+    """Prints a row for each number of images."""
+    print("| images | peak RSS, MiB | of it anonymous, MiB | loader wait |\n|---|---|---|---|")
     for count in map(int, counts.split(",")):
         with tempfile.TemporaryDirectory() as name:
             room = Path(name)
-            make(room / "pictures", count)
-            row = trained(room / "pictures", room, steps)
+            make(room / "images", count)
+            row = trained(room / "images", room, steps)
             print(f"| {count:,} | {row['rss']:.0f} | {row['anonymous']:.0f} | {row['wait']:.1%} |", flush=True)
 
 

@@ -1,10 +1,10 @@
-"""LUD-VAE: a clean picture is made noisy, by latents that were learned from noisy pictures of other scenes.
+"""LUD-VAE: a clean image is made noisy, by latents that were learned from noisy images of other scenes.
 
 Zheng et al., Learn from Unpaired Data for Image Restoration: A Variational Bayes Approach (TPAMI 2023), section 3.
 
-In the paper's letters: z is what the picture shows, z_n its noise, h the Gaussian noise in which clean and noisy
-pictures become alike. Here is what ships: encoder of the content, priors of the noise, decoder. What infers z_n from a
-noisy picture only trains, and lives in `medcli.methods.ludvae`. Attributes have the names of the published weights.
+In the paper's letters: z is what the image shows, z_n its noise, h the Gaussian noise in which clean and noisy
+images become alike. Here is what ships: encoder of the content, priors of the noise, decoder. What infers z_n from a
+noisy image only trains, and lives in `medcli.methods.ludvae`. Attributes have the names of the published weights.
 """
 
 from __future__ import annotations
@@ -107,9 +107,9 @@ def _started(layer: nn.Conv2d, weights: Tensor, rough: float = ROUGH) -> nn.Conv
 class LUDVAE(nn.Module):
     """Called, it restores: (B, C, H, W) float in [0, 1] -> same shape, and draws nothing. `sample` makes noise.
 
-    width: of all maps, each at full resolution; 128 in the paper. sigma_x, sigma_y: of h on clean and on noisy pictures
+    width: of all maps, each at full resolution; 128 in the paper. sigma_x, sigma_y: of h on clean and on noisy images
     in training, in grey levels of 255. gain, offset: for each channel, such that noisy * gain + offset has the mean and
-    the deviation of clean pictures; empty where they are alike.
+    the deviation of clean images; empty where they are alike.
 
     Departs: a fresh network nearly is the identity. As published, from PyTorch's random weights, 24 layers answer at
     first with nothing but their bias, and many thousands of steps pass before noise is learned.
@@ -148,14 +148,14 @@ class LUDVAE(nn.Module):
         self.proj_c_1, self.proj_c_2 = Proj(width), Proj(width)
 
     def forward(self, noisy: Tensor) -> Tensor:
-        """The clean picture of a noisy one (N2C): its content decoded with all noise latents zero."""
+        """The clean image of a noisy one (N2C): its content decoded with all noise latents zero."""
         return self.decode(self.content(self.matched(noisy)), nothing)
 
     def sample(self, clean: Tensor, normal: Normal, *, sigma: float, temperature: float = 1.0) -> Tensor:
-        """(B, C, H, W) float in [0, 1] -> a noisy picture of the same shape, not clipped (C2N).
+        """(B, C, H, W) float in [0, 1] -> a noisy image of the same shape, not clipped (C2N).
 
         sigma: of h, in grey levels; the more, the more noise. temperature: factor on the latents, 0 for none. What is
-        drawn is all in `normal`: the same numbers give the same picture.
+        drawn is all in `normal`: the same numbers give the same image.
         """
 
         def latents(level: int, decoded: Tensor, prior: Given) -> Tensor:
@@ -165,18 +165,18 @@ class LUDVAE(nn.Module):
         return self.unmatched(self.decode(self.content(hidden), latents if temperature else nothing))
 
     def restore(self, noisy: Tensor, normal: Normal, *, sigma: float) -> Tensor:
-        """What a call gives where h, of this sigma in grey levels, is added to the noisy picture first."""
+        """What a call gives where h, of this sigma in grey levels, is added to the noisy image first."""
         restored: Tensor = self(noisy + sigma / 255 * normal(0, self.channels))
         return restored
 
-    def content(self, picture: Tensor) -> Content:
-        """h of a picture, (B, C, H, W) -> z, three times (B, width, H, W), deepest first (section 3.3)."""
-        near = self.enc_1(self.inconv(picture))
+    def content(self, image: Tensor) -> Content:
+        """h of an image, (B, C, H, W) -> z, three times (B, width, H, W), deepest first (section 3.3)."""
+        near = self.enc_1(self.inconv(image))
         middle = self.enc_2(near)
         return self.enc_3(middle), middle, near
 
     def decode(self, content: Content, latents: Latents) -> Tensor:
-        """z and z_n -> the picture, (B, C, H, W) in the scale of clean ones.
+        """z and z_n -> the image, (B, C, H, W) in the scale of clean ones.
 
         Departs: priors see what is decoded so far, and with it the content, as in the published code; p(z_n) of
         equation 12 does not. So noise may depend on brightness.
@@ -187,22 +187,22 @@ class LUDVAE(nn.Module):
         decoded = self.proj_2(decoded, latents(2, decoded, self.Gauconv_p_2))
         decoded = self.proj_c_1(self.dec_2(decoded), near)
         decoded = self.proj_1(decoded, latents(1, decoded, self.Gauconv_p_1))
-        picture: Tensor = self.outconv(self.dec_1(decoded))
-        return picture
+        image: Tensor = self.outconv(self.dec_1(decoded))
+        return image
 
     def matched(self, noisy: Tensor) -> Tensor:
-        """A noisy picture with the mean and deviation of clean ones. Departs: not clipped, so it can be undone."""
+        """A noisy image with the mean and deviation of clean ones. Departs: not clipped, so it can be undone."""
         if not self.config["gain"]:
             return noisy
         gain, offset = self._statistics(noisy)
         return noisy * gain + offset
 
-    def unmatched(self, picture: Tensor) -> Tensor:
+    def unmatched(self, image: Tensor) -> Tensor:
         """The way back."""
         if not self.config["gain"]:
-            return picture
-        gain, offset = self._statistics(picture)
-        return (picture - offset) / gain
+            return image
+        gain, offset = self._statistics(image)
+        return (image - offset) / gain
 
     def _statistics(self, like: Tensor) -> tuple[Tensor, Tensor]:
         """Gain and offset, each (C, 1, 1)."""
@@ -216,7 +216,7 @@ def standard(like: Tensor) -> Gaussian:
 
 
 def nothing(level: int, decoded: Tensor, prior: Given) -> Tensor:
-    """The noise latents of a clean picture."""
+    """The noise latents of a clean image."""
     return torch.zeros_like(decoded)
 
 

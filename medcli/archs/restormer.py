@@ -48,7 +48,7 @@ class ChannelAttention(nn.Module):
         query, key, value = (
             part.unflatten(1, (self.heads, -1)).flatten(3) for part in self.spread(self.widen(features)).chunk(3, dim=1)
         )
-        # Two products: a C x C map of rows as long as the picture is nothing that fused attention speeds up.
+        # Two products: a C x C map of rows as long as the image is nothing that fused attention speeds up.
         likeness = _unit(query) @ _unit(key).transpose(-2, -1)
         weights = (likeness.float() * self.temperature).softmax(-1).to(value.dtype)
         mixed: Tensor = self.project((weights @ value).reshape(features.shape))

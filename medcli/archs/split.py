@@ -1,6 +1,6 @@
 """A residual U-Net in two halves, with a latent at every level between them: disentanglement on a plain CPU.
 
-As fast as the network of `unet.py`, of whose blocks it is made, but with no way from the picture to the answer except
+As fast as the network of `unet.py`, of whose blocks it is made, but with no way from the image to the answer except
 through the latent: a tuple with one tensor for each level, finest first.
 """
 
@@ -24,7 +24,7 @@ def _stage(width: int, depth: int) -> nn.Sequential:
 
 
 class Encoder(nn.Module):
-    """Picture (B, channels, H, W) -> latent of (B, widths[i], H / u / 2^i, W / u / 2^i), with u = unshuffle."""
+    """Image (B, channels, H, W) -> latent of (B, widths[i], H / u / 2^i, W / u / 2^i), with u = unshuffle."""
 
     def __init__(self, channels: int, widths: Sequence[int], blocks: Sequence[int], unshuffle: int) -> None:
         super().__init__()
@@ -42,7 +42,7 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Latent -> picture, or noise about zero."""
+    """Latent -> image, or noise about zero."""
 
     def __init__(
         self, channels: int, widths: Sequence[int], blocks: Sequence[int], unshuffle: int, noise: bool
@@ -57,8 +57,8 @@ class Decoder(nn.Module):
         features = self.stages[-1](latent[-1])
         for level in reversed(range(len(self.ups))):
             features = self.stages[level](self.ups[level](features) + latent[level])
-        picture = F.pixel_shuffle(self.tail(features), self.unshuffle)
-        return picture if self.noise else picture + 0.5
+        image = F.pixel_shuffle(self.tail(features), self.unshuffle)
+        return image if self.noise else image + 0.5
 
 
 class SplitUNet(nn.Module):
@@ -66,9 +66,9 @@ class SplitUNet(nn.Module):
 
     widths: channels of each level, finest first. encoders, decoders: residual blocks of each level on either side of
     the latent, one entry for each width. unshuffle: side of the pixel block that becomes channels before the first
-    convolution. noise: answer with noise about zero, of the same shape, instead of a picture.
+    convolution. noise: answer with noise about zero, of the same shape, instead of an image.
 
-    A fresh network is the identity: the finest latent carries the unshuffled picture in its first channels, and the
+    A fresh network is the identity: the finest latent carries the unshuffled image in its first channels, and the
     decoder starts as the one that reads them out. A fresh network for noise answers zero.
     """
 
@@ -115,10 +115,10 @@ class SplitUNet(nn.Module):
 
     def decode(self, latent: Latent) -> Tensor:
         """The latent -> (B, C, H, W), about [0, 1]."""
-        picture: Tensor = self.decoder(latent)
-        return picture
+        image: Tensor = self.decoder(latent)
+        return image
 
-    def noise_twin(self) -> SplitUNet:
+    def make_noise_network(self) -> SplitUNet:
         """A fresh network of this size that answers with noise."""
         return SplitUNet(**{**self.config, "noise": True})
 
@@ -128,7 +128,7 @@ class SplitUNet(nn.Module):
 
 @torch.no_grad()
 def _start_as_identity(encoder: Encoder, decoder: Decoder) -> None:
-    """Head and tail hand the picture through the first channels; nothing else writes there at first."""
+    """Head and tail hand the image through the first channels; nothing else writes there at first."""
     folded = encoder.head.in_channels
     nn.init.dirac_(decoder.tail.weight)
     stages = (*encoder.stages[0].modules(), *decoder.stages[0].modules())
@@ -147,4 +147,4 @@ def _check(
     if not len(widths) == len(encoders) == len(decoders):
         raise ValueError(f"encoders and decoders must have {len(widths)} entries, one for each width")
     if widths[0] < channels * unshuffle**2:
-        raise ValueError(f"the first width must hold {channels * unshuffle**2} channels of the picture: {widths[0]}")
+        raise ValueError(f"the first width must hold {channels * unshuffle**2} channels of the image: {widths[0]}")

@@ -81,7 +81,7 @@ def _across(vectors: Tensor, directions: Tensor) -> Tensor:
 class PositionBias(nn.Module):
     """Continuous position bias (Swin V2, equations 3 and 4): an MLP from the offset of two tokens to a logit per head.
 
-    It depends on no picture: without gradients it is computed once and kept until a weight changes.
+    It depends on no image: without gradients it is computed once and kept until a weight changes.
     """
 
     coordinates: Tensor
@@ -134,7 +134,7 @@ class WindowAttention(nn.Module):
     def forward(self, tokens: Tensor) -> Tensor:
         """(B, H, W, C) -> same shape; H and W multiples of the window.
 
-        Departs: the original rolls the picture and masks what the roll brought together with -100. Here the shifted
+        Departs: the original rolls the image and masks what the roll brought together with -100. Here the shifted
         windows are cut at the border, which is the same attention without a copy, a mask, or a trace of what is masked.
         """
         bias = self.position()
@@ -201,7 +201,7 @@ class Stage(nn.Module):
 
 
 class Encoder(nn.Module):
-    """Picture (B, channels, H, W) -> latent (B, width, H / patch, W / patch), and for noise the stem's features too."""
+    """Image (B, channels, H, W) -> latent (B, width, H / patch, W / patch), and for noise the stem's features too."""
 
     mean: Tensor
 
@@ -222,7 +222,7 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Latent -> picture, or noise about zero."""
+    """Latent -> image, or noise about zero."""
 
     mean: Tensor
 
@@ -241,8 +241,8 @@ class Decoder(nn.Module):
         features = self.after(_first(self.norm(self.stage(tokens) + tokens)))
         if self.noise:
             features = features + latent[1]
-        picture: Tensor = self.last(F.pixel_shuffle(features, self.patch))
-        return picture if self.noise else picture + self.mean
+        image: Tensor = self.last(F.pixel_shuffle(features, self.patch))
+        return image if self.noise else image + self.mean
 
 
 class SwinTx(nn.Module):
@@ -250,7 +250,7 @@ class SwinTx(nn.Module):
 
     width: channels of a token. depths: layers before the latent, and after it. heads: of attention. window: side of a
     window in tokens. patch: side in pixels of a token; 2 costs a quarter of 1. noise: answer with noise about zero, of
-    the same shape, instead of a picture. Width 180 and depths (6, 6) are the published size: 4,061,019 parameters.
+    the same shape, instead of an image. Width 180 and depths (6, 6) are the published size: 4,061,019 parameters.
 
     All that the decoder sees comes through the latent. There is one at the tokens' own resolution.
     Departs: no stochastic depth. Its draws would not follow the keys of a batch, and noise is never twice the same.
@@ -303,10 +303,10 @@ class SwinTx(nn.Module):
 
     def decode(self, latent: Latent) -> Tensor:
         """The latent -> (B, C, H, W), about [0, 1]."""
-        picture: Tensor = self.decoder(latent)
-        return picture
+        image: Tensor = self.decoder(latent)
+        return image
 
-    def noise_twin(self) -> SwinTx:
+    def make_noise_network(self) -> SwinTx:
         """A fresh network of this size that answers with noise; its latent holds the stem's features beside."""
         return SwinTx(**{**self.config, "noise": True})
 

@@ -1,4 +1,4 @@
-"""A residual U-Net on a pixel-unshuffled picture: the network for a plain CPU.
+"""A residual U-Net on a pixel-unshuffled image: the network for a plain CPU.
 
 Every choice serves speed per decibel: the finest level runs at half resolution, blocks are two plain convolutions with
 one ReLU (no normalisation, which costs more time than its MACs suggest), and levels are joined by addition, not

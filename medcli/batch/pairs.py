@@ -1,6 +1,6 @@
-"""Noisy pictures and their clean mates: both from files, or the noisy one made by a noise whose draw is keyed.
+"""Noisy images and their clean mates: both from files, or the noisy one made by a noise whose draw is keyed.
 
-The draw of a picture depends on (seed, noise, its relative name) alone: neither on other files nor on their order.
+The draw of an image depends on (seed, noise, its relative name) alone: neither on other files nor on their order.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from medcli.data.crops import keyed_generator
 from medcli.errors import InputError
 from medcli.images import Page, read
 from medcli.images.values import RangeChoice, ValueRange, dtype_range, joint_range, range_of
 from medcli.noise.base import Noise
 from medcli.noise.chain import clipped
+from medcli.seeding import keyed_generator
 
 Pixels = NDArray[Any]
 Floats = NDArray[np.float32]
@@ -30,10 +30,10 @@ Draw = Callable[[Tensor, torch.Generator], tuple[Tensor, str]]
 
 @dataclass(frozen=True)
 class Pair:
-    """One picture twice. noisy: (H, W) or (H, W, 3) as a method gets it; integers where it is, or would be, a file's.
+    """One image twice. noisy: (H, W) or (H, W, 3) as a method gets it; integers where it is, or would be, a file's.
 
     name: relative path. clean: float32, same shape, in [0, 1]. drawn: the noise with its level; empty for files.
-    values: which of the noisy picture are 0 and 1 in the clean one; None for those of its type.
+    values: which of the noisy image are 0 and 1 in the clean one; None for those of its type.
     """
 
     name: str
@@ -44,13 +44,13 @@ class Pair:
 
     @property
     def scale(self) -> ValueRange:
-        """The one on which both pictures are compared."""
+        """The one on which both images are compared."""
         return self.values or dtype_range(self.noisy.dtype)
 
 
 @dataclass(frozen=True)
-class NoisedPictures:
-    """Clean pictures of `folder`, with noise that is added in float.
+class SyntheticPairsFromFiles:
+    """Clean images of `folder`, with noise that is added in float.
 
     clip: to [0, 1] after every component of the noise. round: to 8 bits in the end, as a file would hold it. range:
     which values of the files are black and white.
@@ -85,7 +85,7 @@ class NoisedPictures:
 class FilePairs:
     """Pairs of files: (noisy, clean), relative to their folders.
 
-    round: the noisy file's own values go into a method; else floats on the scale of the clean picture. range: which
+    round: the noisy file's own values go into a method; else floats on the scale of the clean image. range: which
     values are black and white; where that is found in the values, one range that covers both files of a pair.
     """
 
@@ -108,7 +108,7 @@ class FilePairs:
             if noisy.shape != clean.shape:
                 raise InputError(
                     f"{self.noisy / noisy_name} is {_size(noisy)}, but {self.clean / clean_name} is {_size(clean)}.",
-                    "The two pictures of a pair must match pixel by pixel.",
+                    "The two images of a pair must match pixel by pixel.",
                 )
             if self.round:
                 yield Pair(clean_name.as_posix(), noisy, clean, values=values[0])
@@ -121,14 +121,14 @@ def one_draw(noise: Noise, clean: Tensor, generator: torch.Generator, /, *, clip
 
     clip: to [0, 1] after every component of the noise.
     """
-    settled = noise.settle(generator)
-    return (clipped(settled) if clip else settled)(clean, generator), str(settled)
+    with_parameters = noise.sample_parameters(generator)
+    return (clipped(with_parameters) if clip else with_parameters)(clean, generator), str(with_parameters)
 
 
 def with_noise(clean: Floats, name: str, draw: Draw, generator: torch.Generator) -> tuple[Floats, str]:
     """(H, W) or (H, W, 3) -> the same with noise, and what was drawn. draw: takes (C, H, W). name: of the noise.
 
-    Raises InputError where the noise does not fit the picture.
+    Raises InputError where the noise does not fit the image.
     """
     planes = torch.from_numpy(clean.reshape(*clean.shape[:2], -1)).permute(2, 0, 1)
     try:
@@ -156,7 +156,7 @@ def as_stored(pixels: Floats, dtype: Any, values: ValueRange | None = None) -> P
 
 
 def _on_scale(pixels: Pixels, values: ValueRange) -> Floats:
-    """A clean picture; where its ends were found in its values, what lies beyond them is clipped."""
+    """A clean image; where its ends were found in its values, what lies beyond them is clipped."""
     unit = values.to_unit(pixels)
     return unit if values == dtype_range(pixels.dtype) else unit.clip(0, 1)
 
@@ -164,7 +164,7 @@ def _on_scale(pixels: Pixels, values: ValueRange) -> Floats:
 def _page(path: Path) -> Page:
     pages = read(path).pages
     if len(pages) != 1:
-        raise InputError(f"{path} has {len(pages)} pages.", "Save them as single pictures to have each one scored.")
+        raise InputError(f"{path} has {len(pages)} pages.", "Save them as single images to have each one scored.")
     return pages[0]
 
 

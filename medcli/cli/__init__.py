@@ -17,15 +17,15 @@ import click
 
 from medcli import __version__, cpu
 from medcli.cli.lazy import EXIT_CODES, Lazy, LazyGroup
-from medcli.cli.progress import letter
+from medcli.cli.progress import message_lines
 from medcli.errors import MedcliError, ran_out
 
 COMMANDS: Mapping[str, Lazy] = {
-    "denoise": Lazy("medcli.cli.denoise:command", "Remove the noise from pictures, folders or a pipe."),
-    "adapt": Lazy("medcli.cli.adapt:command", "Let a model learn from your own noisy pictures, then denoise them."),
+    "denoise": Lazy("medcli.cli.denoise:command", "Remove the noise from images, folders or a pipe."),
+    "adapt": Lazy("medcli.cli.adapt:command", "Let a model learn from your own noisy images, then denoise them."),
     "train": Lazy("medcli.cli.train:command", "Train a denoiser, or go on training one."),
-    "synth-pairs": Lazy("medcli.cli.synth_pairs:command", "Make the noisy mate of every clean picture."),
-    "eval": Lazy("medcli.cli.eval:command", "Measure denoisers on pictures whose clean mate is known."),
+    "synth-pairs": Lazy("medcli.cli.synth_pairs:command", "Make the noisy mate of every clean image."),
+    "eval": Lazy("medcli.cli.eval:command", "Measure denoisers on images whose clean mate is known."),
     "models": Lazy("medcli.cli.models:command", "The models: what there is, fetch, check, pack, publish."),
 }
 
@@ -41,17 +41,17 @@ Examples:
 READER, PATIENCE = "med-read", 0.2  # threads of `medcli.images.reader`; seconds
 
 
-class Door(LazyGroup):
-    """Who names a picture first most likely wants it denoised."""
+class CommandGroup(LazyGroup):
+    """Who names an image first most likely wants it denoised."""
 
     def hint(self, name: str) -> str:
         return f"Did you mean 'med denoise {name}'?" if Path(name).exists() else super().hint(name)
 
 
 @click.group(
-    cls=Door,
+    cls=CommandGroup,
     table=COMMANDS,
-    help=f"Denoise pictures.\n\n{EXAMPLES}",
+    help=f"Denoise images.\n\n{EXAMPLES}",
     epilog=EXIT_CODES,
     context_settings={"help_option_names": ["-h", "--help"], "auto_envvar_prefix": "MED"},
 )
@@ -130,17 +130,17 @@ def _code() -> int:
         error.show()
         return error.exit_code
     except MedcliError as error:
-        click.echo("\n".join(letter(error)), err=True)
+        click.echo("\n".join(message_lines(error)), err=True)
         return error.exit_code
     except OSError as error:  # asked too early or too late to be anybody's: a folder without rights, an odd name
         place = f"{error.filename}: " if error.filename else ""  # a standard stream has no name
-        click.echo("\n".join(letter(MedcliError(f"{place}{error.strerror or error}."))), err=True)
+        click.echo("\n".join(message_lines(MedcliError(f"{place}{error.strerror or error}."))), err=True)
         return MedcliError.exit_code
     except (MemoryError, RuntimeError, ImportError) as error:
         if not ran_out(error):
             raise
         hint = "Close other programs, or raise the limit on memory, if there is one."
-        click.echo("\n".join(letter(MedcliError("There is not enough memory.", hint))), err=True)
+        click.echo("\n".join(message_lines(MedcliError("There is not enough memory.", hint))), err=True)
         return MedcliError.exit_code
 
 

@@ -1,4 +1,4 @@
-"""`med adapt`: a model learns from the noisy pictures, is judged by them, and the better one denoises them."""
+"""`med adapt`: a model learns from the noisy images, is judged by them, and the better one denoises them."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from medcli.cli.lazy import EXIT_CODES
 from medcli.errors import InputError, OutputError
 
 if TYPE_CHECKING:
-    from medcli.batch.plan import Job
-    from medcli.cli.training import Display
+    from medcli.batch.denoise.plan import Job
+    from medcli.cli.train_display import TrainDisplay
     from medcli.images.values import RangeChoice
-    from medcli.train.adapt import Adapted, Lesson
-    from medcli.train.judge import Look
+    from medcli.train.adapt.run import AdaptationJob, Adapted
+    from medcli.train.adapt.sure import NoiseStatistics
     from medcli.zoo.model import Model
 
-HELP = """Let a model learn from your own noisy pictures, then denoise them with it.
+HELP = """Let a model learn from your own noisy images, then denoise them with it.
 
 \b
 Examples:
@@ -31,7 +31,7 @@ Examples:
   med adapt scans/ --minutes 10 -o clean/ --save mine.safetensors
   med adapt cells.png --dry-run             tells what the noise is like
 
-No clean picture is needed. The model learns to guess hidden pixels from those around them. Some rows of each picture
+No clean image is needed. The model learns to guess hidden pixels from those around them. Some rows of each image
 are kept from it: on them, before and after are compared, and the adapted model is used only where it is clearly
 better; otherwise the model as it was. The adapted weights are kept beside the results, or where --save says.
 
@@ -43,7 +43,7 @@ so and denoises with the model as it is. Results go where those of 'med denoise'
 
 
 @dataclass(frozen=True)
-class Request:
+class AdaptOptions:
     """How to adapt. save: where the weights go, None for beside the results."""
 
     model: str
@@ -100,70 +100,72 @@ def command(
     dry_run: bool,
     quiet: bool,
 ) -> None:
-    from medcli.batch.plan import Naming, make_plan
+    from medcli.batch.denoise.plan import OutputNaming, make_plan
 
     place, is_folder = output or options.Output(None, False)
     if Path("-") in (*inputs, place):
-        raise click.UsageError("Pictures to adapt to are files: a pipe can be read only once.")
-    jobs = make_plan(inputs, Naming(place, folder=is_folder), recursive=recursive, force=force)
+        raise click.UsageError("Images to adapt to are files: a pipe can be read only once.")
+    jobs = make_plan(inputs, OutputNaming(place, folder=is_folder), recursive=recursive, force=force)
     values = options.chosen_range(range_, range_from, nodata)
-    request = Request(model, minutes, device, precision, seed, save, force, quiet, values, nodata)
-    weights = None if dry_run else _place(request, jobs)
+    adapt_options = AdaptOptions(model, minutes, device, precision, seed, save, force, quiet, values, nodata)
+    weights = None if dry_run else _place(adapt_options, jobs)
     with TemporaryDirectory(prefix="med-adapt-") as folder:
-        chosen = _adapted(request, jobs, Path(folder), weights)
-    _denoise(request, jobs, chosen, rehearse=dry_run)
+        chosen = _adapted(adapt_options, jobs, Path(folder), weights)
+    _denoise(adapt_options, jobs, chosen, dry_run=dry_run)
 
 
-def _place(request: Request, jobs: Sequence[Job]) -> Path:
+def _place(adapt_options: AdaptOptions, jobs: Sequence[Job]) -> Path:
     """Where adapted weights go. Raises OutputError where something is there already."""
     first = jobs[0]
     beside = (first.root or first.target.parent) / f"{first.target.stem if len(jobs) == 1 else 'adapted'}.safetensors"
-    path = request.save or beside
+    path = adapt_options.save or beside
     if path.suffix != ".safetensors":
         raise OutputError(f"--save {path} is no name for weights.", "Let it end in .safetensors.")
-    if path.exists() and not request.force:
+    if path.exists() and not adapt_options.force:
         raise OutputError(f"{path} exists already.", "Add --force to overwrite it, or name another with --save.")
     return path
 
 
-def _adapted(request: Request, jobs: Sequence[Job], folder: Path, weights: Path | None) -> Model:
+def _adapted(adapt_options: AdaptOptions, jobs: Sequence[Job], folder: Path, weights: Path | None) -> Model:
     """The model to use; without a place for weights it is the one that there is."""
     from medcli.data.cache import Reading
-    from medcli.images.picture import is_gray
-    from medcli.train.adapt import lesson, open_pictures
+    from medcli.images.decoded_image import is_gray
+    from medcli.train.adapt.run import adaptation_job, open_images
     from medcli.zoo.model import find_model
 
     missing = [job.source for job in jobs if not job.source.exists()]
     if missing:
         raise InputError(f"There is no file {missing[0]}.")
-    model = find_model(request.model, request.say)
-    reading = Reading(request.range, request.nodata)
-    pictures = open_pictures([job.source for job in jobs], folder, reading, request.say)
-    found = lesson(model.network(), model.card, pictures)
-    request.say(_noise(found.seen))
+    model = find_model(adapt_options.model, adapt_options.say)
+    reading = Reading(adapt_options.range, adapt_options.nodata)
+    images = open_images([job.source for job in jobs], folder, reading, adapt_options.say)
+    found = adaptation_job(model.network(), model.card, images)
+    adapt_options.say(_noise(found.seen))
     warning = model.gray_warning
-    if warning and all(is_gray(found.pictures[place]) for place in range(len(found.pictures))):
-        request.say(warning)
+    if warning and all(is_gray(found.images[place]) for place in range(len(found.images))):
+        adapt_options.say(warning)
     if found.obstacle:
-        request.say(f"not adapted: {found.obstacle}; {request.model} is used as it is")
-        _recommend(request, found)
+        adapt_options.say(f"not adapted: {found.obstacle}; {adapt_options.model} is used as it is")
+        _recommend(adapt_options, found)
     elif weights is None:
-        request.say(f"{request.model} would learn from {len(found.pictures)} pictures for {request.minutes:g} min")
+        adapt_options.say(
+            f"{adapt_options.model} would learn from {len(found.images)} images for {adapt_options.minutes:g} min"
+        )
     else:
-        return _learned(request, found, folder, weights) or model
+        return _learned(adapt_options, found, folder, weights) or model
     return model
 
 
-def _recommend(request: Request, found: Lesson) -> None:
+def _recommend(adapt_options: AdaptOptions, found: AdaptationJob) -> None:
     """Models of the zoo that can learn from noise that neighbours share, where that is what was in the way."""
     from medcli.zoo.model import blind_spot_models
 
     known = " or ".join(f"-m {name}" for name in blind_spot_models())
     if known and found.seen.stride > 1 and not found.card.blind_spot:
-        request.say(f"a blind-spot model can learn from such images: {known}")
+        adapt_options.say(f"a blind-spot model can learn from such images: {known}")
 
 
-def _noise(seen: Look) -> str:
+def _noise(seen: NoiseStatistics) -> str:
     if not seen.stride:
         return "noise: not measured"
     return f"noise: about {seen.sigma:.1f} grey levels; independent {_apart(seen.stride)}"
@@ -173,27 +175,31 @@ def _apart(stride: int) -> str:
     return "from pixel to pixel" if stride == 1 else f"only at a stride of {stride} pixels"
 
 
-def _learned(request: Request, found: Lesson, folder: Path, path: Path) -> Model | None:
+def _learned(adapt_options: AdaptOptions, found: AdaptationJob, folder: Path, path: Path) -> Model | None:
     """The adapted model, kept at `path`; None where it is not clearly better."""
-    from medcli.cli.training import Display
-    from medcli.engine.memory import keep_heap
-    from medcli.train.adapt import STEPS, adapt, save
-    from medcli.train.machine import choose_machine
+    from medcli.cli.train_display import TrainDisplay
+    from medcli.engine.memory import keep_freed_memory
+    from medcli.train.adapt.run import STEPS, adapt, save
+    from medcli.train.hardware import choose_hardware
     from medcli.zoo.model import Model
 
-    machine = choose_machine(request.device, request.precision, workers=0)
+    hardware = choose_hardware(adapt_options.device, adapt_options.precision, workers=0)
     _make_room(path.parent)
-    keep_heap()
-    with Display(STEPS, quiet=request.quiet) as display:
+    keep_freed_memory()
+    with TrainDisplay(STEPS, quiet=adapt_options.quiet) as display:
         adapted = adapt(
             found,
-            folder=folder, machine=machine, minutes=request.minutes, seed=request.seed, report=display.report,
-        )  # fmt: skip
-        tell(adapted, request.model, display)
-    if adapted.verdict is None or not adapted.verdict.better:
+            folder=folder,
+            hardware=hardware,
+            minutes=adapt_options.minutes,
+            seed=adapt_options.seed,
+            report=display.report,
+        )
+        tell(adapted, adapt_options.model, display)
+    if adapted.comparison is None or not adapted.comparison.better:
         return None
-    save(path, adapted, found.card, sorted({Path(name).name for name in found.pictures.names}))
-    request.say(f"{path} holds the adapted model: med denoise PICTURE --model {path}")
+    save(path, adapted, found.card, sorted({Path(name).name for name in found.images.names}))
+    adapt_options.say(f"{path} holds the adapted model: med denoise IMAGE --model {path}")
     return Model(str(path), path)
 
 
@@ -206,33 +212,38 @@ def _make_room(folder: Path) -> None:
         raise OutputError(f"{folder} cannot be written: {error.strerror}.", hint) from error
 
 
-def tell(adapted: Adapted, model: str, display: Display) -> None:
+def tell(adapted: Adapted, model: str, display: TrainDisplay) -> None:
     """What the criterion said of both models, and which is used."""
     if adapted.interrupted:
         display.say(f"stopped after {adapted.steps} steps; what was learned is judged")
-    verdict = adapted.verdict
-    if verdict is None:
+    comparison = adapted.comparison
+    if comparison is None:
         display.say(f"nothing was learned; {model} is used as it is")
         return
-    holes, used, strong = (f"{g:+.3f} ± {2 * e:.3f}" for g, e in zip(verdict.gains, verdict.errors, strict=True))
-    display.say(f"on rows kept aside: hidden pixels {model} {verdict.before:.3f}, adapted {verdict.after:.3f} (RMS)")
+    holes, used, strong = (f"{g:+.3f} ± {2 * e:.3f}" for g, e in zip(comparison.gains, comparison.errors, strict=True))
+    display.say(
+        f"on rows kept aside: hidden pixels {model} {comparison.before:.3f}, adapted {comparison.after:.3f} (RMS)"
+    )
     display.say(f"gain in units of the noise: hidden {holes}; as used {used}, and {strong} if the noise is stronger")
-    which = "the adapted model is better and is used" if verdict.better else f"not clearly better: {model} is used"
+    which = "the adapted model is better and is used" if comparison.better else f"not clearly better: {model} is used"
     display.say(which)
 
 
-def _denoise(request: Request, jobs: Sequence[Job], model: Model, *, rehearse: bool) -> None:
-    from medcli.batch.files import Files, Settings, Streams
-    from medcli.batch.restore import Denoise
-    from medcli.cli import session
+def _denoise(adapt_options: AdaptOptions, jobs: Sequence[Job], model: Model, *, dry_run: bool) -> None:
+    from medcli.batch.denoise.files import ImageFiles, Settings, Streams
+    from medcli.batch.denoise.restore import Denoise
+    from medcli.cli import denoise_run
 
     settings = Settings(
-        model.checksums.blake2b, precision=request.precision, range=str(request.range), nodata=request.nodata
+        model.checksums.blake2b,
+        precision=adapt_options.precision,
+        range=str(adapt_options.range),
+        nodata=adapt_options.nodata,
     )
-    files = Files(jobs, settings, Streams(sys.stdin.buffer, sys.stdout.buffer))
-    asked = session.Request(
-        model, Denoise(), request.device, request.precision, False, "auto", None,
-        range=request.range, nodata=request.nodata,
+    files = ImageFiles(jobs, settings, Streams(sys.stdin.buffer, sys.stdout.buffer))
+    asked = denoise_run.DenoiseOptions(
+        model, Denoise(), adapt_options.device, adapt_options.precision, False, "auto", None,
+        range=adapt_options.range, nodata=adapt_options.nodata,
     )  # fmt: skip
-    run = session.Session(asked, files, jobs, quiet=request.quiet)
-    (run.rehearse if rehearse else run.perform)(force=request.force)
+    run = denoise_run.DenoiseRun(asked, files, jobs, quiet=adapt_options.quiet)
+    (run.dry_run if dry_run else run.execute)(force=adapt_options.force)

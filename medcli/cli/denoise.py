@@ -18,13 +18,13 @@ from medcli.images.formats import FORMATS
 from medcli.images.source import MAX_PIXELS
 
 if TYPE_CHECKING:
-    from medcli.batch.enlarge import Enlarge
-    from medcli.batch.plan import Job
-    from medcli.batch.restore import Task
+    from medcli.batch.denoise.plan import Job
+    from medcli.batch.denoise.restore import ImageTask
+    from medcli.batch.denoise.upscale import Upscale
     from medcli.zoo.model import Model
 
 BLACK = "black"
-HELP = """Remove the noise from pictures.
+HELP = """Remove the noise from images.
 
 \b
 Examples:
@@ -35,17 +35,17 @@ Examples:
   med denoise torn.png --mask holes.png -m run/    fills what is white in holes.png
   med denoise small.png --upscale 2 -m run/        twice the pixels on each side
 
-INPUT is a picture, several, a folder, or '-' for standard input. PNG, TIFF, JPEG, WebP and BMP come back in their own
+INPUT is an image, several, a folder, or '-' for standard input. PNG, TIFF, JPEG, WebP and BMP come back in their own
 format, depth and colours, with their metadata.
 
 \b
 Where results go:
-  one picture    beside it as NAME.denoised.EXT; or -o FILE, or -o FOLDER
-  many pictures  the same for each; -o must be a folder
+  one image    beside it as NAME.denoised.EXT; or -o FILE, or -o FOLDER
+  many images  the same for each; -o must be a folder
   a folder       FOLDER.denoised beside it, under the same names; or -o FOLDER
   -              standard output; or -o FILE
 
-A run over many pictures goes on where an earlier one stopped: results that are up to date (same input, model and
+A run over many images goes on where an earlier one stopped: results that are up to date (same input, model and
 settings) are skipped, other results of its own are made again. It keeps its notes in .medcli.jsonl in the output
 folder. Files of anybody else are not overwritten without --force, and an input only if -o names it as well. Hidden
 files and earlier results (NAME.denoised.EXT) in a folder are passed over; a folder that holds only what an earlier run
@@ -53,21 +53,21 @@ mirrored into it can be the input of the next.
 
 \b
 With a model that was trained for it (med train --pool corruption):
-  --mask FILE    a picture of the same size: what is white there is missing and
+  --mask FILE    an image of the same size: what is white there is missing and
                  is filled; all other pixels stay as they are
-  --mask DIR     a mask for each picture, under the picture's name
+  --mask DIR     a mask for each image, under the image's name
   --mask black   what is black (0) in all channels is missing; the rest stays
-  --upscale N    the picture is enlarged, then restored; it prints at its old
+  --upscale N    the image is enlarged, then restored; it prints at its old
                  size, as its resolution grows with it
 Without them the model's answer is taken for every pixel.
 
 \b
 Which values are black and white:
   --range auto       8 bits: 0 and 255. Wider integers and floats: the type's own
-                     (0 to 65535; 0 to 1) if the picture fills half of it, else
+                     (0 to 65535; 0 to 1) if the image fills half of it, else
                      robust ends of its values, one range for all its pages
-  --range dtype      the type's own ends, whatever the picture holds
-  --range LOW:HIGH   these; --range-from FIRST those of a picture, for a series
+  --range dtype      the type's own ends, whatever the image holds
+  --range LOW:HIGH   these; --range-from FIRST those of an image, for a series
 Values outside are mapped back as they are, nothing is clipped. What is no data
 (NaN, infinity, GDAL's nodata, --nodata VALUE) and what lies further outside than
 the range is wide comes back bit for bit, and does not spread.
@@ -165,13 +165,13 @@ Every option can be set in the environment: MED_DENOISE_MODEL, MED_DENOISE_DEVIC
     metavar="N",
     default=MAX_PIXELS,
     show_default=True,
-    help="Refuse larger pictures before they are decoded.",
+    help="Refuse larger images before they are decoded.",
 )
 @options.threads()
 @click.option("--keep-time", is_flag=True, help="Give results the modification time of their inputs.")
 @click.option("-f", "--force", is_flag=True, help="Overwrite; make results again that are up to date.")
 @click.option("-n", "--dry-run", is_flag=True, help="Say what would be done, and do nothing.")
-@click.option("--json", "as_objects", is_flag=True, help="One JSON object per picture on standard output.")
+@click.option("--json", "as_objects", is_flag=True, help="One JSON object per image on standard output.")
 @click.option("-q", "--quiet", is_flag=True, help="Only errors on standard error.")
 def command(
     inputs: tuple[Path, ...],
@@ -202,11 +202,11 @@ def command(
     as_objects: bool,
     quiet: bool,
 ) -> None:
-    from medcli.batch.files import Files, Settings, Streams
-    from medcli.batch.fill import Fill
-    from medcli.batch.plan import Naming, make_plan, skipped
-    from medcli.batch.restore import Denoise
-    from medcli.cli.session import Request, Session
+    from medcli.batch.denoise.files import ImageFiles, Settings, Streams
+    from medcli.batch.denoise.inpaint import Inpaint
+    from medcli.batch.denoise.plan import OutputNaming, make_plan, skipped
+    from medcli.batch.denoise.restore import Denoise
+    from medcli.cli.denoise_run import DenoiseOptions, DenoiseRun
     from medcli.zoo.description import NOISE_DOMAIN
     from medcli.zoo.model import find_model
 
@@ -217,9 +217,11 @@ def command(
     place, is_folder = output or Output(None, False)
     _check_streams(inputs, place, as_objects)
     _check_task(mask, upscale, strength)
-    jobs = make_plan(inputs, Naming(place, suffix, format_, is_folder), recursive=recursive, force=force, say=tell)
+    jobs = make_plan(
+        inputs, OutputNaming(place, suffix, format_, is_folder), recursive=recursive, force=force, say=tell
+    )
     _check_idle("--suffix", jobs[0].target == place, f"-o {place} is the whole name of the result.")
-    _check_idle("--overlap", tile == 0, "--tile 0 takes the whole picture at once.")
+    _check_idle("--overlap", tile == 0, "--tile 0 takes the whole image at once.")
     values = options.chosen_range(range_, range_from, nodata)
     found = find_model(model, tell)
     if found.domain == NOISE_DOMAIN:
@@ -227,9 +229,9 @@ def command(
     blind_spot = {"--refine": refine, "--samples": samples, "--seed": seed}
     found.require_blind_spot(name for name, value in blind_spot.items() if value is not None)
     masks = _masks(mask, found, jobs, inputs)
-    task: Task = Denoise(strength)
+    task: ImageTask = Denoise(strength)
     if mask:
-        task = Fill(masks, max_pixels)
+        task = Inpaint(masks, max_pixels)
     elif upscale:
         task = _enlarging(upscale, found, strength, max_pixels, format_)
     settings = Settings(
@@ -237,31 +239,33 @@ def command(
         upscale or 1, BLACK if mask else "", refine, samples, seed, str(values), nodata,
     )  # fmt: skip
     streams = Streams(_received(inputs, dry_run), _binary(sys.stdout))
-    files = Files(jobs, settings, streams, masks=masks, max_pixels=max_pixels, keep_time=keep_time)
-    request = Request(found, task, device, precision, ensemble, tile, overlap, refine, samples, seed, values, nodata)
+    files = ImageFiles(jobs, settings, streams, masks=masks, max_pixels=max_pixels, keep_time=keep_time)
+    request = DenoiseOptions(
+        found, task, device, precision, ensemble, tile, overlap, refine, samples, seed, values, nodata
+    )
     passed = skipped(inputs, recursive)
-    session = Session(request, files, jobs, skipped=passed, as_objects=as_objects, quiet=quiet)
+    session = DenoiseRun(request, files, jobs, skipped=passed, as_objects=as_objects, quiet=quiet)
     if dry_run:
-        session.rehearse(force=force)
+        session.dry_run(force=force)
     else:
-        session.perform(force=force)
+        session.execute(force=force)
 
 
 def _check_streams(inputs: tuple[Path, ...], output: Path | None, as_objects: bool) -> None:
     """Refuses what would mix two things in one stream, or pour bytes into a terminal."""
     dash = Path("-")
     if dash in inputs and len(inputs) > 1:
-        raise click.UsageError("'-' (standard input) is one picture and cannot be mixed with others.")
+        raise click.UsageError("'-' (standard input) is one image and cannot be mixed with others.")
     if dash in inputs and sys.stdin is not None and sys.stdin.isatty():
         raise click.UsageError("Nothing is piped into standard input. Try: med denoise - < noisy.png > clean.png")
     if output != dash and (output or dash not in inputs):
         return
     if as_objects:
-        raise click.UsageError("--json and the picture would mix on standard output. Name a file with -o.")
+        raise click.UsageError("--json and the image would mix on standard output. Name a file with -o.")
     if sys.stdout is None:
-        raise click.UsageError("Standard output is closed. Send the picture to a file: -o clean.png")
+        raise click.UsageError("Standard output is closed. Send the image to a file: -o clean.png")
     if sys.stdout.isatty():
-        raise click.UsageError("Standard output is a terminal. Send the picture to a file: -o clean.png")
+        raise click.UsageError("Standard output is a terminal. Send the image to a file: -o clean.png")
 
 
 def _received(inputs: tuple[Path, ...], dry_run: bool) -> BinaryIO:
@@ -277,7 +281,7 @@ def _binary(stream: TextIO | None) -> BinaryIO:
 
 def _check_task(mask: str | None, upscale: int | None, strength: float) -> None:
     if mask and upscale:
-        raise click.UsageError("--mask and --upscale are two runs: fill the picture, then enlarge the result.")
+        raise click.UsageError("--mask and --upscale are two runs: fill the image, then enlarge the result.")
     if mask and strength < 1:
         raise click.UsageError("--strength does not go with --mask: of what is missing there is nothing to keep.")
 
@@ -293,13 +297,13 @@ def _masks(mask: str | None, model: Model, jobs: Sequence[Job], inputs: Sequence
     """The mask's file of each job; none without --mask, and where black pixels are what is missing."""
     if mask is None:
         return {}
-    from medcli.batch.fill import masks_for
+    from medcli.batch.denoise.inpaint import mask_of_each_job
 
     model.capabilities.require_inpainting()
-    return {} if mask == BLACK else masks_for(Path(mask), jobs, inputs)
+    return {} if mask == BLACK else mask_of_each_job(Path(mask), jobs, inputs)
 
 
-def _enlarging(factor: int, model: Model, strength: float, max_pixels: int, format: str | None) -> Enlarge:
-    from medcli.batch.enlarge import Enlarge
+def _enlarging(factor: int, model: Model, strength: float, max_pixels: int, format: str | None) -> Upscale:
+    from medcli.batch.denoise.upscale import Upscale
 
-    return Enlarge(factor, model.capabilities.upscale_filter(factor), strength, max_pixels, format)
+    return Upscale(factor, model.capabilities.upscale_filter(factor), strength, max_pixels, format)

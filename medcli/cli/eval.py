@@ -1,4 +1,4 @@
-"""`med eval`: models, classical denoisers and the noisy input itself, measured against clean pictures."""
+"""`med eval`: models, classical denoisers and the noisy input itself, measured against clean images."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ import click
 from medcli.cli import options
 from medcli.cli.lazy import EXIT_CODES
 from medcli.cli.options import TileSize
-from medcli.cli.progress import Display, terminal_can_animate
+from medcli.cli.progress import ProgressDisplay, terminal_can_animate
 
 if TYPE_CHECKING:
-    from medcli.batch.evaluate import Method
-    from medcli.batch.pairs import FilePairs, NoisedPictures, Pixels
-    from medcli.batch.summary import Protocol, Table
+    from medcli.batch.evaluate.run import EvaluatedMethod
+    from medcli.batch.evaluate.tables import Protocol, Table
+    from medcli.batch.pairs import FilePairs, Pixels, SyntheticPairsFromFiles
     from medcli.engine.denoiser import Denoiser
     from medcli.images.values import RangeChoice, ValueRange
     from medcli.metrics import Metric
     from medcli.noise.base import Noise
 
-HELP = """Measure denoisers on pictures whose clean mate is known.
+HELP = """Measure denoisers on images whose clean mate is known.
 
 \b
 Examples:
@@ -34,11 +34,11 @@ Examples:
   med eval -m photo --clean real/clean/ --noisy real/noisy/ --markdown scores.md
 
 The noisy input is always the first row. Every table says how its numbers were made: the noise, whether it was clipped
-or rounded, and what was scored. Figures are the mean over pictures, ± their standard deviation; a gain is PSNR over
+or rounded, and what was scored. Figures are the mean over images, ± their standard deviation; a gain is PSNR over
 that of the noisy input.
 
 \b
-Where the noisy pictures come from:
+Where the noisy images come from:
   --noise SPEC   noise is added to the clean ones in float; may be given again, one table each
   --noisy DIR    pairs of files, matched by relative path; the extension may differ
 
@@ -51,17 +51,17 @@ Metrics:
   lpips, fid     lower is better; only with weights that are on this machine, nothing is downloaded
 
 Figures are measured where the range of the values, as 'med denoise' finds it or --range says, is [0, 1]: PSNR has its
-width for a peak. Both pictures of a pair are put on one scale, and clipped to it.
+width for a peak. Both images of a pair are put on one scale, and clipped to it.
 
-A draw of noise depends on the seed, the noise and the picture's relative name alone, so neither order nor number of
+A draw of noise depends on the seed, the noise and the image's relative name alone, so neither order nor number of
 files changes it.
 """
 CLASSICAL = ("bm3d", "nlm", "wavelet")
 
 
 @dataclass(frozen=True)
-class Request:
-    """Which pictures, and what is done to them before anything is measured. round: None for what is usual.
+class EvalOptions:
+    """Which images, and what is done to them before anything is measured. round: None for what is usual.
 
     range: which of their values are black and white.
     """
@@ -77,7 +77,7 @@ class Request:
 
 
 @dataclass(frozen=True)
-class Machine:
+class EngineOptions:
     """How models are run."""
 
     device: str
@@ -99,11 +99,13 @@ class Machine:
             for model in found
         }
 
-    def methods(self, denoisers: Mapping[str, Denoiser], display: Display) -> list[Method]:
-        from medcli.batch.evaluate import Method
+    def methods(self, denoisers: Mapping[str, Denoiser], display: ProgressDisplay) -> list[EvaluatedMethod]:
+        from medcli.batch.evaluate.run import EvaluatedMethod
 
         return [
-            Method(name, _warned(name, partial(denoiser, strength=self.strength, progress=display.advance), display))
+            EvaluatedMethod(
+                name, _warned(name, partial(denoiser, strength=self.strength, progress=display.advance), display)
+            )
             for name, denoiser in denoisers.items()
         ]
 
@@ -116,9 +118,11 @@ class Machine:
         return f"models on {device}, precision {self.precision}, strength {self.strength:g}{passes}"
 
 
-def _warned(name: str, restore: Callable[..., Pixels], display: Display) -> Callable[[Pixels, ValueRange], Pixels]:
-    """The same, with a line at the first gray picture where the model is known not to restore them."""
-    from medcli.images.picture import is_gray
+def _warned(
+    name: str, restore: Callable[..., Pixels], display: ProgressDisplay
+) -> Callable[[Pixels, ValueRange], Pixels]:
+    """The same, with a line at the first gray image where the model is known not to restore them."""
+    from medcli.images.decoded_image import is_gray
     from medcli.zoo.model import find_model
 
     warnings = iter([line] if (line := find_model(name).gray_warning) else [])
@@ -132,7 +136,7 @@ def _warned(name: str, restore: Callable[..., Pixels], display: Display) -> Call
 
 
 @dataclass(frozen=True)
-class Files:
+class OutputFiles:
     """Where the results go besides standard output."""
 
     csv: Path | None
@@ -141,12 +145,12 @@ class Files:
 
     def write(self, tables: Sequence[Table]) -> None:
         """Each file whole, with all tables so far; raises OutputError."""
-        from medcli.batch.summary import as_csv, as_json, markdown
-        from medcli.images.landing import landing
+        from medcli.batch.evaluate.tables import as_csv, as_json, markdown
+        from medcli.files.atomic import atomic_write
 
         for path, form in ((self.csv, as_csv), (self.json, as_json), (self.markdown, markdown)):
             if path is not None:
-                with landing(path) as file:
+                with atomic_write(path) as file:
                     file.write(form(tables).encode())
 
 
@@ -166,7 +170,7 @@ class Files:
     required=True,
     type=options.EXISTING_FOLDER,
     metavar="DIR",
-    help="Folder of clean pictures, with its subfolders.",
+    help="Folder of clean images, with its subfolders.",
 )
 @click.option(
     "--noisy",
@@ -183,7 +187,7 @@ class Files:
     help="Give methods, and score, integers: 8 bits with --noise, the file's with --noisy.  [default: with --noisy]",
 )
 @click.option("--seed", type=int, default=0, show_default=True, help="Of the noise.")
-@click.option("--limit", type=click.IntRange(min=1), metavar="N", help="At most so many pictures, spread evenly.")
+@click.option("--limit", type=click.IntRange(min=1), metavar="N", help="At most so many images, spread evenly.")
 @click.option("--metrics", default="psnr,ssim,ssim7", show_default=True, metavar="LIST", help="Separated by commas.")
 @click.option(
     "--classical",
@@ -191,7 +195,7 @@ class Files:
     type=click.Choice(CLASSICAL),
     help="A denoiser that was not trained; may be given again.",
 )
-@click.option("--csv", type=options.FILE, metavar="FILE", help="One line per picture.")
+@click.option("--csv", type=options.FILE, metavar="FILE", help="One line per image.")
 @click.option("--json", type=options.FILE, metavar="FILE", help="All there is.")
 @click.option("--markdown", type=options.FILE, metavar="FILE", help="The tables.")
 @click.option("--device", type=options.device, metavar="DEVICE", default="auto", show_default=True, help="For models.")
@@ -225,86 +229,86 @@ def command(
     range_from: Path | None,
     quiet: bool,
 ) -> None:
-    from medcli.batch.evaluate import evaluate
-    from medcli.batch.summary import Table
+    from medcli.batch.evaluate.run import evaluate
+    from medcli.batch.evaluate.tables import Table
     from medcli.zoo.fetch import ignore
 
-    request = Request(clean, noisy, noise, clip, rounded, seed, limit, options.chosen_range(range_, range_from))
+    request = EvalOptions(clean, noisy, noise, clip, rounded, seed, limit, options.chosen_range(range_, range_from))
     _check(request)
     rulers, fid = _rulers(metrics)
-    tasks = [Task(each, pairs, _baselines(classical, each)) for each, pairs in _sources(request)]
-    machine = Machine(device, precision, ensemble, strength, tile)
+    tasks = [EvalTask(each, pairs, _baselines(classical, each)) for each, pairs in _sources(request)]
+    machine = EngineOptions(device, precision, ensemble, strength, tile)
     denoisers = machine.load(models, ignore if quiet else partial(click.echo, err=True))
     tables: list[Table] = []
     for task in tasks:
         steps = len(task.pairs) * (1 + len(denoisers) + len(task.baselines))
-        with Display(steps, animate=terminal_can_animate(), quiet=quiet) as display:
+        with ProgressDisplay(steps, animate=terminal_can_animate(), quiet=quiet) as display:
             methods = [*machine.methods(denoisers, display), *task.baselines]
             result = evaluate(task.pairs, methods, rulers, fid=fid, begin=display.begin)
         tables.append(Table(_protocol(request, task, machine.words(denoisers)), result))
         _show(tables[-1], first=len(tables) == 1)
-        Files(csv, json, markdown).write(tables)
+        OutputFiles(csv, json, markdown).write(tables)
 
 
 @dataclass(frozen=True)
-class Task:
-    """What one table is about. noise: None where both pictures of a pair come from files."""
+class EvalTask:
+    """What one table is about. noise: None where both images of a pair come from files."""
 
     noise: Noise | None
-    pairs: NoisedPictures | FilePairs
-    baselines: Sequence[Method]
+    pairs: SyntheticPairsFromFiles | FilePairs
+    baselines: Sequence[EvaluatedMethod]
 
 
-def _check(request: Request) -> None:
+def _check(request: EvalOptions) -> None:
     """Refuses combinations that contradict themselves."""
     if bool(request.noise) == (request.noisy is not None):
-        raise click.UsageError("Say where the noisy pictures come from: --noise SPEC or --noisy DIR, one of them.")
+        raise click.UsageError("Say where the noisy images come from: --noise SPEC or --noisy DIR, one of them.")
     if request.noisy is not None and request.clip is not None:
         raise click.UsageError("--clip and --no-clip say how --noise is added; the files of --noisy are as they are.")
     if request.clip is False and request.round and request.noise:
-        raise click.UsageError("--round makes 8-bit pictures, which end at black and white: leave --no-clip out.")
+        raise click.UsageError("--round makes 8-bit images, which end at black and white: leave --no-clip out.")
 
 
 def _rulers(names: str) -> tuple[dict[str, Metric], bool]:
     """(metrics by name, whether FID is asked for); raises MedcliError for unknown ones and for what they lack."""
-    from medcli.metrics import FID, PER_PICTURE, Fid, check_names
+    from medcli.metrics import FID, PER_IMAGE, Fid, check_names
 
     asked = tuple(dict.fromkeys(("psnr", *(name.strip() for name in names.split(",") if name.strip()))))
     check_names(asked)
     if FID in asked:
         Fid()  # what it lacks is said before the work, not after it
-    return {name: PER_PICTURE[name].make() for name in asked if name != FID}, FID in asked
+    return {name: PER_IMAGE[name].make() for name in asked if name != FID}, FID in asked
 
 
-def _sources(request: Request) -> Iterator[tuple[Noise | None, NoisedPictures | FilePairs]]:
-    from medcli.batch.pairs import FilePairs, NoisedPictures, thinned
-    from medcli.data.folders import matched, pictures_in
+def _sources(request: EvalOptions) -> Iterator[tuple[Noise | None, SyntheticPairsFromFiles | FilePairs]]:
+    from medcli.batch.pairs import FilePairs, SyntheticPairsFromFiles, thinned
+    from medcli.data.folders import images_in, matched
     from medcli.noise.notation import parse
 
     if request.noisy is not None:
         names = thinned(matched(request.noisy, request.clean), request.limit)
         yield None, FilePairs(request.noisy, request.clean, names, request.round is not False, request.range)
         return
-    pictures = thinned(pictures_in(request.clean), request.limit)
+    images = thinned(images_in(request.clean), request.limit)
     rounded = bool(request.round)
     for noise in map(parse, request.noise):
         clip = bool(request.clip)
-        pairs = NoisedPictures(request.clean, pictures, noise, request.seed, clip, rounded, request.range)
+        pairs = SyntheticPairsFromFiles(request.clean, images, noise, request.seed, clip, rounded, request.range)
         yield noise, pairs
 
 
-def _baselines(names: Iterable[str], noise: Noise | None) -> list[Method]:
-    from medcli.batch.evaluate import baseline
+def _baselines(names: Iterable[str], noise: Noise | None) -> list[EvaluatedMethod]:
+    from medcli.batch.evaluate.run import baseline
 
     return [baseline(name, noise) for name in dict.fromkeys(names)]
 
 
-def _protocol(request: Request, task: Task, models: str) -> Protocol:
-    from medcli.batch.summary import Protocol
+def _protocol(request: EvalOptions, task: EvalTask, models: str) -> Protocol:
+    from medcli.batch.evaluate.tables import Protocol
 
     return Protocol(
         noise="" if task.noise is None else str(task.noise),
-        pictures=str(request.clean if request.noisy is None else request.noisy),
+        images=str(request.clean if request.noisy is None else request.noisy),
         against=str(request.clean),
         count=len(task.pairs),
         clip=bool(request.clip),
@@ -317,7 +321,7 @@ def _protocol(request: Request, task: Task, models: str) -> Protocol:
 
 def _show(table: Table, *, first: bool) -> None:
     """On standard output: drawn on a terminal, Markdown elsewhere."""
-    from medcli.batch.summary import cells, markdown
+    from medcli.batch.evaluate.tables import cells, markdown
 
     click.echo("" if first else "\n", nl=False)
     if not sys.stdout.isatty():

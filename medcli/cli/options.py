@@ -104,7 +104,7 @@ def device(value: str) -> str:
 
 
 def tile(value: str) -> TileSize:
-    """`auto`, or a number of pixels, 0 for the whole picture."""
+    """`auto`, or a number of pixels, 0 for the whole image."""
     if value == "auto":
         return "auto"
     if not value.isdecimal():
@@ -130,13 +130,13 @@ def number(value: str) -> float:
 
 def ranges(command: Callable[..., Any]) -> Callable[..., Any]:
     """Adds --range and --range-from, which `chosen_range` reads."""
-    first = click.option("--range-from", metavar="FILE", type=FILE, help="Take the range of this picture for all.")
+    first = click.option("--range-from", metavar="FILE", type=FILE, help="Take the range of this image for all.")
     words = "Which values are black and white.  [default: auto, see 'med denoise --help']"
     return click.option("--range", "range_", metavar="auto|dtype|LOW:HIGH", default="auto", help=words)(first(command))
 
 
 def chosen_range(given: str, first: Path | None, nodata: float | None = None) -> RangeChoice:
-    """The range of --range, or of the picture of --range-from. Raises UsageError for what is no range, InputError."""
+    """The range of --range, or of the image of --range-from. Raises UsageError for what is no range, InputError."""
     from medcli.errors import MedcliError
     from medcli.images import read
     from medcli.images.values import parse_range, range_of
@@ -171,9 +171,9 @@ def assigned(pairs: Sequence[str], option: str) -> dict[str, Any]:
 
 
 def rounds(value: str) -> int:
-    """A number of refinements. A picture's name that stands where it was meant is told apart."""
+    """A number of refinements. An image's name that stands where it was meant is told apart."""
     if not value.isdecimal():
-        raise click.BadParameter(f"'{value}' is no number. Before a picture's name, write --refine=8.")
+        raise click.BadParameter(f"'{value}' is no number. Before an image's name, write --refine=8.")
     if int(value) > 64:
         raise click.BadParameter(f"{value} is not between 0 (none) and 64; 8 is usual.")
     return int(value)

@@ -41,12 +41,12 @@ def terminal_can_animate() -> bool:
     return sys.stderr is not None and sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
 
 
-def letter(error: MedcliError) -> list[str]:
+def message_lines(error: MedcliError) -> list[str]:
     """How an error is shown to a person, line by line."""
-    return [harmless(line) for line in (f"error: {error.problem}", *(f"  {line}" for line in error.hint.splitlines()))]
+    return [printable(line) for line in (f"error: {error.problem}", *(f"  {line}" for line in error.hint.splitlines()))]
 
 
-def harmless(text: str) -> str:
+def printable(text: str) -> str:
     """Names of files and of models are other people's: what would steer the terminal becomes a replacement mark."""
     return "".join(mark if _is_text(mark) else "\ufffd" for mark in text)
 
@@ -56,10 +56,10 @@ def _is_text(mark: str) -> bool:
     return mark.isprintable() or mark in "\n\t\u200c\u200d" or unicodedata.category(mark) == "Zs"
 
 
-class Display:
+class ProgressDisplay:
     """Standard error: lines, and below them a bar that appears once the run has lasted a second.
 
-    files: how many pictures are to be done. animate: whether there may be a bar. quiet: errors only.
+    files: how many images are to be done. animate: whether there may be a bar. quiet: errors only.
     """
 
     def __init__(self, files: int = 0, *, animate: bool, quiet: bool = False) -> None:
@@ -68,10 +68,10 @@ class Display:
         self._bar: Progress | None = None
         self._name, self._passes = "", 1
         self._begun = 0
-        self._since = self._started  # of the present picture
+        self._since = self._started  # of the present image
         self._foretold = False
 
-    def __enter__(self) -> Display:
+    def __enter__(self) -> ProgressDisplay:
         return self
 
     def __exit__(
@@ -89,18 +89,18 @@ class Display:
         """A line of its own, above the bar if there is one."""
         if self._quiet and not error:
             return
-        text = harmless(text)
+        text = printable(text)
         if self._bar is None:
             click.echo(text, err=True)
         else:
             self._bar.console.print(text, markup=False, highlight=False, soft_wrap=True)
 
     def begin(self, name: str, passes: int = 1) -> None:
-        """The picture `name` goes into the network, so many times."""
-        self._name, self._passes, self._begun = harmless(name), passes, self._begun + 1
+        """The image `name` goes into the network, so many times."""
+        self._name, self._passes, self._begun = printable(name), passes, self._begun + 1
 
     def advance(self, done: int, total: int) -> None:
-        """`done` of `total` parts of the work on the present picture are over."""
+        """`done` of `total` parts of the work on the present image are over."""
         self._foretell(done, total)
         nearly_over = done == total and self._begun == self._files
         if self._bar is None and self._animate and self.seconds > PATIENCE and not nearly_over:
@@ -113,7 +113,7 @@ class Display:
             self._bar.update(ids[0], completed=self._begun - 1 + done / total)
 
     def _foretell(self, done: int, total: int) -> None:
-        """Says once, before the first long picture, what several passes cost: by the time that the first parts took."""
+        """Says once, before the first long image, what several passes cost: by the time that the first parts took."""
         now = time.monotonic()
         if done == 0:
             self._since = now
@@ -122,9 +122,9 @@ class Display:
         whole = (now - self._since) * total / done
         if whole > LONG:
             self._foretold = True
-            first = f", the first of {self._files} pictures" if self._files > 1 and self._begun == 1 else ""
+            first = f", the first of {self._files} images" if self._files > 1 and self._begun == 1 else ""
             self.line(
-                f"{self._passes} passes of the network per picture: about {duration(whole)} for {self._name}{first}"
+                f"{self._passes} passes of the network per image: about {duration(whole)} for {self._name}{first}"
             )
 
     def _started_bar(self) -> Progress:
@@ -134,7 +134,7 @@ class Display:
         columns = (TextColumn("{task.description}", markup=False), BarColumn(), TaskProgressColumn())
         bar = Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True), transient=True)
         if self._files > 1:
-            bar.add_task(f"{self._files} pictures", total=self._files)
+            bar.add_task(f"{self._files} images", total=self._files)
         bar.add_task(self._name, total=None)
         bar.start()
         return bar

@@ -1,4 +1,4 @@
-"""Where a training run goes and which pictures it takes where `med train` was told neither."""
+"""Where a training run goes and which images it takes where `med train` was told neither."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ import click
 from medcli.errors import OutputError
 
 if TYPE_CHECKING:
-    from medcli.train.run import Options
+    from medcli.train.run import TrainOptions
 
 RUNS = "runs"
-ENOUGH = 8  # pictures
+ENOUGH = 8  # images
 
 
-def leads() -> bool:
+def is_main() -> bool:
     """Whether this is the only process of the run, or the first one under torchrun."""
     return os.environ.get("RANK", "0") == "0"
 
@@ -72,31 +72,31 @@ def _latest() -> Path:
     return begun[-1].parent
 
 
-def with_pictures(run: Options) -> Options:
-    """With the pictures below the current folder where none were named.
+def with_images(run: TrainOptions) -> TrainOptions:
+    """With the images below the current folder where none were named.
 
     Raises UsageError where they are too few, or the run that is to go on has learned from those of another folder.
     """
-    from medcli.data.own import pictures_of_the_user
+    from medcli.data.own import images_of_the_user
 
     if run.data or run.noisy or run.clean or run.pairs:
         return run
     if run.resume and (run.output / "recipe.yaml").is_file():
         _refuse_others(run)
-    found = pictures_of_the_user(Path(), leave_out=[Path(RUNS), run.output])
+    found = images_of_the_user(Path(), leave_out=[Path(RUNS), run.output])
     if len(found) < ENOUGH:
-        here = {0: "no picture lies", 1: "only one picture lies"}.get(len(found), f"only {len(found)} pictures lie")
+        here = {0: "no image lies", 1: "only one image lies"}.get(len(found), f"only {len(found)} images lie")
         raise click.UsageError(
             f"There is nothing to train on: {here} below the current folder, and without --data it takes {ENOUGH} or "
-            "more (what med itself made does not count). Name a folder of pictures: --data pictures/"
+            "more (what med itself made does not count). Name a folder of images: --data images/"
         )
     return replace(run, data=found)
 
 
-def _refuse_others(run: Options) -> None:
+def _refuse_others(run: TrainOptions) -> None:
     from medcli.train.recipe import load
 
     seen = load(str(run.output / "recipe.yaml")).training_data
     if Path.cwd().name not in seen:
         names = ", ".join(seen) or "another folder"
-        raise click.UsageError(f"{run.output} learned from the pictures of {names}: name them again, as with --data.")
+        raise click.UsageError(f"{run.output} learned from the images of {names}: name them again, as with --data.")

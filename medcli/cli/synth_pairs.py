@@ -1,4 +1,4 @@
-"""`med synth-pairs`: a folder of clean pictures becomes a folder of their noisy mates, with a manifest."""
+"""`med synth-pairs`: a folder of clean images becomes a folder of their noisy mates, with a manifest."""
 
 from __future__ import annotations
 
@@ -13,24 +13,24 @@ import click
 
 from medcli.cli import options
 from medcli.cli.lazy import EXIT_CODES
-from medcli.cli.like import prepare
-from medcli.cli.progress import Display, duration, letter, terminal_can_animate
+from medcli.cli.noise_model import prepare
+from medcli.cli.progress import ProgressDisplay, duration, message_lines, terminal_can_animate
 from medcli.cpu import usable_cores
 from medcli.errors import InputError, MedcliError, ModelError, SomeFailed
 
 if TYPE_CHECKING:
-    from medcli.batch.report import Tally
-    from medcli.batch.synth import Drawer, Made, Order, Task
-    from medcli.train.like import Lesson
+    from medcli.batch.denoise.report import RunSummary
+    from medcli.batch.synth.run import NoiseSource, SynthOptions, SynthOutcome, SynthTask
+    from medcli.train.noise_model import NoiseModelJob
 
-HELP = """Make the noisy mate of every clean picture, under the same relative name.
+HELP = """Make the noisy mate of every clean image, under the same relative name.
 
 \b
 Examples:
   med synth-pairs --from clean/ --to noisy/                       the pool 'noise'
   med synth-pairs --from clean/ --to noisy/ --noise gaussian:25
   med synth-pairs --from clean/ --to noisy/ --pool mine.yaml --count 4 --seed 1
-  med synth-pairs --from clean/ --to noisy/ --like mine/          noise as in your own noisy pictures, of any scenes
+  med synth-pairs --from clean/ --to noisy/ --like mine/          noise as in your own noisy images, of any scenes
   med synth-pairs --from clean/ --to noisy/ --model run/          noise that was learned before
   med eval -m photo --clean clean/ --noisy noisy/                 what they are good for
 
@@ -47,18 +47,18 @@ Names and formats:
   pairs.jsonl      one line per output: source, noise drawn with its parameters, seed, number of the
                    draw, SHA-256 of both files, protocol, version
 
-A draw depends on the seed, the noise and the picture's relative name alone: neither the number of processes nor what
-else is in the folder changes it. Draw 0 is what 'med eval --noise SPEC' adds to the same picture with the same seed.
+A draw depends on the seed, the noise and the image's relative name alone: neither the number of processes nor what
+else is in the folder changes it. Draw 0 is what 'med eval --noise SPEC' adds to the same image with the same seed.
 
 Run it again to go on where a run was stopped: mates that are up to date (same noise, seed, depth and clean file) are
 skipped, other results of its own are made again. Files of anybody else are not replaced without --overwrite.
 
 \b
-Noise as in your own pictures:
-  --like           learns the noise of the pictures in a folder first, beside the clean ones, which may show anything
-                   else; how long that takes is measured and said. The model stays in TO/.noise-model, with a picture
+Noise as in your own images:
+  --like           learns the noise of the images in a folder first, beside the clean ones, which may show anything
+                   else; how long that takes is measured and said. The model stays in TO/.noise-model, with an image
                    of its noise beside the real one, and --model takes it later. Stopped at any moment, the same
-                   command goes on. A model that has learned from other pictures or settings is never used for these:
+                   command goes on. A model that has learned from other images or settings is never used for these:
                    --overwrite learns anew
   --minutes        of learning  [default: the steps of the recipe 'ludvae', whatever they take]
   -m, --model      a model to start from: less is to be learned
@@ -66,10 +66,10 @@ Noise as in your own pictures:
 
 \b
 A model instead of a noise, or after --like:
-  --sigma          of the white noise under which the model reads what a picture shows: the higher, the more noise
+  --sigma          of the white noise under which the model reads what an image shows: the higher, the more noise
                    comes out  [default: from the model's sigma_y, which gives what was learned, to its sigma_x]
   --temperature    factor on what the model draws: 1 as learned, 0 for none
-  --direction      noisy-to-clean makes the clean mates of noisy pictures  [default: clean-to-noisy]
+  --direction      noisy-to-clean makes the clean mates of noisy images  [default: clean-to-noisy]
 
 Every option can be set in the environment: MED_SYNTH_PAIRS_SEED, ...
 """
@@ -123,7 +123,7 @@ def span(value: str) -> tuple[float, float]:
     required=True,
     type=options.EXISTING_FOLDER,
     metavar="DIR",
-    help="Folder of clean pictures, with its subfolders.",
+    help="Folder of clean images, with its subfolders.",
 )
 @click.option(
     "--to",
@@ -138,7 +138,7 @@ def span(value: str) -> tuple[float, float]:
     "--pool",
     type=options.name_or_path,
     metavar="NAME|YAML",
-    help="Noises to draw from, one per picture.  [default: noise]",
+    help="Noises to draw from, one per image.  [default: noise]",
 )
 @click.option(
     "-m",
@@ -152,7 +152,7 @@ def span(value: str) -> tuple[float, float]:
     "--like",
     type=options.EXISTING_FOLDER,
     metavar="DIR",
-    help="Folder of noisy pictures whose noise to learn.",
+    help="Folder of noisy images whose noise to learn.",
 )
 @click.option("--minutes", type=click.FloatRange(min=0, min_open=True), help="With --like.  [default: see above]")
 @click.option("--option", multiple=True, metavar="NAME=VALUE", help="With --like: of the method.")
@@ -162,7 +162,7 @@ def span(value: str) -> tuple[float, float]:
 @click.option("--direction", type=click.Choice(["clean-to-noisy", "noisy-to-clean"]), help="Of a model.")
 @click.option("--device", type=options.device, metavar="DEVICE", help="Of a model.  [default: auto]")
 @click.option("--seed", type=int, default=0, show_default=True, help="Another seed gives other noise.")
-@click.option("--count", type=click.IntRange(min=1), default=1, show_default=True, help="Draws per picture.")
+@click.option("--count", type=click.IntRange(min=1), default=1, show_default=True, help="Draws per image.")
 @click.option("--depth", type=click.Choice(["8", "16", "float"]), help="Of the mates.  [default: as the clean file]")
 @click.option(
     "--format", "format_", type=options.ImageFormat(["png", "tiff", "bmp"]), help="Of mates.  [default: as above]"
@@ -199,7 +199,7 @@ def command(
     dry_run: bool,
     quiet: bool,
 ) -> None:
-    from medcli.batch.synth import Order, plan
+    from medcli.batch.synth.run import SynthOptions, plan
 
     _check(depth, format_)
     learned, taught = Learned(model, direction, sigma, temperature, device), Taught(like, minutes, option, config)
@@ -207,15 +207,19 @@ def command(
     values = options.chosen_range(range_, range_from)
     tasks = plan(clean, noisy, count=count, depth=depth, format=format_)
     if like is not None:
-        lesson = replace(_lesson(clean, noisy, like, taught, learned), range=str(values))
-        ready = prepare(lesson, overwrite=overwrite, rehearse=dry_run, quiet=quiet)
-        learned = replace(learned, model=str(lesson.place))
-    drawer = _drawer(noise, pool, learned) if like is None or ready else None
+        job = replace(_lesson(clean, noisy, like, taught, learned), range=str(values))
+        ready = prepare(job, overwrite=overwrite, dry_run=dry_run, quiet=quiet)
+        learned = replace(learned, model=str(job.place))
+    noise_source = _drawer(noise, pool, learned) if like is None or ready else None
     processes = min(processes or threads or usable_cores(), len(tasks))
     work = Work(clean, noisy, len(tasks), processes, slow=bool(learned.model))
-    order = Order(clean, noisy, drawer, seed, count, depth, format_, overwrite, values) if drawer else None
-    made = _outcomes(order, tasks, work.processes, rehearse=dry_run)
-    with Display(len(tasks), animate=terminal_can_animate(), quiet=quiet) as display, closing(made):
+    order = (
+        SynthOptions(clean, noisy, noise_source, seed, count, depth, format_, overwrite, values)
+        if noise_source
+        else None
+    )
+    made = _outcomes(order, tasks, work.processes, dry_run=dry_run)
+    with ProgressDisplay(len(tasks), animate=terminal_can_animate(), quiet=quiet) as display, closing(made):
         tell_all(made, work, display)
 
 
@@ -226,50 +230,50 @@ def _refuse_mixtures(noise: str | None, pool: str | None, learned: Learned, taug
     if not taught.like and taught != Taught(None, None, (), ()):
         raise click.UsageError("--minutes, --option and --config need a folder to learn from: --like DIR.")
     if taught.like and learned.direction == "noisy-to-clean":
-        raise click.UsageError("--like learns how pictures become noisy. Later, --model takes the other direction.")
+        raise click.UsageError("--like learns how images become noisy. Later, --model takes the other direction.")
     if not (taught.like or learned.model) and learned != Learned(None, None, None, None, None):
         raise click.UsageError("--sigma, --temperature, --direction and --device need a --model or --like.")
 
 
 def _check(depth: str | None, format_: str | None) -> None:
     """Refuses a depth that the format cannot hold."""
-    from medcli.batch.synth import DEPTHS
+    from medcli.batch.synth.run import DEPTHS
     from medcli.images.formats import FORMATS
 
     if depth and format_ and DEPTHS[depth] not in FORMATS[format_].depths:
         raise click.UsageError(f"{format_.upper()} cannot hold --depth {depth}. TIFF can: --format tiff")
 
 
-def _drawer(noise: str | None, pool: str | None, learned: Learned) -> Drawer:
+def _drawer(noise: str | None, pool: str | None, learned: Learned) -> NoiseSource:
     """Raises RecipeError for what is no noise or pool, ModelError for what is no noise model."""
     if learned.model:
         return _learned(learned, learned.model)
-    from medcli.batch.synth import NoiseDrawer
+    from medcli.batch.synth.run import NotatedNoise
     from medcli.noise.notation import parse, parse_pool
 
-    return NoiseDrawer(parse(noise) if noise else parse_pool(pool or "noise"))
+    return NotatedNoise(parse(noise) if noise else parse_pool(pool or "noise"))
 
 
-def _lesson(clean: Path, noisy: Path, like: Path, taught: Taught, learned: Learned) -> Lesson:
+def _lesson(clean: Path, noisy: Path, like: Path, taught: Taught, learned: Learned) -> NoiseModelJob:
     """What is wrong is told before hours of learning, not after them.
 
-    Raises InputError for pictures that would be noisy and clean at once, ModelError for a start without noise,
+    Raises InputError for images that would be noisy and clean at once, ModelError for a start without noise,
     RecipeError for a range that makes no sense, OutputError for a manifest that is none.
     """
-    from medcli.batch.learned import check_levels
-    from medcli.batch.synth import Ledger
+    from medcli.batch.synth.learned_noise import check_levels
+    from medcli.batch.synth.run import PairManifest
     from medcli.data.folders import nested
-    from medcli.train.like import PLACE, Lesson
+    from medcli.train.noise_model import PLACE, NoiseModelJob
 
     for flag, folder in (("--from", clean), ("--to", noisy)):
         if nested(like, folder):
             problem = f"The folders of --like and {flag} must be apart: {like} and {folder}."
             raise InputError(problem, "Neither may lie in the other.")
-    Ledger(noisy)
+    PairManifest(noisy)
     check_levels(learned.sigma or (0.0, 0.0), learned.temperature or (1.0, 1.0))
     if learned.model:
         _refuse_start(learned, learned.model, noisy / PLACE)
-    return Lesson(
+    return NoiseModelJob(
         like,
         clean,
         noisy / PLACE,
@@ -291,8 +295,8 @@ def _refuse_start(learned: Learned, model: str, place: Path) -> None:
         raise ModelError(problem, "Choose another --to.")
 
 
-def _learned(learned: Learned, model: str) -> Drawer:
-    from medcli.batch.learned import FORTH, open_model
+def _learned(learned: Learned, model: str) -> NoiseSource:
+    from medcli.batch.synth.learned_noise import FORTH, open_model
 
     return open_model(
         model,
@@ -304,50 +308,50 @@ def _learned(learned: Learned, model: str) -> Drawer:
 
 
 def _outcomes(
-    order: Order | None, tasks: Sequence[Task], processes: int, *, rehearse: bool
-) -> Generator[Made, None, None]:
+    order: SynthOptions | None, tasks: Sequence[SynthTask], processes: int, *, dry_run: bool
+) -> Generator[SynthOutcome, None, None]:
     """order: None where the noise is not known yet, and all is still to be done."""
-    from medcli.batch import synth
+    from medcli.batch.synth import run as synth
 
     if order is None:
-        return (synth.Made(task, "planned") for task in tasks)
-    return synth.rehearse(order, tasks) if rehearse else synth.synthesise(order, tasks, processes)
+        return (synth.SynthOutcome(task, "planned") for task in tasks)
+    return synth.dry_run(order, tasks) if dry_run else synth.synthesise(order, tasks, processes)
 
 
-def tell_all(outcomes: Iterable[Made], work: Work, display: Display) -> None:
+def tell_all(outcomes: Iterable[SynthOutcome], work: Work, display: ProgressDisplay) -> None:
     """Raises SomeFailed where some are done and others failed, MedcliError where none is done."""
-    from medcli.batch.report import Tally
+    from medcli.batch.denoise.report import RunSummary
 
-    tally = Tally()
+    run_summary = RunSummary()
     for made in outcomes:
         display.begin(made.task.output)
-        tally.counts[made.status] += 1
+        run_summary.counts[made.status] += 1
         if made.error is not None:
-            tally.errors.append(made.error)
-        for line in [*_lines(made, work), *_pace(tally, made, work)]:
+            run_summary.errors.append(made.error)
+        for line in [*_lines(made, work), *_pace(run_summary, made, work)]:
             display.line(line, error=made.error is not None)
         display.advance(1, 1)
-    display.line(tally.summary(display.seconds))
-    _conclude(tally.errors, work.count)
+    display.line(run_summary.summary(display.seconds))
+    _conclude(run_summary.errors, work.count)
 
 
-def _lines(made: Made, work: Work) -> list[str]:
-    """One line on a picture, and one for each thing that was converted on its way."""
+def _lines(made: SynthOutcome, work: Work) -> list[str]:
+    """One line on an image, and one for each thing that was converted on its way."""
     if made.error is not None:
-        return letter(made.error)
+        return message_lines(made.error)
     way = f"{work.clean / made.task.source} -> {work.noisy / made.task.output}"
     if made.status != "done" or made.row is None:
         return [f"{way}: {'up to date' if made.status == 'skipped' else 'to do'}"]
     return [f"{way}: {made.row.drawn}, {made.row.protocol}", *(f"  note: {note}" for note in made.notes)]
 
 
-def _pace(tally: Tally, made: Made, work: Work) -> list[str]:
+def _pace(run_summary: RunSummary, made: SynthOutcome, work: Work) -> list[str]:
     """A line on how long the others will take, after the first mate of a process that had loaded the model before."""
-    left = work.count - sum(tally.counts.values())
-    if not (work.slow and left and made.status == "done" and tally.counts["done"] == work.processes + 1):
+    left = work.count - sum(run_summary.counts.values())
+    if not (work.slow and left and made.status == "done" and run_summary.counts["done"] == work.processes + 1):
         return []
     each = made.seconds / work.processes
-    return [f"about {each:.2g} s a picture, {duration(left * each)} for the {left} that are left"]
+    return [f"about {each:.2g} s an image, {duration(left * each)} for the {left} that are left"]
 
 
 def _conclude(errors: Sequence[MedcliError], count: int) -> None:

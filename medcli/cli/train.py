@@ -1,4 +1,4 @@
-"""`med train`: pictures and a noise, or a recipe, or noisy pictures alone; in the end a weight file."""
+"""`med train`: images and a noise, or a recipe, or noisy images alone; in the end a weight file."""
 
 from __future__ import annotations
 
@@ -24,23 +24,23 @@ from medcli.cli.options import (
 
 if TYPE_CHECKING:
     from medcli.train.recipe import Recipe
-    from medcli.train.run import Options
+    from medcli.train.run import TrainOptions
 
 OWN_STEPS = 10_000
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
 @click.option("--data", multiple=True, type=EXISTING_FOLDER,
-              help="Folder of clean pictures; may be given again.  [default: the current folder]")  # fmt: skip
-@click.option("--noisy", multiple=True, type=EXISTING_FOLDER, help="Folder of pictures that are noisy already.")
+              help="Folder of clean images; may be given again.  [default: the current folder]")  # fmt: skip
+@click.option("--noisy", multiple=True, type=EXISTING_FOLDER, help="Folder of images that are noisy already.")
 @click.option(
     "--clean",
     multiple=True,
     type=EXISTING_FOLDER,
-    help="Folder of clean pictures beside --noisy, or beside --data for unpaired methods.",
+    help="Folder of clean images beside --noisy, or beside --data for unpaired methods.",
 )
 @click.option("--pairs", multiple=True, type=EXISTING_FOLDER, help="Folder of mates that 'med synth-pairs' has made.")
-@click.option("--val", type=EXISTING_FOLDER, help="Folder that judges the model, instead of a share of the pictures.")
+@click.option("--val", type=EXISTING_FOLDER, help="Folder that judges the model, instead of a share of the images.")
 @click.option("-o", "--output", type=FOLDER,
               help="The run's folder.  [default: runs/METHOD-1, or the next free number]")  # fmt: skip
 @click.option("--pool", type=name_or_path, help="Noises to learn: noise, gaussian, camera, corruption or a YAML file.")
@@ -62,14 +62,14 @@ OWN_STEPS = 10_000
 @click.option("--lr", "learning_rate", type=click.FloatRange(min=0, min_open=True), help="Peak learning rate.")
 @click.option("--init", type=name_or_path, shell_complete=complete_model, help="A model to start from.")
 @click.option("--licence", help="Of the weights that come out, for the model card (SPDX).")
-@click.option("--data-licence", default="", help="Of the pictures, for the model card.")
+@click.option("--data-licence", default="", help="Of the images, for the model card.")
 @click.option("--seed", type=int, help="Another seed gives another model.")
 @click.option("--resume", is_flag=True, help="Go on from the last checkpoint in the run's folder.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:N or mps.")
 @click.option("--precision", default="auto", show_default=True, type=click.Choice(["auto", "fp32", "bf16"]))
 @threads()
 @click.option("--workers", type=click.IntRange(min=0), help="Processes that draw patches.")
-@click.option("--cache", type=FOLDER, help="Where decoded pictures are kept.")
+@click.option("--cache", type=FOLDER, help="Where decoded images are kept.")
 @ranges
 @click.option("--report-every", default=100, show_default=True, type=click.IntRange(min=1), help="In steps.")
 @click.option("--save-every", default=500, show_default=True, type=click.IntRange(min=1), help="In steps.")
@@ -78,39 +78,39 @@ def command(output: Path | None, recipe: str | None, pool: str | None, noise: st
     """Train a denoiser.
 
     \b
-    With the clean pictures below the current folder, into runs/med-1; sizes as the machine can do:
+    With the clean images below the current folder, into runs/med-1; sizes as the machine can do:
       med train --pool noise
-    Clean pictures, which are made noisy; a pool is learned by med, one noise supervised:
-      med train --pool noise --data pictures/ -o run/
-      med train --noise gaussian:25 --data pictures/ -o run/ --minutes 30
-    To fill in missing pixels and enlarge pictures (med denoise --mask, --upscale):
-      med train --pool corruption --data pictures/ -o run/
-    Pairs, or two noisy pictures of each scene, under equal names:
+    Clean images, which are made noisy; a pool is learned by med, one noise supervised:
+      med train --pool noise --data images/ -o run/
+      med train --noise gaussian:25 --data images/ -o run/ --minutes 30
+    To fill in missing pixels and enlarge images (med denoise --mask, --upscale):
+      med train --pool corruption --data images/ -o run/
+    Pairs, or two noisy images of each scene, under equal names:
       med train --noisy noisy/ --clean clean/ -o run/
       med train --pairs noisy/ -o run/                  mates that 'med synth-pairs' has made
       med train --method n2n --noisy first/ --noisy second/ -o run/
     A recipe of the zoo, or a model to go on from:
-      med train --recipe photo --data pictures/ -o run/
-      med train --init run/ --noise gaussian:5-50 --method n2n --data pictures/ -o fine/
+      med train --recipe photo --data images/ -o run/
+      med train --init run/ --noise gaussian:5-50 --method n2n --data images/ -o fine/
 
     Then: med denoise photo.png --model run/
 
     Killed at any moment, a run goes on with --resume from its last checkpoint. Several GPUs or machines train
     together under torchrun: torchrun --nproc-per-node 4 -m medcli train ...
     """  # fmt: skip
-    from medcli.cli.runs import leads, run_folder, with_pictures
-    from medcli.cli.training import Display
-    from medcli.engine.memory import keep_heap
+    from medcli.cli.runs import is_main, run_folder, with_images
+    from medcli.cli.train_display import TrainDisplay
+    from medcli.engine.memory import keep_freed_memory
     from medcli.train.loop import Limits
-    from medcli.train.run import Options, train
+    from medcli.train.run import TrainOptions, train
     from medcli.zoo.modelcard import use
     from medcli.zoo.weights import read_card
 
     _refuse_mixtures(pool, noise, options)
-    quiet = options.pop("quiet") or not leads()  # under torchrun one process speaks
+    quiet = options.pop("quiet") or not is_main()  # under torchrun one process speaks
     limits = Limits(**{key: options.pop(key) for key in ("minutes", "save_every", "report_every")})
     options["range"] = chosen_range(options.pop("range_"), options.pop("range_from"))
-    places = {each.name: options.pop(each.name) for each in fields(Options) if each.name in options}
+    places = {each.name: options.pop(each.name) for each in fields(TrainOptions) if each.name in options}
     given, pd = options.pop("method_options"), options.pop("pd")
     own = {
         "options": assigned(given if pd is None else (*given, f"pd={pd}"), "--option") or None,
@@ -120,24 +120,24 @@ def command(output: Path | None, recipe: str | None, pool: str | None, noise: st
     wanted = {key: value for key, value in (options | own).items() if value is not None}
     pooled = not noise and pool != "camera" and not (places["noisy"] or places["pairs"])
     with run_folder(output, partial(_method, recipe, wanted, pooled=pooled), resume=places["resume"]) as folder:
-        run = with_pictures(Options(folder, limits=limits, command=_command(), **places))
+        run = with_images(TrainOptions(folder, limits=limits, command=_command(), **places))
         chosen = _recipe(recipe, wanted, run, pooled=pooled)
         run = replace(run, free=() if recipe or _frozen(run) else _free(wanted))
-        keep_heap()
-        with Display(chosen.steps, quiet=quiet) as display:
+        keep_freed_memory()
+        with TrainDisplay(chosen.steps, quiet=quiet) as display:
             for line in _first_words(output, recipe, run):
                 display.say(line)
             path = train(chosen, replace(run, progress=display.say), display.report, display.say)
-            if leads():  # the others may be done before the file is there
-                display.say(f"{path} is ready: {use(read_card(path), str(folder), 'PICTURE')}")
+            if is_main():  # the others may be done before the file is there
+                display.say(f"{path} is ready: {use(read_card(path), str(folder), 'IMAGE')}")
 
 
-def _first_words(output: Path | None, recipe: str | None, run: Options) -> Iterator[str]:
+def _first_words(output: Path | None, recipe: str | None, run: TrainOptions) -> Iterator[str]:
     """What was decided for the user."""
     if output is None:
         yield f"the run goes to {run.output} (-o names another folder)"
     if run.data and run.data[0].is_file():
-        yield f"{len(run.data)} pictures below the current folder, {Path.cwd()} (--data names another)"
+        yield f"{len(run.data)} images below the current folder, {Path.cwd()} (--data names another)"
     if recipe and _frozen(run):
         yield f"{run.output} keeps the recipe that it was begun with: --recipe {recipe} is for new runs"
 
@@ -165,10 +165,10 @@ def _refuse_mixtures(pool: str | None, noise: str | None, options: Mapping[str, 
         raise click.UsageError("--pool and --noise exclude each other: a pool is a list of noises.")
     for given in ("noisy", "pairs"):
         if options[given] and (pool or noise or options["data"]):
-            letter = f"--{given} pictures have their noise: neither --data, --noise nor --pool go with them."
-            raise click.UsageError(letter)
+            message_lines = f"--{given} images have their noise: neither --data, --noise nor --pool go with them."
+            raise click.UsageError(message_lines)
     if options["pairs"] and options["noisy"]:
-        raise click.UsageError("--pairs and --noisy exclude each other: the mates of --pairs are the noisy pictures.")
+        raise click.UsageError("--pairs and --noisy exclude each other: the mates of --pairs are the noisy images.")
 
 
 def _command() -> str:
@@ -189,35 +189,35 @@ def _noises(pool: str | None, noise: str | None) -> dict[str, float] | None:
     return {str(entry): weight for weight, entry in made.noises} if isinstance(made, Pool) else {str(made): 1.0}
 
 
-def _recipe(name: str | None, given: dict[str, Any], run: Options, *, pooled: bool) -> Recipe:
+def _recipe(name: str | None, given: dict[str, Any], run: TrainOptions, *, pooled: bool) -> Recipe:
     """The recipe with the options given; a resumed run keeps the recipe that was frozen in its folder."""
     from medcli.train.recipe import bundled, load
 
     if frozen := _frozen(run):
         return _joined(_kept(frozen, name, given.get("architecture"), run), given)
     recipe = load(name) if name else _own(given, run, pooled=pooled)
-    if name in bundled():  # licence and noise are of the weights and pictures that we had; these are the user's
+    if name in bundled():  # licence and noise are of the weights and images that we had; these are the user's
         recipe = replace(recipe, licence="", noise=recipe.noise if recipe.noises else "")
     if recipe.noises and (run.noisy or run.pairs):
-        recipe = replace(recipe, noises={}, noise="")  # the pictures have their own, and the card tells no other
+        recipe = replace(recipe, noises={}, noise="")  # the images have their own, and the card tells no other
     return _joined(replace(recipe, training_data=_seen(given.get("init", recipe.init), run)), given)
 
 
-def _seen(init: str, run: Options) -> list[str]:
-    """The pictures that the start model has seen, if there is one, and those of the run."""
+def _seen(init: str, run: TrainOptions) -> list[str]:
+    """The images that the start model has seen, if there is one, and those of the run."""
     from medcli.zoo.model import find_model
 
     before = find_model(init).card.training_data if init else []
     return list(dict.fromkeys([*before, *_names(run)]))
 
 
-def _frozen(run: Options) -> Path | None:
+def _frozen(run: TrainOptions) -> Path | None:
     """Where the recipe of a run that goes on lies; None for a new run."""
     path = run.output / "recipe.yaml"
     return path if run.resume and path.is_file() else None
 
 
-def _kept(frozen: Path, name: str | None, architecture: str | None, run: Options) -> Recipe:
+def _kept(frozen: Path, name: str | None, architecture: str | None, run: TrainOptions) -> Recipe:
     """The frozen recipe; of a named one with the same id, nothing is taken.
 
     Raises RecipeError where another recipe is named, or another network than that of the checkpoints.
@@ -249,14 +249,14 @@ def _joined(recipe: Recipe, given: dict[str, Any]) -> Recipe:
     return replace(recipe, **{"noise": words} | given | joined)
 
 
-def _names(run: Options) -> list[str]:
-    """Of the folders that the pictures come from; single pictures are those of the current folder."""
+def _names(run: TrainOptions) -> list[str]:
+    """Of the folders that the images come from; single images are those of the current folder."""
     folders = [Path() if place.is_file() else place for place in (*run.data, *run.noisy, *run.clean, *run.pairs)]
     return list(dict.fromkeys(folder.resolve().name for folder in folders))
 
 
-def _own(given: dict[str, Any], run: Options, *, pooled: bool) -> Recipe:
-    """Where no recipe is named: noise is made unless the pictures have it or the method can do without clean ones."""
+def _own(given: dict[str, Any], run: TrainOptions, *, pooled: bool) -> Recipe:
+    """Where no recipe is named: noise is made unless the images have it or the method can do without clean ones."""
     from medcli.errors import RecipeError
     from medcli.registry import METHODS, resolve
     from medcli.train.recipe import Recipe

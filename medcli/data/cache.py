@@ -1,4 +1,4 @@
-"""Pictures decoded once into one memory-mapped file, so that training neither decodes nor holds them in memory."""
+"""Images decoded once into one memory-mapped file, so that training neither decodes nor holds them in memory."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ from tqdm import tqdm
 
 from medcli import images
 from medcli.errors import InputError, OutputError, TrainingError
+from medcli.images.decoded_image import Page
 from medcli.images.filling import unit_filled
-from medcli.images.picture import Page
 from medcli.images.values import RangeChoice, ValueRange, dtype_range, joint_range, missing, range_of
 
 FORMAT = 5
 FIRST, NEXT = 5.0, 15.0  # seconds to the first line on progress, and between two of them
-ALIGNMENT = 8  # bytes; a picture starts at a multiple, whatever its dtype
+ALIGNMENT = 8  # bytes; an image starts at a multiple, whatever its dtype
 
 
 @dataclass(frozen=True)
-class Slot:
-    """Where a picture lies: first byte, (H, W, C) with C of 1 or 3, and dtype.
+class CachedImage:
+    """Where an image lies: first byte, (H, W, C) with C of 1 or 3, and dtype.
 
-    Its values span [0, 1] as those of its dtype do: pictures of another range are kept in float32.
+    Its values span [0, 1] as those of its dtype do: images of another range are kept in float32.
     """
 
     offset: int
@@ -44,7 +44,7 @@ class Slot:
 
 @dataclass(frozen=True)
 class PixelCache:
-    """Pictures as (H, W, C) views into one file, in the depth that they have.
+    """Images as (H, W, C) views into one file, in the depth that they have.
 
     skipped: one line for each file that could not be used.
     """
@@ -52,7 +52,7 @@ class PixelCache:
     file: Path
     mapping: mmap.mmap
     names: list[str]
-    slots: list[Slot]
+    slots: list[CachedImage]
     skipped: list[str]
 
     def __len__(self) -> int:
@@ -68,11 +68,11 @@ class PixelCache:
 
     @property
     def gray(self) -> bool:
-        """Whether no picture has colour."""
+        """Whether no image has colour."""
         return all(slot.shape[2] == 1 for slot in self.slots)
 
     def only(self, places: Sequence[int]) -> PixelCache:
-        """The pictures at these places, in this order; the pixels are shared."""
+        """The images at these places, in this order; the pixels are shared."""
         names, slots = [self.names[place] for place in places], [self.slots[place] for place in places]
         return replace(self, names=names, slots=slots)
 
@@ -103,12 +103,12 @@ def open_cache(
     scenes: Sequence[Sequence[Path]] = (),
     say: Callable[[str], None] = silent,
 ) -> PixelCache:
-    """The cache of these pictures, built when there is none or when one of them has changed. Each page is a picture.
+    """The cache of these images, built when there is none or when one of them has changed. Each page is an image.
 
-    smallest: pictures with a side below this many pixels are left out and named in `skipped`. scenes: for each path,
-    all pictures of its scene, which are read in one range of values so that they stay comparable. say: hears now and
+    smallest: images with a side below this many pixels are left out and named in `skipped`. scenes: for each path,
+    all images of its scene, which are read in one range of values so that they stay comparable. say: hears now and
     then how many are decoded and how long the others will take.
-    Raises TrainingError where no usable picture is left, OutputError where the cache cannot be written.
+    Raises TrainingError where no usable image is left, OutputError where the cache cannot be written.
     """
     stem = cache_dir / _fingerprint(paths, smallest, reading, scenes)
     index_path, pixel_path = stem.with_suffix(".json"), stem.with_suffix(".pixels")
@@ -117,13 +117,13 @@ def open_cache(
             _build(_decode(paths, smallest, reading, scenes, say), index_path, pixel_path)
         except OSError as error:
             raise OutputError(
-                f"The decoded pictures cannot be kept in {cache_dir}: {error.strerror}.",
+                f"The decoded images cannot be kept in {cache_dir}: {error.strerror}.",
                 "Name another place with --cache.",
             ) from error
     index = json.loads(index_path.read_text())
     if not index["names"]:
-        raise TrainingError("None of the pictures can be trained on.", "\n".join(index["skipped"][:10]))
-    slots = [Slot(offset, tuple(shape), dtype) for offset, shape, dtype in index["slots"]]
+        raise TrainingError("None of the images can be trained on.", "\n".join(index["skipped"][:10]))
+    slots = [CachedImage(offset, tuple(shape), dtype) for offset, shape, dtype in index["slots"]]
     return _mapped(pixel_path, index["names"], slots, index["skipped"])
 
 
@@ -135,7 +135,7 @@ def _is_whole(index_path: Path, pixel_path: Path) -> bool:
         return False
 
 
-def _mapped(file: Path, names: list[str], slots: list[Slot], skipped: list[str]) -> PixelCache:
+def _mapped(file: Path, names: list[str], slots: list[CachedImage], skipped: list[str]) -> PixelCache:
     with file.open("rb") as opened:
         mapping = mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ)
     return PixelCache(file, mapping, names, slots, skipped)
@@ -147,7 +147,7 @@ def _watched(paths: Sequence[Path], say: Callable[[str], None]) -> Iterator[tupl
     for number, path in enumerate(paths):
         if number and (elapsed := time.monotonic() - started) >= due:
             due = elapsed + NEXT
-            words = "decoding pictures: {n_fmt} of {total_fmt}, {remaining} left"
+            words = "decoding images: {n_fmt} of {total_fmt}, {remaining} left"
             say(tqdm.format_meter(number, len(paths), elapsed, bar_format=words))
         yield number, path
 
@@ -183,7 +183,7 @@ def _pages(path: Path, reading: Reading) -> list[Page]:
 
 
 def _range(path: Path, pages: Sequence[Page], reading: Reading, scene: Sequence[Path]) -> ValueRange:
-    """Of the picture, or where that is found in the values, of all pictures of its scene that can be read."""
+    """Of the image, or where that is found in the values, of all images of its scene that can be read."""
     own = range_of(reading.range, pages)
     if reading.range != "auto" or pages[0].pixels.dtype == np.uint8:
         return own
@@ -207,7 +207,7 @@ def _in_order(page: Page, values: ValueRange) -> NDArray[Any]:
 
 
 def _fingerprint(paths: Sequence[Path], smallest: int, reading: Reading, scenes: Sequence[Sequence[Path]]) -> str:
-    """Of all that decides the index. Paths count as they are spelled too: so the pictures are called in it."""
+    """Of all that decides the index. Paths count as they are spelled too: so the images are called in it."""
     digest = hashlib.blake2b(f"{FORMAT} {smallest} {reading.range} {reading.nodata}".encode(), digest_size=16)
     for path in (*paths, *chain.from_iterable(scenes)):
         digest.update(f"\n{path}\t{path.absolute()}\t{_state(path)}".encode(errors="surrogateescape"))
@@ -223,7 +223,7 @@ def _state(path: Path) -> str:
     return f"{status.st_size}\t{status.st_mtime_ns}\t{status.st_ctime_ns}"
 
 
-def _build(pictures: Iterable[tuple[str, NDArray[Any] | None]], index_path: Path, pixel_path: Path) -> None:
+def _build(images: Iterable[tuple[str, NDArray[Any] | None]], index_path: Path, pixel_path: Path) -> None:
     index_path.parent.mkdir(parents=True, exist_ok=True)
     skipped: list[str] = []
     names: list[str] = []
@@ -231,7 +231,7 @@ def _build(pictures: Iterable[tuple[str, NDArray[Any] | None]], index_path: Path
     partial = pixel_path.with_suffix(f".{os.getpid()}.tmp")
     try:
         with partial.open("wb") as out:
-            for name, pixels in pictures:
+            for name, pixels in images:
                 if pixels is None:
                     skipped.append(name)
                     continue

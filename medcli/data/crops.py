@@ -6,7 +6,6 @@ draw, or whether the run was interrupted before.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple, Protocol
@@ -22,41 +21,32 @@ from medcli.data.variation import Variation
 from medcli.images.values import dtype_range
 from medcli.noise.base import Noise, uniform
 from medcli.noise.views import views
+from medcli.seeding import derived_seed, keyed_generator
 
 Clean = Literal["none", "mates", "others"]
 Stacked = tuple[list[Tensor], Tensor | None, Tensor]
 
 
-def keyed(*key: int | str) -> int:
-    """A hash of the key, a seed of 63 bits."""
-    return int.from_bytes(hashlib.blake2b(repr(key).encode(), digest_size=8).digest(), "little") >> 1
-
-
-def keyed_generator(*key: int | str) -> Generator:
-    """A CPU generator seeded by a hash of the key."""
-    return Generator().manual_seed(keyed(*key))
-
-
 class Sample(NamedTuple):
-    """views: noisy pictures of one scene, each (C, patch, patch) float32. clean: same shape. key: for further draws."""
+    """views: noisy images of one scene, each (C, patch, patch) float32. clean: same shape. key: for further draws."""
 
     views: Sequence[Tensor]
     clean: Tensor | None
     key: int
 
 
-class Source(Protocol):
+class SampleSource(Protocol):
     """Where samples come from."""
 
     def sample(self, step: int, index: int) -> Sample: ...
 
     def release(self) -> None:
-        """Gives back the memory of pictures that were looked at."""
+        """Gives back the memory of images that were looked at."""
 
 
 @dataclass(frozen=True)
-class Frame:
-    """One place in a picture, its size there and in the patch, and one of the eight flips and quarter turns."""
+class Crop:
+    """One place in an image, its size there and in the patch, and one of the eight flips and quarter turns."""
 
     top: int
     left: int
@@ -66,49 +56,49 @@ class Frame:
 
     def cut(self, pixels: NDArray[Any], channels: int) -> Tensor:
         """(H, W, C) -> (channels, patch, patch) float32; integers span [0, 1], floats keep their values."""
-        crop = as_unit(pixels[self.top : self.top + self.side, self.left : self.left + self.side])
+        window = as_unit(pixels[self.top : self.top + self.side, self.left : self.left + self.side])
         if self.side != self.patch:
-            crop = cv2.resize(crop, (self.patch, self.patch), interpolation=cv2.INTER_CUBIC).clip(0, 1)
-            crop = crop.reshape(self.patch, self.patch, -1)
-        patch = torch.from_numpy(_with_channels(crop, channels)).permute(2, 0, 1)
+            window = cv2.resize(window, (self.patch, self.patch), interpolation=cv2.INTER_CUBIC).clip(0, 1)
+            window = window.reshape(self.patch, self.patch, -1)
+        patch = torch.from_numpy(_with_channels(window, channels)).permute(2, 0, 1)
         if self.turn & 1:
             patch = patch.flip(2)
         return torch.rot90(patch, self.turn >> 1, (1, 2)).contiguous()
 
 
 @dataclass(frozen=True)
-class Framing:
+class CropSampler:
     """How frames are drawn.
 
     patch: side in pixels. channels: of the patch; 3 repeats gray, 1 takes the mean of colours.
     enlarge_share: share of crops that are enlarged by a factor from U(1, 2.2) before the noise. Photographs at the
-    camera's own resolution are softer than the downscaled pictures that one trains on.
+    camera's own resolution are softer than the downscaled images that one trains on.
     """
 
     patch: int
     channels: int = 3
     enlarge_share: float = 0.0
 
-    def draw(self, pixels: NDArray[Any], generator: Generator) -> Frame:
+    def draw(self, pixels: NDArray[Any], generator: Generator) -> Crop:
         """A frame within `pixels`, (H, W, C)."""
         side = self.patch
         if uniform(0, 1, generator) < self.enlarge_share:
             side = round(self.patch / uniform(1.0, 2.2, generator))
         top, left = (_below(length - side + 1, generator) for length in pixels.shape[:2])
-        return Frame(top, left, side, self.patch, _below(8, generator))
+        return Crop(top, left, side, self.patch, _below(8, generator))
 
 
 @dataclass(frozen=True)
-class MadeNoisy:
-    """Clean pictures that are made noisy. views, alike, clean: as in `medcli.methods.base.Needs`.
+class SyntheticPairs:
+    """Clean images that are made noisy. views, alike, clean: as in `medcli.methods.base.Needs`.
 
     variation: of the sample, for methods that take one view and its clean mate. others: where `clean="others"` come
-    from, the same pictures unless given.
+    from, the same images unless given.
     """
 
-    pictures: PixelCache
+    images: PixelCache
     noise: Noise
-    framing: Framing
+    crop_sampler: CropSampler
     seed: int
     views: int = 1
     alike: bool = False
@@ -118,39 +108,39 @@ class MadeNoisy:
 
     def sample(self, step: int, index: int) -> Sample:
         generator = keyed_generator(self.seed, step, index)
-        clean = _patch(self.pictures, self.framing, generator)
+        clean = _patch(self.images, self.crop_sampler, generator)
         if self.variation:
             clean, varied = self.variation.pair(clean, self.noise, generator)
-            return Sample([varied], clean, keyed(self.seed, step, index, "method"))
+            return Sample([varied], clean, derived_seed(self.seed, step, index, "method"))
         if self.alike:
             noisy = list(views(self.noise, clean, generator, self.views))
         else:
             noisy = [self.noise(clean, generator) for _ in range(self.views)]
-        key = keyed(self.seed, step, index, "method")
+        key = derived_seed(self.seed, step, index, "method")
         if self.clean == "others":
-            others = self.pictures if self.others is None else self.others
-            return Sample(noisy, _patch(others, self.framing, generator), key)
+            others = self.images if self.others is None else self.others
+            return Sample(noisy, _patch(others, self.crop_sampler, generator), key)
         return Sample(noisy, clean if self.clean == "mates" else None, key)
 
-    def judged(self) -> MadeNoisy:
-        """The same pictures and noise as pairs of one view and its clean mate."""
+    def judged(self) -> SyntheticPairs:
+        """The same images and noise as pairs of one view and its clean mate."""
         return replace(self, views=1, alike=False, clean="mates")
 
     def release(self) -> None:
-        for pictures in (self.pictures, *filter(None, [self.others])):
-            pictures.release()
+        for images in (self.images, *filter(None, [self.others])):
+            images.release()
 
 
 @dataclass(frozen=True)
-class Recorded:
-    """Noisy pictures as they are.
+class RecordedImages:
+    """Noisy images as they are.
 
-    noisy: one cache for each view; pictures of one place show one scene. clean: their mates, place by place, or other
+    noisy: one cache for each view; images of one place show one scene. clean: their mates, place by place, or other
     scenes, or None.
     """
 
     noisy: Sequence[PixelCache]
-    framing: Framing
+    crop_sampler: CropSampler
     seed: int
     clean: PixelCache | None = None
     mates: bool = False
@@ -158,22 +148,22 @@ class Recorded:
     def sample(self, step: int, index: int) -> Sample:
         generator = keyed_generator(self.seed, step, index)
         place = _below(len(self.noisy[0]), generator)
-        pictures = [view[place] for view in self.noisy]
-        frame = self.framing.draw(pictures[0], generator)
-        noisy = [frame.cut(picture, self.framing.channels) for picture in pictures]
-        key = keyed(self.seed, step, index, "method")
+        images = [view[place] for view in self.noisy]
+        crop = self.crop_sampler.draw(images[0], generator)
+        noisy = [crop.cut(image, self.crop_sampler.channels) for image in images]
+        key = derived_seed(self.seed, step, index, "method")
         if self.clean is None:
             return Sample(noisy, None, key)
         if self.mates:
-            return Sample(noisy, frame.cut(self.clean[place], self.framing.channels), key)
-        return Sample(noisy, _patch(self.clean, self.framing, generator), key)
+            return Sample(noisy, crop.cut(self.clean[place], self.crop_sampler.channels), key)
+        return Sample(noisy, _patch(self.clean, self.crop_sampler, generator), key)
 
     def release(self) -> None:
-        for pictures in (*self.noisy, *filter(None, [self.clean])):
-            pictures.release()
+        for images in (*self.noisy, *filter(None, [self.clean])):
+            images.release()
 
 
-def stacked(source: Source, step: int, indices: Sequence[int]) -> Stacked:
+def stacked(source: SampleSource, step: int, indices: Sequence[int]) -> Stacked:
     """Samples as a batch: views, each (B, C, patch, patch); clean, same shape, or None; keys (B,) int64."""
     samples = [source.sample(step, index) for index in indices]
     noisy = [torch.stack(list(view)) for view in zip(*(sample.views for sample in samples), strict=True)]
@@ -188,15 +178,15 @@ def as_unit(pixels: NDArray[Any]) -> NDArray[np.float32]:
     return np.nan_to_num(unit, nan=0.0, posinf=0.0, neginf=0.0) if pixels.dtype.kind == "f" else unit
 
 
-def _patch(pictures: PixelCache, framing: Framing, generator: Generator) -> Tensor:
-    picture = pictures[_below(len(pictures), generator)]
-    return framing.draw(picture, generator).cut(picture, framing.channels)
+def _patch(images: PixelCache, crop_sampler: CropSampler, generator: Generator) -> Tensor:
+    image = images[_below(len(images), generator)]
+    return crop_sampler.draw(image, generator).cut(image, crop_sampler.channels)
 
 
-def _with_channels(crop: NDArray[np.float32], channels: int) -> NDArray[np.float32]:
-    if crop.shape[2] == channels:
-        return crop
-    return np.repeat(crop, channels, axis=2) if crop.shape[2] == 1 else crop.mean(axis=2, keepdims=True)
+def _with_channels(window: NDArray[np.float32], channels: int) -> NDArray[np.float32]:
+    if window.shape[2] == channels:
+        return window
+    return np.repeat(window, channels, axis=2) if window.shape[2] == 1 else window.mean(axis=2, keepdims=True)
 
 
 def _below(count: int, generator: Generator) -> int:

@@ -1,4 +1,4 @@
-"""Folders of pictures: what lies in them, and which pictures of two folders belong together."""
+"""Folders of images: what lies in them, and which images of two folders belong together."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from medcli.images import supported
 LISTED = 10  # names in a letter
 
 
-def pictures_in(folder: Path, locked: dict[Path, InputError] | None = None) -> list[Path]:
-    """Relative paths of the pictures in a folder and its subfolders, sorted; hidden ones are passed over.
+def images_in(folder: Path, locked: dict[Path, InputError] | None = None) -> list[Path]:
+    """Relative paths of the images in a folder and its subfolders, sorted; hidden ones are passed over.
 
     locked: gets the subfolders that cannot be read, by relative path; None to leave them out.
-    Raises InputError where there is no picture, and where the folder itself cannot be read.
+    Raises InputError where there is no image, and where the folder itself cannot be read.
     """
     if not folder.is_dir():
-        raise InputError(f"There is no folder {folder}.", "Name a folder of pictures.")
+        raise InputError(f"There is no folder {folder}.", "Name a folder of images.")
     found: list[Path] = []
     closed: dict[Path, InputError] = {} if locked is None else locked
     for here, subfolders, names in os.walk(folder, onerror=lambda error: _note(error, folder, closed)):
@@ -27,7 +27,7 @@ def pictures_in(folder: Path, locked: dict[Path, InputError] | None = None) -> l
         paths = (Path(here, name) for name in names if not name.startswith("."))
         found += [path.relative_to(folder) for path in paths if supported(path)]
     if not found:
-        raise InputError(f"The folder {folder} holds no pictures.")
+        raise InputError(f"The folder {folder} holds no images.")
     return sorted(found, key=Path.as_posix)
 
 
@@ -50,9 +50,9 @@ def nested(one: Path, other: Path) -> bool:
 
 
 def matched(*folders: Path) -> list[tuple[Path, ...]]:
-    """The pictures of equal name, one of each folder, by relative path whatever the extensions, sorted.
+    """The images of equal name, one of each folder, by relative path whatever the extensions, sorted.
 
-    Raises InputError where a picture has no mate in another folder, or more than one.
+    Raises InputError where an image has no mate in another folder, or more than one.
     """
     columns = [by_stem(folder) for folder in folders]
     common = set.intersection(*(set(names) for names in columns))
@@ -61,8 +61,8 @@ def matched(*folders: Path) -> list[tuple[Path, ...]]:
     ]
     if lonely:
         raise InputError(
-            f"{len(lonely)} pictures have no mate of their name: {listed(lonely)}.",
-            f"Every picture must be in each of {', '.join(map(str, folders))}; only the extension may differ.",
+            f"{len(lonely)} images have no mate of their name: {listed(lonely)}.",
+            f"Every image must be in each of {', '.join(map(str, folders))}; only the extension may differ.",
         )
     return [tuple(names[key] for names in columns) for key in sorted(common)]
 
@@ -73,9 +73,9 @@ def listed(names: Sequence[str]) -> str:
 
 
 def by_stem(folder: Path) -> dict[str, Path]:
-    """The pictures of a folder by relative path without extension; raises InputError where two have the same."""
+    """The images of a folder by relative path without extension; raises InputError where two have the same."""
     found: dict[str, Path] = {}
-    for name in pictures_in(folder):
+    for name in images_in(folder):
         first = found.setdefault(name.with_suffix("").as_posix(), name)
         if first is not name:
             raise InputError(f"{folder / first} and {folder / name} differ only in their extension.", "Remove one.")

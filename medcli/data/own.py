@@ -1,4 +1,4 @@
-"""Pictures below a folder that are the user's, not results of earlier commands."""
+"""Images below a folder that are the user's, not results of earlier commands."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from pathlib import Path
 from medcli.images import supported
 
 RESULTS = (".medcli.jsonl", "pairs.jsonl")  # each line names one as its `output`, relative to the file's folder
-ENVIRONMENT = "pyvenv.cfg"  # its folder holds packages, and they their test pictures
+ENVIRONMENT = "pyvenv.cfg"  # its folder holds packages, and they their test images
 
 
-def pictures_of_the_user(folder: Path, leave_out: Sequence[Path] = ()) -> list[Path]:
+def images_of_the_user(folder: Path, leave_out: Sequence[Path] = ()) -> list[Path]:
     """All in it and its subfolders, sorted, below `folder` as it is spelled.
 
     Left out are hidden ones, folders of `leave_out`, results of earlier commands (those that their notes name, and

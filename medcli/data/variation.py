@@ -19,10 +19,10 @@ LEAST_CONTRAST = 1 / 8
 class Variation:
     """Shares of the samples, 0 to 1 each; with 0 nothing is drawn, so that older runs keep their samples.
 
-    gray: gray picture and equal noise in all channels, as from monochrome sensors and film.
-    common: colour picture with noise of which a share from U(0, 1) is common to all channels.
+    gray: gray image and equal noise in all channels, as from monochrome sensors and film.
+    common: colour image with noise of which a share from U(0, 1) is common to all channels.
     contrast: values scaled by a factor from 1/8 to 1 and raised by a black level, before the noise.
-    patterns: a pattern made by code (`medcli.data.patterns`) in place of the picture.
+    patterns: a pattern made by code (`medcli.data.patterns`) in place of the image.
     """
 
     gray: float = 0.0
@@ -51,7 +51,7 @@ class Variation:
 
 
 def _monochrome(clean: Tensor, noise: Noise, untouched: bool, generator: Generator) -> tuple[Tensor, Tensor]:
-    """Gray, with one channel of the noisy picture, or its luma, in all channels."""
+    """Gray, with one channel of the noisy image, or its luma, in all channels."""
     gray = _luma(clean).expand_as(clean).contiguous()
     if untouched:
         return gray, gray.clone()
@@ -71,9 +71,9 @@ def _with_common_noise(clean: Tensor, noisy: Tensor, share: float, generator: Ge
     return clean + mixed
 
 
-def _luma(picture: Tensor) -> Tensor:
+def _luma(image: Tensor) -> Tensor:
     """(C, H, W) -> (1, H, W)."""
-    luma: Tensor = picture if len(picture) == 1 else (LUMA * picture).sum(0, keepdim=True)
+    luma: Tensor = image if len(image) == 1 else (LUMA * image).sum(0, keepdim=True)
     return luma
 
 

@@ -7,9 +7,3 @@ tiling      where tiles lie and how their answers grow together, in bands from t
 strategies  how a network is asked
 denoiser    all of it in one call
 """
-
-from medcli.engine.denoiser import Denoiser
-from medcli.engine.device import choose_device, choose_precision
-from medcli.engine.strategies import Flips, Plain, Strategy
-
-__all__ = ["Denoiser", "Flips", "Plain", "Strategy", "choose_device", "choose_precision"]

@@ -1,16 +1,16 @@
-"""Gray pictures keep their local brightness.
+"""Gray images keep their local brightness.
 
 Networks that learned from colour photographs have seldom seen noise that is equal in all channels, and many answer it
-with a shift of the mean, of up to 13 grey levels (docs/benchmarks.md, "Gray pictures"). Noise has zero mean, so the
-mean difference between the noisy and the restored picture over a Gaussian window is that shift, and is added back. It
+with a shift of the mean, of up to 13 grey levels (docs/benchmarks.md, "Gray images"). Noise has zero mean, so the
+mean difference between the noisy and the restored image over a Gaussian window is that shift, and is added back. It
 is not where
 
     a pixel differs by more than six standard deviations (robust, of its block): impulses, hot pixels;
     noise was clipped: black cuts off its lower half and raises the mean, and a network that lowers it again is right,
     as is one that raises it where white cut off the upper half. Such a shift stays as far as more than 10 to 20 % of
-    the window have the darkest or the brightest value of the picture.
+    the window have the darkest or the brightest value of the image.
 
-Sums are taken over blocks on a grid of the picture's own, so that the result does not depend on tiles.
+Sums are taken over blocks on a grid of the image's own, so that the result does not depend on tiles.
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ Rows = Callable[[Span], Tensor]
 
 
 def kept(bands: Iterable[tuple[int, Tensor]], noisy: Rows, height: int, width: int) -> Iterator[tuple[int, Tensor]]:
-    """The bands of a restored gray picture, with the local brightness of the noisy one; they lag some 110 rows.
+    """The bands of a restored gray image, with the local brightness of the noisy one; they lag some 110 rows.
 
-    bands: (first row, (rows, W, 1) float32) from top to bottom, each row once. noisy: the same rows of the picture as
+    bands: (first row, (rows, W, 1) float32) from top to bottom, each row once. noisy: the same rows of the image as
     the network sees them, (rows, W) float32.
     """
     shift = _Shift(noisy, height, width)
@@ -69,7 +69,7 @@ class _Shift:
         self._sums = torch.zeros(5, -(-height // BLOCK) + 2 * REACH, -(-width // BLOCK))
 
     def measure(self, top: int, restored: Tensor) -> None:
-        """restored: (rows, W), a row of blocks that begins at row `top` of the picture."""
+        """restored: (rows, W), a row of blocks that begins at row `top` of the image."""
         noisy = self._noisy(Span(top, top + len(restored)))
         difference = _blocks(noisy - restored)
         size = difference.abs()
@@ -101,6 +101,6 @@ class _Shift:
 
 
 def _blocks(rows: Tensor) -> Tensor:
-    """(h, W) with h up to BLOCK -> (blocks, h * BLOCK); NaN where the last one reaches beyond the picture."""
+    """(h, W) with h up to BLOCK -> (blocks, h * BLOCK); NaN where the last one reaches beyond the image."""
     padded = functional.pad(rows, (0, -rows.shape[1] % BLOCK), value=torch.nan)
     return padded.unfold(1, BLOCK, BLOCK).transpose(0, 1).flatten(1)

@@ -1,6 +1,6 @@
 """Denoisers that nobody trained, to compare with: BM3D, OpenCV's non-local means, scikit-image's wavelet shrinkage.
 
-Each maps (H, W) or (H, W, 3) RGB floats to the same shape and asks for the noise's standard deviation, in the picture's
+Each maps (H, W) or (H, W, 3) RGB floats to the same shape and asks for the noise's standard deviation, in the image's
 own units, where 1 is white.
 """
 
@@ -23,7 +23,7 @@ Baseline = Callable[[Floats, float], Floats]
 
 
 def classical(name: str, sigma: float | None) -> Callable[[Floats], Floats]:
-    """The denoiser `name` of CLASSICAL for noise of `sigma` grey levels of 255; None: estimated for each picture.
+    """The denoiser `name` of CLASSICAL for noise of `sigma` grey levels of 255; None: estimated for each image.
 
     Raises MedcliError for an unknown name and where a package is missing, naming the extra that brings it.
     """
@@ -77,7 +77,7 @@ def _non_local_means() -> Baseline:
 
 
 def _nlm(noisy: Floats, sigma: float) -> Floats:
-    """OpenCV's takes 8 bits, so the picture is clipped and rounded first. Filter strength sigma, patch 7, window 21."""
+    """OpenCV's takes 8 bits, so the image is clipped and rounded first. Filter strength sigma, patch 7, window 21."""
     levels = (noisy.clip(0, 1) * 255).round().astype(np.uint8)
     if noisy.ndim == 2:
         restored = cv2.fastNlMeansDenoising(levels, None, sigma * 255, 7, 21)

@@ -15,10 +15,10 @@ from torch import Tensor, nn
 from medcli.engine import brightness, memory, tiling
 from medcli.engine.device import choose_device, choose_precision, unsupported, wait
 from medcli.engine.pixels import Canvas, Pixels, as_canvas, is_eight_bit, read_tile, reflected, write_rows
-from medcli.engine.strategies import Place, Plain, Strategy
+from medcli.engine.strategies import PixelCoordinates, Plain, Strategy
 from medcli.engine.tiling import Grid, Span
 from medcli.errors import DeviceError, MedcliError, ModelError, ran_out
-from medcli.images.picture import is_gray
+from medcli.images.decoded_image import is_gray
 from medcli.images.values import RangeChoice, ValueRange, choose_range, valid_masks
 
 Progress = Callable[[int, int], None]
@@ -42,15 +42,15 @@ class Denoiser:
         (pixels). It is moved to the device, to fp32 weights and to evaluation mode.
     strategy: how the network is asked; Plain unless given.
     device, precision: as `choose_device` and `choose_precision` read them. Under "auto" the precision follows the
-        picture's depth; `precision_in_force` tells it.
-    tile: largest side of a tile in pixels, 0 for the whole picture at once, "auto" for what the free memory holds.
-        Only "auto" gives way when memory runs out: the tile is halved, for later pictures too.
+        image's depth; `precision_in_force` tells it.
+    tile: largest side of a tile in pixels, 0 for the whole image at once, "auto" for what the free memory holds.
+        Only "auto" gives way when memory runs out: the tile is halved, for later images too.
     overlap: pixels that neighbouring tiles share. Unless given: twice the receptive field, at most 64 pixels and at
         most a quarter of the tile.
     half_safe: whether the model bears fp16 and bf16; only "auto" asks.
     range: which values are 0 and 1 for the network: "auto" and "dtype" as in `medcli.images.values`, or a `ValueRange`.
     nodata: pixels of this value in all channels mean nothing, as NaN and infinity do.
-    keep_brightness: whether gray pictures keep their local mean (`medcli.engine.brightness`); not for a network that
+    keep_brightness: whether gray images keep their local mean (`medcli.engine.brightness`); not for a network that
         fills in what is missing.
 
     `passed_over` counts the pixels that came back as they were because they meant nothing or lay far outside the range.
@@ -82,7 +82,7 @@ class Denoiser:
         traits = cast(Network, network)
         self.channels = traits.channels
         self.multiple = self.strategy.multiple(traits.multiple)
-        self.reach = self.strategy.reach(traits.receptive_field)
+        self.context_radius = self.strategy.context_radius(traits.receptive_field)
         self.tile, self.overlap = tile, overlap
         self.range, self.nodata = range, nodata
         self.reruns = self.passed_over = 0
@@ -99,7 +99,7 @@ class Denoiser:
         values: ValueRange | None = None,
         nodata: float | None = None,
     ) -> Pixels:
-        """The restored picture, an array of the same shape and dtype.
+        """The restored image, an array of the same shape and dtype.
 
         pixels: (H, W) or (H, W, C), boolean, integers of up to 32 bits, or float. C is the network's number of
             channels, or 1: gray runs as equal channels and comes back as their mean, and equal channels run as gray.
@@ -109,7 +109,7 @@ class Denoiser:
         progress: called with (passes done, all passes) at the start and after each pass of the network over a tile;
             starts anew with smaller tiles.
         values: the range, where it is known already, as that of all pages of a file; else by `range`.
-        nodata: of this picture; else that of the denoiser.
+        nodata: of this image; else that of the denoiser.
 
         Raises InputError or ModelError for an array that does not fit, DeviceError when the tile does not fit the
         memory, ModelError when the network's answer is not finite even in fp32.
@@ -140,7 +140,7 @@ class Denoiser:
         return choose_precision(self.precision, self.device, half_safe=self.half_safe, eight_bit=eight_bit)
 
     def tile_in_force(self, height: int, width: int) -> int:
-        """Largest side in pixels of the tiles for a picture of this size; 0 when it runs whole."""
+        """Largest side in pixels of the tiles for an image of this size; 0 when it runs whole."""
         tile = self._tile()
         return tile if tile and max(height, width) > tile else 0
 
@@ -164,7 +164,7 @@ class Denoiser:
 
         def answer(rows: Span, columns: Span) -> Tensor:
             spans = zip((rows, columns), canvas.pixels.shape, strict=False)
-            place = Place(*(torch.from_numpy(reflected(span, length)) for span, length in spans))
+            place = PixelCoordinates(*(torch.from_numpy(reflected(span, length)) for span, length in spans))
             return self._restored(read_tile(canvas, rows, columns), place, precision)
 
         def noisy(rows: Span) -> Tensor:
@@ -198,7 +198,7 @@ class Denoiser:
         finally:
             hook.remove()
 
-    def _restored(self, tile: Tensor, place: Place, precision: torch.dtype) -> Tensor:
+    def _restored(self, tile: Tensor, place: PixelCoordinates, precision: torch.dtype) -> Tensor:
         """(1, C, h, w) as read -> (h, w, C) restored, on the CPU."""
         batch = tile.to(self.device).expand(-1, self.channels, -1, -1).contiguous(memory_format=torch.channels_last)
         answer = self._asked(batch, place, precision)
@@ -211,7 +211,7 @@ class Denoiser:
             answer = _gray(answer)
         return answer[0].permute(1, 2, 0).cpu()
 
-    def _asked(self, batch: Tensor, place: Place, precision: torch.dtype) -> Tensor:
+    def _asked(self, batch: Tensor, place: PixelCoordinates, precision: torch.dtype) -> Tensor:
         # Autocast, not half-precision weights: equally fast, and what a network adds to its input is added in fp32.
         half = precision != torch.float32
         with torch.autocast(self.device.type, dtype=precision if half else None, enabled=half):
@@ -221,8 +221,10 @@ class Denoiser:
         overlap = self.overlap
         if overlap is None:
             quarter = tile // 4 // self.multiple * self.multiple
-            overlap = min(tiling.default_overlap(self.reach, self.multiple), quarter)
-        return tiling.plan(height, width, tile=tile, overlap=overlap, multiple=self.multiple, reach=self.reach)
+            overlap = min(tiling.default_overlap(self.context_radius, self.multiple), quarter)
+        return tiling.plan(
+            height, width, tile=tile, overlap=overlap, multiple=self.multiple, context_radius=self.context_radius
+        )
 
     def _tile(self) -> int:
         if self.tile != "auto":
@@ -234,7 +236,7 @@ class Denoiser:
 
     def _halved(self, tile: int, error: BaseException) -> int:
         if self.tile != "auto":
-            asked = f"tiles of {tile} pixels" if self.tile else "the whole picture at once (tile 0)"
+            asked = f"tiles of {tile} pixels" if self.tile else "the whole image at once (tile 0)"
             raise DeviceError(
                 f"The memory of {self.device} does not hold {asked}.", "Ask for a smaller tile, or for tile auto."
             ) from error

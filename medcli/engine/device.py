@@ -36,7 +36,7 @@ def choose_precision(
     """The number format behind "auto", "fp32", "fp16" or "bf16", for convolutions; sums with the input stay in fp32.
 
     "auto" is fp16 on a GPU where the model bears it. On a CPU it is bf16 where the model bears it, the CPU multiplies
-    bf16 matrices natively and the picture has 8 bits, whose step of 1/255 hides the error (about 1/2500); else fp32.
+    bf16 matrices natively and the image has 8 bits, whose step of 1/255 hides the error (about 1/2500); else fp32.
     Raises DeviceError for an unknown name, or for bf16 on a GPU without it.
     """
     if spec == "auto":

@@ -55,7 +55,7 @@ def release(device: torch.device) -> None:
         torch.mps.empty_cache()
 
 
-def keep_heap() -> None:
+def keep_freed_memory() -> None:
     """Let this process keep what it frees: glibc else returns every large buffer, and each tile faults it in again.
 
     For programs, not libraries: it concerns the whole process, so the command line calls it once and `Denoiser` never.

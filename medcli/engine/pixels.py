@@ -1,6 +1,6 @@
 """Arrays to network floats and back, window by window. What the numbers mean is `medcli.images.values`'s business.
 
-Pixels that are no data (NaN, infinity, a value that says so), and those far outside the range of the picture, are
+Pixels that are no data (NaN, infinity, a value that says so), and those far outside the range of the image, are
 shown to the network as their surroundings would have them, and come back as they were.
 """
 
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from medcli.engine.tiling import Span
 from medcli.errors import InputError, ModelError
-from medcli.images.filling import BLOCK, REACH, block_colours, filled
+from medcli.images.filling import BLOCK, REACH, block_colours, inpainted
 from medcli.images.values import TYPES, Floats, Mask, ValueRange, missing
 
 Pixels = npt.NDArray[Any]
@@ -26,7 +26,7 @@ _ROWS_AT_ONCE = 32  # a piece of a band that stays in the cache while it is scal
 
 @dataclass(frozen=True)
 class Canvas:
-    """A picture as it is shown to a network. pixels: (H, W, C) in one of `TYPES`; values: what is 0 and 1 there.
+    """An image as it is shown to a network. pixels: (H, W, C) in one of `TYPES`; values: what is 0 and 1 there.
 
     nodata: pixels whose channels are all of this value mean nothing. deep: a colour for each block, (h, w, C) float32
     as the network sees it; None where every pixel is shown. passed_over: how many pixels are not.
@@ -39,7 +39,7 @@ class Canvas:
     passed_over: int = 0
 
     def look(self) -> Canvas:
-        """The same, with what it takes to fill what cannot be shown; needs no copy of the picture."""
+        """The same, with what it takes to fill what cannot be shown; needs no copy of the image."""
         if self.nodata is None and self.values.holds(self.pixels.dtype):
             return self
         passed_over = 0
@@ -57,7 +57,7 @@ class Canvas:
         return self.passed_over == self.pixels[..., 0].size
 
     def seen(self, window: Pixels) -> tuple[Floats, Mask]:
-        """(h, w, C) of the picture as the network sees it, and (h, w): where it must not."""
+        """(h, w, C) of the image as the network sees it, and (h, w): where it must not."""
         unit = self.values.to_unit(window)
         hole = self.values.far_outside(unit)
         lost = missing(window, self.nodata)
@@ -67,19 +67,19 @@ class Canvas:
 def as_canvas(pixels: Pixels, channels: int) -> Pixels:
     """(H, W, C) view of `pixels`, (H, W) or (H, W, C), for a network with `channels`; C is that number, or 1 (gray).
 
-    Raises InputError for an array that is no picture, ModelError for one that does not fit the network.
+    Raises InputError for an array that is no image, ModelError for one that does not fit the network.
     """
     if pixels.dtype.name not in TYPES:
         raise InputError(f"Pixels of type {pixels.dtype.name} are not known here.", f"Give {', '.join(TYPES)}.")
     if pixels.ndim not in (2, 3) or pixels.size == 0:
         raise InputError(
-            f"An array of shape {pixels.shape} is no picture.",
+            f"An array of shape {pixels.shape} is no image.",
             "Give (height, width) or (height, width, channels), none of them 0; of a stack, one page at a time.",
         )
     canvas = pixels if pixels.ndim == 3 else pixels[..., np.newaxis]
     found = canvas.shape[2]
     if found not in (1, channels):
-        raise ModelError(f"The picture has {found} channels, but the model was made for {channels}.", _remedy(found))
+        raise ModelError(f"The image has {found} channels, but the model was made for {channels}.", _remedy(found))
     return canvas
 
 
@@ -88,7 +88,7 @@ def is_eight_bit(pixels: Pixels) -> bool:
 
 
 def read_tile(canvas: Canvas, rows: Span, columns: Span) -> Tensor:
-    """(1, C, rows, columns) float32 in channels-last order; beyond the border the picture is mirrored."""
+    """(1, C, rows, columns) float32 in channels-last order; beyond the border the image is mirrored."""
     if canvas.deep is None:
         floats = canvas.values.to_unit(_window(canvas.pixels, rows, columns))
     else:
@@ -129,17 +129,17 @@ def _window(pixels: Pixels, rows: Span, columns: Span) -> Pixels:
 
 
 def _filled(canvas: Canvas, deep: Floats, rows: Span, columns: Span) -> Floats:
-    """The window with its holes filled as in the whole picture, whatever its borders cut through."""
+    """The window with its holes filled as in the whole image, whatever its borders cut through."""
     wide = [Span(span.start - REACH, span.stop + REACH) for span in (rows, columns)]
     unit, hole = canvas.seen(_window(canvas.pixels, *wide))
     inner = slice(REACH, -REACH), slice(REACH, -REACH)
     if not hole[inner].any():
         return np.ascontiguousarray(unit[inner])
     down, along = (reflected(span, side) // BLOCK for span, side in zip(wide, canvas.pixels.shape, strict=False))
-    return np.ascontiguousarray(filled(unit, hole, deep[np.ix_(down, along)])[inner])
+    return np.ascontiguousarray(inpainted(unit, hole, deep[np.ix_(down, along)])[inner])
 
 
 def _remedy(found: int) -> str:
     if found in (2, 4):
         return "An alpha channel is not a colour: leave it out (pixels[..., :-1]) and put it back afterwards."
-    return "Choose a model with as many channels, or denoise the channels one by one as gray pictures."
+    return "Choose a model with as many channels, or denoise the channels one by one as gray images."

@@ -2,7 +2,7 @@
 
 A strategy is called with the network and a batch (B, C, H, W), float in [0, 1], and returns the restored batch, same
 shape. `passes` says how often it runs the network, which is what it costs. What is drawn at random is drawn from the
-`place` of the batch in its picture, so that neighbouring tiles agree.
+`place` of the batch in its image, so that neighbouring tiles agree.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from medcli.errors import ModelError
 from medcli.registry import STRATEGIES, nearest, resolve
 
 
-class Place(NamedTuple):
-    """Which rows and columns of the picture a batch shows, (H,) and (W,) int64; those that are mirrored come again."""
+class PixelCoordinates(NamedTuple):
+    """Which rows and columns of the image a batch shows, (H,) and (W,) int64; those that are mirrored come again."""
 
     rows: Tensor
     columns: Tensor
@@ -32,11 +32,11 @@ class Strategy(Protocol):
     def multiple(self, of_network: int) -> int:
         """What the origin and the sides of a batch must be multiples of, given what the network asks for."""
 
-    def reach(self, of_network: int) -> int:
+    def context_radius(self, of_network: int) -> int:
         """Largest distance in pixels at which an input can influence an output, given the network's own."""
 
-    def __call__(self, network: nn.Module, batch: Tensor, place: Place | None = None) -> Tensor:
-        """The restored batch. Without a place it is a picture of its own."""
+    def __call__(self, network: nn.Module, batch: Tensor, place: PixelCoordinates | None = None) -> Tensor:
+        """The restored batch. Without a place it is an image of its own."""
 
 
 class Plain:
@@ -47,16 +47,16 @@ class Plain:
     def multiple(self, of_network: int) -> int:
         return of_network
 
-    def reach(self, of_network: int) -> int:
+    def context_radius(self, of_network: int) -> int:
         return of_network
 
-    def __call__(self, network: nn.Module, batch: Tensor, place: Place | None = None) -> Tensor:
+    def __call__(self, network: nn.Module, batch: Tensor, place: PixelCoordinates | None = None) -> Tensor:
         answer: Tensor = network(batch)
         return answer
 
 
 class Flips:
-    """The mean over the eight flips and turns of the picture, each turned back: errors that depend on direction go.
+    """The mean over the eight flips and turns of the image, each turned back: errors that depend on direction go.
 
     inner: how the network is asked each time; Plain unless given.
     """
@@ -70,25 +70,27 @@ class Flips:
     def multiple(self, of_network: int) -> int:
         return self.inner.multiple(of_network)
 
-    def reach(self, of_network: int) -> int:
-        return self.inner.reach(of_network)
+    def context_radius(self, of_network: int) -> int:
+        return self.inner.context_radius(of_network)
 
-    def __call__(self, network: nn.Module, batch: Tensor, place: Place | None = None) -> Tensor:
+    def __call__(self, network: nn.Module, batch: Tensor, place: PixelCoordinates | None = None) -> Tensor:
         place = place or whole(batch)
         views = [(swap, flips) for swap in (False, True) for flips in ((), (2,), (3,), (2, 3))]
         return mean(self._view(network, batch, place, *view) for view in views)
 
-    def _view(self, network: nn.Module, batch: Tensor, place: Place, swap: bool, flips: tuple[int, ...]) -> Tensor:
+    def _view(
+        self, network: nn.Module, batch: Tensor, place: PixelCoordinates, swap: bool, flips: tuple[int, ...]
+    ) -> Tensor:
         turned = (batch.mT if swap else batch).flip(flips).contiguous(memory_format=channels_last)
         rows, columns = reversed(place) if swap else place
-        there = Place(rows.flip(0) if 2 in flips else rows, columns.flip(0) if 3 in flips else columns)
+        there = PixelCoordinates(rows.flip(0) if 2 in flips else rows, columns.flip(0) if 3 in flips else columns)
         answer = self.inner(network, turned, there).flip(flips)
         return answer.mT if swap else answer
 
 
-def whole(batch: Tensor) -> Place:
-    """The place of a batch that is a picture of its own."""
-    return Place(torch.arange(batch.shape[2]), torch.arange(batch.shape[3]))
+def whole(batch: Tensor) -> PixelCoordinates:
+    """The place of a batch that is an image of its own."""
+    return PixelCoordinates(torch.arange(batch.shape[2]), torch.arange(batch.shape[3]))
 
 
 def mean(answers: Iterable[Tensor]) -> Tensor:

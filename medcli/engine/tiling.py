@@ -1,12 +1,12 @@
 """Where tiles lie and how their answers grow together.
 
-A picture is cut into tiles of one size whose origins are multiples of the network's, so that its down-sampling grids
-coincide with those of the whole picture. Neighbours share an overlap. Going right and down, each tile fades in over
+An image is cut into tiles of one size whose origins are multiples of the network's, so that its down-sampling grids
+coincide with those of the whole image. Neighbours share an overlap. Going right and down, each tile fades in over
 what already lies there: at every pixel the weights are positive and sum to one, and where two answers agree, the blend
-is that answer to the last bit. Away from the picture's own borders a tile is trusted only at a distance from its cut:
+is that answer to the last bit. Away from the image's own borders a tile is trusted only at a distance from its cut:
 
     overlap >= 2 * reach    the distance is the reach, so only pixels that saw everything they needed are used,
-                            and the blend equals the whole picture's answer to float tolerance
+                            and the blend equals the whole image's answer to float tolerance
     overlap <  2 * reach    the distance is a quarter of the overlap, and the fade takes the middle half
 """
 
@@ -25,7 +25,7 @@ LARGEST_DEFAULT_OVERLAP = 64
 
 @dataclass(frozen=True)
 class Span:
-    """Pixels `start` <= i < `stop` along one side of the picture; `stop` may lie beyond its border."""
+    """Pixels `start` <= i < `stop` along one side of the image; `stop` may lie beyond its border."""
 
     start: int
     stop: int
@@ -37,27 +37,27 @@ class Span:
 
 @dataclass(frozen=True)
 class Grid:
-    """Tiles over a picture of `height` x `width`: every one of `rows` crossed with every one of `columns`."""
+    """Tiles over an image of `height` x `width`: every one of `rows` crossed with every one of `columns`."""
 
     height: int
     width: int
     rows: tuple[Span, ...]
     columns: tuple[Span, ...]
-    reach: int
+    context_radius: int
 
     def __len__(self) -> int:
         return len(self.rows) * len(self.columns)
 
 
-def default_overlap(reach: int, multiple: int) -> int:
+def default_overlap(context_radius: int, multiple: int) -> int:
     """Pixels that neighbours share: twice the reach makes tiles exact, more than 64 costs more than it shows."""
-    return min(_round_up(2 * reach, multiple), _round_up(LARGEST_DEFAULT_OVERLAP, multiple))
+    return min(_round_up(2 * context_radius, multiple), _round_up(LARGEST_DEFAULT_OVERLAP, multiple))
 
 
-def plan(height: int, width: int, *, tile: int, overlap: int, multiple: int, reach: int) -> Grid:
+def plan(height: int, width: int, *, tile: int, overlap: int, multiple: int, context_radius: int) -> Grid:
     """The fewest tiles with sides up to `tile` (0: one tile, the whole), made as small as that many can be."""
     rows, columns = (cut(side, tile, overlap, multiple) for side in (height, width))
-    return Grid(height, width, rows, columns, reach)
+    return Grid(height, width, rows, columns, context_radius)
 
 
 def cut(length: int, tile: int, overlap: int, multiple: int) -> tuple[Span, ...]:
@@ -73,9 +73,9 @@ def cut(length: int, tile: int, overlap: int, multiple: int) -> tuple[Span, ...]
     return tuple(Span(start * multiple, (start + size) * multiple) for start in starts)
 
 
-def fade(shared: int, reach: int) -> Tensor:
+def fade(shared: int, context_radius: int) -> Tensor:
     """(shared,) weights of the later tile over the pixels shared with the earlier one: from 0 smoothly to 1."""
-    distrusted = reach if shared >= 2 * reach else shared // 4
+    distrusted = context_radius if shared >= 2 * context_radius else shared // 4
     room = max(0.5, shared - 2 * distrusted)  # without room, half a pixel makes the ramp a step
     ramp = ((torch.arange(shared) + 0.5 - distrusted) / room).clamp(0, 1)
     return ramp * ramp * (3 - 2 * ramp)
@@ -91,7 +91,7 @@ def bands(grid: Grid, channels: int, answer: Callable[[Span, Span], Tensor]) -> 
     above = strip[:0]
     for rows, below in zip_longest(grid.rows, grid.rows[1:]):
         _fill(strip, grid, rows, answer)
-        _fade_in(above, strip[: len(above)], fade(len(above), grid.reach)[:, None, None])
+        _fade_in(above, strip[: len(above)], fade(len(above), grid.context_radius)[:, None, None])
         strip[: len(above)] = above
         finished = (below.start if below else rows.stop) - rows.start
         above = strip[finished:].clone()
@@ -103,7 +103,7 @@ def _fill(strip: Tensor, grid: Grid, rows: Span, answer: Callable[[Span, Span], 
     for columns in grid.columns:
         tile = answer(rows, columns)
         shared = laid - columns.start
-        _fade_in(strip[:, columns.start : laid], tile[:, :shared], fade(shared, grid.reach)[:, None])
+        _fade_in(strip[:, columns.start : laid], tile[:, :shared], fade(shared, grid.context_radius)[:, None])
         strip[:, laid : columns.stop] = tile[:, shared:]
         laid = columns.stop
 

@@ -1,13 +1,13 @@
-"""Files and arrays: the one place that knows picture formats. What a file carries comes back in the file written.
+"""Files and arrays: the one place that knows image formats. What a file carries comes back in the file written.
 
-    read -> Picture (pages of pixels and alpha, metadata, notes) -> write
+    read -> Image (pages of pixels and alpha, metadata, notes) -> write
 
 Depth, gray, alpha, colour profile, EXIF, XMP, resolution, TIFF tags, JPEG quality and chroma subsampling survive.
-Orientation is never applied: pixels and tag both stay as they are stored, so no viewer turns a picture twice.
+Orientation is never applied: pixels and tag both stay as they are stored, so no viewer turns an image twice.
 """
 
+from medcli.images.decoded_image import DecodedImage, Metadata, Page, TiffLayout
 from medcli.images.formats import SUFFIXES, format_of, supported
-from medcli.images.picture import Metadata, Page, Picture, TiffLayout
 from medcli.images.reader import read
 from medcli.images.source import MAX_PIXELS
 from medcli.images.writer import write
@@ -15,9 +15,9 @@ from medcli.images.writer import write
 __all__ = [
     "MAX_PIXELS",
     "SUFFIXES",
+    "DecodedImage",
     "Metadata",
     "Page",
-    "Picture",
     "TiffLayout",
     "format_of",
     "read",

@@ -8,10 +8,10 @@ from typing import BinaryIO
 import numpy as np
 
 from medcli.errors import OutputError
-from medcli.images.picture import Metadata, Page, Picture
+from medcli.images.decoded_image import DecodedImage, Metadata, Page
 from medcli.images.pillow import opened_as, page_of
 from medcli.images.raster import bands, colour, interleaved
-from medcli.images.source import Source
+from medcli.images.source import ImageBytes
 
 METRE = 39.3701  # inches, with the digits that other programs use
 PLAIN, MASKED = 0, 3  # how pixels are coded
@@ -25,18 +25,18 @@ COLOURS_AT, PROFILE_AT = (
 PERCEPTUAL = 4  # how a profile is meant
 
 
-def decode(source: Source) -> Picture:
-    """A `Picture` of one page. Raises InputError for a damaged file."""
-    image = opened_as("BmpImagePlugin:BmpImageFile", None, source)
-    source.admit(*image.size)
+def decode(source: ImageBytes) -> DecodedImage:
+    """A `DecodedImage` of one page. Raises InputError for a damaged file."""
+    pillow_image = opened_as("BmpImagePlugin:BmpImageFile", None, source)
+    source.admit(*pillow_image.size)
     icc, lines = _profile(source)
-    page, converted = page_of(image, source, icc)
-    dpi = image.info.get("dpi")
+    page, converted = page_of(pillow_image, source, icc)
+    dpi = pillow_image.info.get("dpi")
     meta = Metadata(icc=icc, dpi=(float(dpi[0]), float(dpi[1])) if dpi and all(dpi) else None)
-    return Picture([page], "bmp", meta, converted + lines)
+    return DecodedImage([page], "bmp", meta, converted + lines)
 
 
-def _profile(source: Source) -> tuple[bytes | None, list[str]]:
+def _profile(source: ImageBytes) -> tuple[bytes | None, list[str]]:
     """The colour profile in a header of 124 bytes; a note on what cannot be kept of the others."""
     data = source.content()
     head = data[14 : 14 + 124]
@@ -51,22 +51,22 @@ def _profile(source: Source) -> tuple[bytes | None, list[str]]:
     return None, []
 
 
-def encode(picture: Picture, stream: BinaryIO, quality: int | None) -> None:
+def encode(image: DecodedImage, stream: BinaryIO, quality: int | None) -> None:
     """Write one uint8 page: 8 bits gray, 24 bits RGB, or 32 bits with alpha. Raises OutputError beyond 4 GB."""
-    page = picture.pages[0]
+    page = image.pages[0]
     if page.alpha is not None:
         page = Page(colour(page.pixels), page.alpha)
     height, width = page.pixels.shape[:2]
     bits = 8 if page.pixels.ndim == 2 else 24 if page.alpha is None else 32
     stride = (width * bits // 8 + 3) // 4 * 4
-    icc = picture.metadata.icc or b""
+    icc = image.metadata.icc or b""
     info = 124 if icc else 108 if bits == 32 else 40
     colours = GRAYS if bits == 8 else b""
     start = 14 + info + len(colours)
     total = start + stride * height + len(icc)
     if total >= 2**32:
-        raise OutputError("The picture is too large for BMP.", "Write PNG or TIFF.")
-    density = [round(value * METRE) for value in picture.metadata.dpi or (0, 0)]
+        raise OutputError("The image is too large for BMP.", "Write PNG or TIFF.")
+    density = [round(value * METRE) for value in image.metadata.dpi or (0, 0)]
     coding = MASKED if bits == 32 else PLAIN
     head = struct.pack("<IiiHHIIiiII", info, width, height, 1, bits, coding, stride * height, *density, 0, 0)
     head += (MASKS if bits == 32 else bytes(16)) + (EMBEDDED if icc else SRGB) + bytes(48)

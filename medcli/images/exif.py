@@ -9,7 +9,7 @@ from collections.abc import Container, Iterator
 from dataclasses import dataclass
 from typing import BinaryIO
 
-from medcli.images.picture import ByteOrder
+from medcli.images.decoded_image import ByteOrder
 
 PREFIX = b"Exif\0\0"
 EXIF_IFD, GPS_IFD, INTEROP_IFD = 0x8769, 0x8825, 0xA005
@@ -24,7 +24,7 @@ Tag = tuple[int, int, int, bytes]  # number, type, count, value as it lies in th
 
 
 @dataclass(frozen=True)
-class Entry:
+class IfdEntry:
     """One tag: its number, type, count, and where its value field lies."""
 
     tag: int
@@ -44,23 +44,23 @@ def order(block: bytes | bytearray) -> ByteOrder | None:
     return marks.get(bytes(block[:4])) if len(block) >= 14 else None
 
 
-def directory(block: bytes | bytearray, at: int, mark: ByteOrder) -> tuple[list[Entry], int]:
+def directory(block: bytes | bytearray, at: int, mark: ByteOrder) -> tuple[list[IfdEntry], int]:
     """The entries of the directory at `at`, and where its link to the next lies. Raises struct.error if cut short."""
     (count,) = struct.unpack_from(f"{mark}H", block, at)
     starts = range(at + 2, at + 2 + 12 * count, 12)
     fields = [(*struct.unpack_from(f"{mark}HHI", block, start), start + 8) for start in starts]
-    return [Entry(tag, kind, number, place) for tag, kind, number, place in fields], at + 2 + 12 * count
+    return [IfdEntry(tag, kind, number, place) for tag, kind, number, place in fields], at + 2 + 12 * count
 
 
-def value(block: bytes | bytearray, entry: Entry, mark: ByteOrder) -> int:
+def value(block: bytes | bytearray, entry: IfdEntry, mark: ByteOrder) -> int:
     """The value of an entry of one SHORT or LONG, or the offset that a longer one holds."""
     code = "H" if entry.kind == SHORT and entry.count == 1 else "I"
     return int(struct.unpack_from(mark + code, block, entry.at)[0])
 
 
-def main_directory(block: bytes | bytearray, mark: ByteOrder) -> list[Entry]:
+def main_directory(block: bytes | bytearray, mark: ByteOrder) -> list[IfdEntry]:
     """The entries of the first directory."""
-    return directory(block, value(block, Entry(0, LONG, 1, 4), mark), mark)[0]
+    return directory(block, value(block, IfdEntry(0, LONG, 1, 4), mark), mark)[0]
 
 
 def values(stream: BinaryIO, at: int, mark: ByteOrder) -> list[Tag]:
@@ -143,7 +143,7 @@ def tidied(block: bytes, width: int, height: int) -> bytes:
         return block
     result = bytearray(block)
     try:
-        first = value(result, Entry(0, LONG, 1, 4), mark)
+        first = value(result, IfdEntry(0, LONG, 1, 4), mark)
         entries, link = directory(result, first, mark)
         _unlink_thumbnail(result, link, mark)
         for entry in _within(result, entries, EXIF_IFD, mark):
@@ -191,7 +191,7 @@ def _unlink_thumbnail(block: bytearray, link: int, mark: ByteOrder) -> None:
             del block[start:]
 
 
-def _within(block: bytes | bytearray, entries: list[Entry], tag: int, mark: ByteOrder) -> list[Entry]:
+def _within(block: bytes | bytearray, entries: list[IfdEntry], tag: int, mark: ByteOrder) -> list[IfdEntry]:
     found = [value(block, entry, mark) for entry in entries if entry.tag == tag]
     return directory(block, found[0], mark)[0] if found else []
 

@@ -1,7 +1,7 @@
 """Plausible values where there are none: a network would smear what lies there into the pixels beside it.
 
 Near pixels that are known, a hole takes their mean, the nearer the more; deep inside it, colours of the neighbourhood
-by push-pull, which needs no more than one colour per block. So a picture of any size is filled window by window, and a
+by push-pull, which needs no more than one colour per block. So an image of any size is filled window by window, and a
 window gets the same values wherever it is cut.
 """
 
@@ -28,8 +28,8 @@ NEARNESS = 1.5  # pixels, the deviation of the weights of those
 def block_colours(strips: Iterable[tuple[Array, Mask]]) -> Floats:
     """The colour of each block of BLOCK x BLOCK pixels: (ceil(H / BLOCK), ceil(W / BLOCK)[, C]).
 
-    strips: the picture in rows of blocks, (BLOCK, W[, C]) and what is known of each, (BLOCK, W). Blocks of which
-    nothing is known take the colours around them; the picture must have a known pixel.
+    strips: the image in rows of blocks, (BLOCK, W[, C]) and what is known of each, (BLOCK, W). Blocks of which
+    nothing is known take the colours around them; the image must have a known pixel.
     """
     sums, counts = [], []
     for values, known in strips:
@@ -40,7 +40,7 @@ def block_colours(strips: Iterable[tuple[Array, Mask]]) -> Floats:
     return _spread(np.array(sums, np.float32), np.array(counts, np.float32))
 
 
-def filled(values: Floats, hole: Mask, deep: Floats) -> Floats:
+def inpainted(values: Floats, hole: Mask, deep: Floats) -> Floats:
     """(H, W, C) with `hole`, (H, W), filled; values there may be anything. deep: same shape, for what lies far inside.
 
     Within REACH of the border it depends on what lies beyond.
@@ -59,7 +59,7 @@ def filled(values: Floats, hole: Mask, deep: Floats) -> Floats:
 def unit_filled(pixels: Array, values: ValueRange, nodata: float | None = None) -> Floats:
     """(H, W[, C]) as a network is shown it, in one piece: float32 in which the range is [0, 1], without holes.
 
-    A picture without anything to be shown is 0 all over.
+    An image without anything to be shown is 0 all over.
     """
     unit = values.to_unit(pixels)
     lost, hole = missing(pixels, nodata), values.far_outside(unit)
@@ -72,7 +72,7 @@ def unit_filled(pixels: Array, values: ValueRange, nodata: float | None = None) 
     tops = range(0, len(layers), BLOCK)
     colours = block_colours((layers[top : top + BLOCK], ~hole[top : top + BLOCK]) for top in tops)
     down, along = (np.arange(side) // BLOCK for side in hole.shape)
-    return filled(layers, hole, colours[np.ix_(down, along)]).reshape(unit.shape)
+    return inpainted(layers, hole, colours[np.ix_(down, along)]).reshape(unit.shape)
 
 
 def broadcast(mask: Array, pixels: Array) -> Array:

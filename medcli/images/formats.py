@@ -1,4 +1,4 @@
-"""The table of picture formats: how each is recognised, named, and what it can hold."""
+"""The table of image formats: how each is recognised, named, and what it can hold."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Format:
-    """What a format can hold. `codec` is the module with `decode(source)` and `encode(picture, stream, quality)`."""
+    """What a format can hold. `codec` is the module with `decode(source)` and `encode(image, stream, quality)`."""
 
     codec: str
     suffixes: tuple[str, ...]

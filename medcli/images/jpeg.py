@@ -14,9 +14,9 @@ from PIL import Image
 from PIL.JpegImagePlugin import JpegImageFile
 
 from medcli.images import exif, multi_picture
-from medcli.images.picture import Metadata, Picture
+from medcli.images.decoded_image import DecodedImage, Metadata
 from medcli.images.pillow import load, opened_as, page_of
-from medcli.images.source import Source
+from medcli.images.source import ImageBytes
 
 DEFAULT_QUALITY = 95
 SOI, EOI, SOS, DQT, DRI, COM, TEM = 0xD8, 0xD9, 0xDA, 0xDB, 0xDD, 0xFE, 0x01
@@ -35,7 +35,7 @@ SEGMENTS = 1 << 16  # more are taken for damage
 BLOCKS_PER_BYTE = 8  # Huffman codes have one bit at least, and each block of 8x8 pixels has one
 # (1, 2) and (4, 1) are beyond the encoder: the chroma of what is written is as fine, or finer
 SAMPLING = {(1, 1): "4:4:4", (2, 1): "4:2:2", (2, 2): "4:2:0", (1, 2): "4:4:4", (4, 1): "4:2:2"}
-TRAILER = b"trailer"  # kind of a native block: all that follows the picture's end
+TRAILER = b"trailer"  # kind of a native block: all that follows the image's end
 
 Tables = tuple[tuple[int, ...], ...]
 
@@ -48,38 +48,38 @@ class Segment:
 
 
 @dataclass(frozen=True)
-class Frame:
+class FrameHeader:
     marker: int
     height: int
     width: int
     factors: tuple[tuple[int, int], ...]  # across and down, for each component
 
 
-def decode(source: Source) -> Picture:
-    """A `Picture` of one page, bit for bit what libjpeg gives. Raises InputError for a damaged file."""
+def decode(source: ImageBytes) -> DecodedImage:
+    """A `DecodedImage` of one page, bit for bit what libjpeg gives. Raises InputError for a damaged file."""
     data = source.content()
     parts, end = segments(data, source)
     frame = _frame(parts, source)
     most = source.most_pixels(len(data)) if frame.marker in ARITHMETIC else 64 * BLOCKS_PER_BYTE * len(data)
     source.admit(frame.width, frame.height, most=most)
     meta, lines = _metadata(parts, frame, data, end)
-    picture = Picture([], "jpeg", meta)
+    image = DecodedImage([], "jpeg", meta)
     stream = _coding(data, parts, end)
-    image = _opened(stream + END, source)
-    meta.quantization = _tables(image)
-    page, converted = page_of(image, source, meta.icc)
+    pillow_image = _opened(stream + END, source)
+    meta.quantization = _tables(pillow_image)
+    page, converted = page_of(pillow_image, source, meta.icc)
     if end is None:
-        _expect_all(stream, image, source)
+        _expect_all(stream, pillow_image, source)
         lines.append("The end marker is missing.")
     if len(frame.factors) == 4:
         meta.icc = meta.subsampling = None  # both describe the inks
         meta.quantization = ()
-    picture.remark(*converted, *lines)
-    picture.pages.append(page)
-    return picture
+    image.remark(*converted, *lines)
+    image.pages.append(page)
+    return image
 
 
-def segments(data: bytes, source: Source) -> tuple[list[Segment], int | None]:
+def segments(data: bytes, source: ImageBytes) -> tuple[list[Segment], int | None]:
     """All segments up to the end marker, and the position behind it; None where there is none.
 
     Bytes that belong to no segment are passed over, as libjpeg does.
@@ -105,7 +105,7 @@ def segments(data: bytes, source: Source) -> tuple[list[Segment], int | None]:
     return parts, None
 
 
-def _frame(parts: list[Segment], source: Source) -> Frame:
+def _frame(parts: list[Segment], source: ImageBytes) -> FrameHeader:
     found = next((part for part in parts if part.marker in FRAMES), Segment(0, b"", 0))
     head = found.content
     if len(head) < 6 or len(head) < 6 + 3 * head[5]:
@@ -117,13 +117,13 @@ def _frame(parts: list[Segment], source: Source) -> Frame:
         raise source.unfit("it is a lossless JPEG", "Convert it to PNG or TIFF first, for instance with ImageJ.")
     if count not in (1, 3, 4):
         raise source.unfit(f"it has {count} components", "Convert it to gray or RGB first.")
-    return Frame(
+    return FrameHeader(
         found.marker, height, width, tuple((head[at] >> 4, head[at] & 15) for at in range(7, 7 + 3 * count, 3))
     )
 
 
 def _coding(data: bytes, parts: list[Segment], end: int | None) -> bytes:
-    """The picture without its end marker and all that does not code pixels, so that nothing else is interpreted."""
+    """The image without its end marker and all that does not code pixels, so that nothing else is interpreted."""
     stops = [part.start for part in parts[1:]] + [len(data) if end is None else end - len(END)]
     pieces = [START]
     for part, stop in zip(parts, stops, strict=True):
@@ -133,29 +133,29 @@ def _coding(data: bytes, parts: list[Segment], end: int | None) -> bytes:
     return b"".join(pieces)
 
 
-def _opened(data: bytes, source: Source) -> JpegImageFile:
+def _opened(data: bytes, source: ImageBytes) -> JpegImageFile:
     return cast(JpegImageFile, opened_as("JpegImagePlugin:JpegImageFile", data, source))
 
 
-def _expect_all(stream: bytes, image: Image.Image, source: Source) -> None:
-    """Refuses a picture that breaks off: what stands behind the whole of it cannot change any pixel."""
+def _expect_all(stream: bytes, pillow_image: Image.Image, source: ImageBytes) -> None:
+    """Refuses an image that breaks off: what stands behind the whole of it cannot change any pixel."""
     for filler in (b"\xaa", b"\x55", b"\xe3"):
         other = _opened(stream.removesuffix(b"\xff") + filler * 4096 + END, source)
         load(other, source)
-        if other.tobytes() != image.tobytes():
+        if other.tobytes() != pillow_image.tobytes():
             raise source.damaged(f"it breaks off after {len(stream)} bytes of pixels")
 
 
-def _tables(image: JpegImageFile) -> Tables:
+def _tables(pillow_image: JpegImageFile) -> Tables:
     """The quantization tables of the components, in their order. Steps above 255 need a kind of JPEG few can read."""
-    held = [image.quantization.get(layer[3], []) for layer in cast(Sequence[Any], image.layer)]
+    held = [pillow_image.quantization.get(layer[3], []) for layer in cast(Sequence[Any], pillow_image.layer)]
     found = tuple(tuple(min(255, step) for step in table) for table in held if len(table) == 64)
     if len(found) < len(held):
         return ()
     return found[:2] if found[1:2] == found[2:] else found
 
 
-def _metadata(parts: list[Segment], frame: Frame, data: bytes, end: int | None) -> tuple[Metadata, list[str]]:
+def _metadata(parts: list[Segment], frame: FrameHeader, data: bytes, end: int | None) -> tuple[Metadata, list[str]]:
     """What the file carries, and notes."""
     meta, native, profile, lines = Metadata(), [], {}, list[str]()
     trailer = b"" if end is None else data[end:]
@@ -188,14 +188,14 @@ def _index(part: Segment, end: int, lines: list[str]) -> list[tuple[bytes, bytes
     try:
         content = multi_picture.relative(part.content, part.start + 4 + len(multi_picture.MARK), end)
     except struct.error:
-        lines.append("The index of further pictures could not be read: dropped.")
+        lines.append("The index of further images could not be read: dropped.")
         return []
     return [(bytes((APP2,)), content)]
 
 
 def _further(trailer: bytes) -> list[str]:
     if trailer.lstrip(b"\0").startswith(START):
-        return ["The file holds further pictures (previews, a gain map): they are not denoised."]
+        return ["The file holds further images (previews, a gain map): they are not denoised."]
     return ["The file holds a video: it is not denoised."] if b"ftyp" in trailer[: 1 << 12] else []
 
 
@@ -212,11 +212,11 @@ def _density(head: bytes) -> tuple[float, float] | None:
     return (across * scale, down * scale) if scale and across and down else None
 
 
-def encode(picture: Picture, stream: BinaryIO, quality: int | None) -> None:
+def encode(image: DecodedImage, stream: BinaryIO, quality: int | None) -> None:
     """Write one uint8 page without alpha, with the quantization tables of the source unless `quality` is given."""
-    coded = _coded(picture, quality)
+    coded = _coded(image, quality)
     own_head = 4 + int.from_bytes(coded[4:6], "big")  # the encoder's start and JFIF segments
-    parts = list(_carried(picture))
+    parts = list(_carried(image))
     end = len(START) + sum(4 + len(content) for _, content in parts) + len(coded) - own_head
     stream.write(START)
     at = len(START)
@@ -226,11 +226,11 @@ def encode(picture: Picture, stream: BinaryIO, quality: int | None) -> None:
         stream.write(struct.pack(">BBH", 0xFF, marker, len(content) + 2) + content)
         at += 4 + len(content)
     stream.write(coded[own_head:])
-    stream.write(dict(picture.metadata.native).get(TRAILER, b""))
+    stream.write(dict(image.metadata.native).get(TRAILER, b""))
 
 
-def _coded(picture: Picture, quality: int | None) -> memoryview:
-    meta, pixels = picture.metadata, picture.pages[0].pixels
+def _coded(image: DecodedImage, quality: int | None) -> memoryview:
+    meta, pixels = image.metadata, image.pages[0].pixels
     options: dict[str, Any] = {"quality": quality or DEFAULT_QUALITY}
     if meta.quantization and quality is None:
         options = {"qtables": meta.quantization[: 1 if pixels.ndim == 2 else 3]}
@@ -240,15 +240,15 @@ def _coded(picture: Picture, quality: int | None) -> memoryview:
     return buffer.getbuffer()
 
 
-def _carried(picture: Picture) -> Iterator[tuple[int, bytes]]:
-    meta = picture.metadata
+def _carried(image: DecodedImage) -> Iterator[tuple[int, bytes]]:
+    meta = image.metadata
     native = [(kind[0], content) for kind, content in meta.native if kind != TRAILER]
     yield from [each for each in native if each[0] == APP0] or [(APP0, _jfif(meta.dpi))]
     for block, prefix, word in ((meta.exif, exif.PREFIX, "EXIF"), (meta.xmp, XMP, "XMP")):
         if block and len(prefix + block) <= ROOM:
             yield APP1, prefix + block
         elif block:
-            picture.remark(f"The {word} of {len(block)} bytes does not fit into a JPEG: dropped.")
+            image.remark(f"The {word} of {len(block)} bytes does not fit into a JPEG: dropped.")
     pieces = [meta.icc[at : at + ROOM - 14] for at in range(0, len(meta.icc), ROOM - 14)] if meta.icc else []
     for index, piece in enumerate(pieces, 1):
         yield APP2, ICC + bytes((index, len(pieces))) + piece

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from medcli.errors import InputError
-from medcli.images.source import Source
+from medcli.images.source import ImageBytes
 
 HEAD = 512  # bytes that `named` wants
 
@@ -19,41 +19,41 @@ class Other:
     marks: tuple[tuple[int, bytes], ...]
 
 
-ANY = "'magick FILE picture.png' (ImageMagick)"
-VECTOR = "'{} -o picture.png FILE' draws it"
+ANY = "'magick FILE image.png' (ImageMagick)"
+VECTOR = "'{} -o image.png FILE' draws it"
 OTHERS = (
-    Other("AVIF", "'avifdec FILE picture.png' (libavif)", ((4, b"ftypavif"), (4, b"ftypavis"))),
+    Other("AVIF", "'avifdec FILE image.png' (libavif)", ((4, b"ftypavif"), (4, b"ftypavis"))),
     Other(
         "HEIC",
-        "'heif-dec FILE picture.png' (libheif; 'heif-convert' in older versions)",
+        "'heif-dec FILE image.png' (libheif; 'heif-convert' in older versions)",
         tuple((4, b"ftyp" + brand) for brand in (b"heic", b"heix", b"heim", b"heis", b"hevc", b"mif1", b"msf1")),
     ),
-    Other("JPEG XL", "'djxl FILE picture.png' (libjxl)", ((0, b"\xff\x0a"), (4, b"JXL \r\n\x87\n"))),
-    Other("JPEG XR", "'JxrDecApp -i FILE -o picture.tif' (jxrlib)", ((0, b"II\xbc"),)),
+    Other("JPEG XL", "'djxl FILE image.png' (libjxl)", ((0, b"\xff\x0a"), (4, b"JXL \r\n\x87\n"))),
+    Other("JPEG XR", "'JxrDecApp -i FILE -o image.tif' (jxrlib)", ((0, b"II\xbc"),)),
     Other(
         "JPEG 2000",
-        "'opj_decompress -i FILE -o picture.png' (OpenJPEG)",
+        "'opj_decompress -i FILE -o image.png' (OpenJPEG)",
         ((4, b"jP  \r\n\x87\n"), (0, b"\xff\x4f\xff\x51")),
     ),
     Other("GIF", ANY, ((0, b"GIF87a"), (0, b"GIF89a"))),
     Other("PNM", ANY, tuple((0, b"P%d%c" % (kind, space)) for kind in range(1, 8) for space in b" \t\r\n#")),
-    Other("PFM", "'oiiotool FILE -o picture.tif' (OpenImageIO)", ((0, b"PF\n"), (0, b"Pf\n"))),
-    Other("OpenEXR", "'oiiotool FILE -o picture.tif' (OpenImageIO): TIFF holds its floats", ((0, b"v/1\x01"),)),
-    Other("Radiance HDR", "'oiiotool FILE -o picture.tif' (OpenImageIO)", ((0, b"#?RADIANCE"), (0, b"#?RGBE"))),
-    Other("DPX", "'oiiotool FILE -o picture.tif' (OpenImageIO)", ((0, b"SDPX"), (0, b"XPDS"))),
+    Other("PFM", "'oiiotool FILE -o image.tif' (OpenImageIO)", ((0, b"PF\n"), (0, b"Pf\n"))),
+    Other("OpenEXR", "'oiiotool FILE -o image.tif' (OpenImageIO): TIFF holds its floats", ((0, b"v/1\x01"),)),
+    Other("Radiance HDR", "'oiiotool FILE -o image.tif' (OpenImageIO)", ((0, b"#?RADIANCE"), (0, b"#?RGBE"))),
+    Other("DPX", "'oiiotool FILE -o image.tif' (OpenImageIO)", ((0, b"SDPX"), (0, b"XPDS"))),
     Other("FITS", "Siril, ImageJ or astropy, saved as 32-bit TIFF", ((0, b"SIMPLE  ="),)),
-    Other("DICOM", "'dcm2img FILE picture.png' (DCMTK), or saved as 16-bit TIFF from a viewer", ((128, b"DICM"),)),
+    Other("DICOM", "'dcm2img FILE image.png' (DCMTK), or saved as 16-bit TIFF from a viewer", ((128, b"DICM"),)),
     Other("Photoshop", "TIFF or PNG saved from Photoshop or GIMP, or " + ANY, ((0, b"8BPS"),)),
     Other("GIMP", "TIFF or PNG exported from GIMP", ((0, b"gimp xcf"),)),
     Other("Icon", ANY, ((0, b"\0\0\1\0"), (0, b"\0\0\2\0"), (0, b"icns"))),
     Other("QOI", ANY, ((0, b"qoif"),)),
     Other("DDS", ANY, ((0, b"DDS "),)),
-    Other("PDF", "'pdfimages -all FILE picture' or 'pdftoppm -r 300 -png FILE page' (poppler)", ((0, b"%PDF"),)),
+    Other("PDF", "'pdfimages -all FILE image' or 'pdftoppm -r 300 -png FILE page' (poppler)", ((0, b"%PDF"),)),
     Other("DjVu", "'ddjvu -format=tiff FILE pages.tif' (DjVuLibre)", ((0, b"AT&TFORM"),)),
     Other("PostScript", VECTOR.format("gs -sDEVICE=png16m -r300"), ((0, b"%!PS"), (0, b"\xc5\xd0\xd3\xc6"))),
     Other("SVG", VECTOR.format("rsvg-convert"), ((0, b"<svg"),)),
-    Other("Zeiss CZI", "'bfconvert FILE picture.ome.tif' (Bio-Formats)", ((0, b"ZISRAWFILE"),)),
-    Other("Nikon ND2", "'bfconvert FILE picture.ome.tif' (Bio-Formats)", ((0, b"\xda\xce\xbe\n"),)),
+    Other("Zeiss CZI", "'bfconvert FILE image.ome.tif' (Bio-Formats)", ((0, b"ZISRAWFILE"),)),
+    Other("Nikon ND2", "'bfconvert FILE image.ome.tif' (Bio-Formats)", ((0, b"\xda\xce\xbe\n"),)),
     Other("HDF5", "TIFF saved by the program that made it, or by h5py and tifffile", ((0, b"\x89HDF\r\n\x1a\n"),)),
     Other("NumPy", "TIFF ('tifffile.imwrite'), or medcli.denoise(array) in Python", ((0, b"\x93NUMPY"),)),
     Other(
@@ -61,7 +61,7 @@ OTHERS = (
         "its frames: 'ffmpeg -i FILE frames/%05d.png', then the folder",
         ((4, b"ftyp"), (0, b"\x1aE\xdf\xa3"), (8, b"AVI "), (0, b"\0\0\1\xba"), (4, b"moov"), (4, b"mdat")),
     ),
-    Other("ZIP", "the pictures in it, unpacked", ((0, b"PK\3\4"),)),
+    Other("ZIP", "the images in it, unpacked", ((0, b"PK\3\4"),)),
 )
 
 
@@ -72,6 +72,6 @@ def named(head: bytes) -> Other | None:
     return next((each for each in OTHERS if any(head[at : at + len(mark)] == mark for at, mark in each.marks)), None)
 
 
-def refusal(source: Source, other: Other) -> InputError:
+def refusal(source: ImageBytes, other: Other) -> InputError:
     """The letter for a file of a format that is not read."""
     return source.unfit(f"{other.name} is not read by medcli", f"Convert it first: {other.way}.")

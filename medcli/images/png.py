@@ -17,10 +17,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medcli.images import exif
-from medcli.images.picture import Metadata, Page, Picture
+from medcli.images.decoded_image import DecodedImage, Metadata, Page
 from medcli.images.pillow import opened_as, page_of
 from medcli.images.raster import Array, bands, from_bgr, interleaved, unpacked
-from medcli.images.source import Source
+from medcli.images.source import ImageBytes
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 XMP_KEYWORD = b"XML:com.adobe.xmp"
@@ -62,8 +62,8 @@ class Header:
         return self.colour == PALETTE
 
 
-def decode(source: Source) -> Picture:
-    """A `Picture` of one page. Raises InputError for a damaged file."""
+def decode(source: ImageBytes) -> DecodedImage:
+    """A `DecodedImage` of one page. Raises InputError for a damaged file."""
     data = source.content()
     head = _header(data, source)
     source.admit(head.width, head.height)
@@ -74,26 +74,26 @@ def decode(source: Source) -> Picture:
     source.admit(head.width, head.height, most=most)
     others = [each for each in listed if each.kind != b"IDAT"]
     meta, lines = _metadata(data, others, head)
-    picture = Picture([], "png", meta)
-    picture.remark(*lines)
+    image = DecodedImage([], "png", meta)
+    image.remark(*lines)
     key = next((each.content(data) for each in others if each.kind == b"tRNS"), None)
     shown = [others[0], *(each for each in others if head.palette and each.kind in (b"PLTE", b"tRNS"))]
     # the decoders see the pixels alone: nothing else can trip them, or make them talk
     plain = b"".join((SIGNATURE, *(data[each.start : each.stop] for each in shown + pixels), END))
     page, converted = _pixels(plain, data, pixels, head, source, meta.icc)
-    picture.remark(*converted)
+    image.remark(*converted)
     if key is not None and not head.palette and page.alpha is None:
         if len(key) != (2 if page.pixels.ndim == 2 else 6):
             raise source.damaged("its transparent colour is cut short")
         page.alpha = _keyed(page.pixels, key, head)
-        picture.remark("The transparent colour became an alpha channel.")
+        image.remark("The transparent colour became an alpha channel.")
     if data[end:].strip(b"\0"):
-        picture.remark(f"{len(data) - end} bytes behind the end of the picture were dropped.")
-    picture.pages.append(page)
-    return picture
+        image.remark(f"{len(data) - end} bytes behind the end of the image were dropped.")
+    image.pages.append(page)
+    return image
 
 
-def _header(data: bytes, source: Source) -> Header:
+def _header(data: bytes, source: ImageBytes) -> Header:
     if len(data) < 33 or data[12:16] != b"IHDR":
         raise source.damaged("its header is incomplete")
     head = Header(*struct.unpack(">IIBBxx?", data[16:29]))
@@ -102,7 +102,7 @@ def _header(data: bytes, source: Source) -> Header:
     return head
 
 
-def chunks(data: bytes, source: Source) -> tuple[list[Chunk], int]:
+def chunks(data: bytes, source: ImageBytes) -> tuple[list[Chunk], int]:
     """Every chunk before the end, each with its checksum tested, and the position behind the end.
 
     Raises InputError where one is short or wrong.
@@ -123,7 +123,7 @@ def chunks(data: bytes, source: Source) -> tuple[list[Chunk], int]:
 
 
 def _pixels(
-    plain: bytes, data: bytes, pixels: list[Chunk], head: Header, source: Source, icc: bytes | None
+    plain: bytes, data: bytes, pixels: list[Chunk], head: Header, source: ImageBytes, icc: bytes | None
 ) -> tuple[Page, list[str]]:
     if head.bits <= 8:
         page, lines = page_of(opened_as("PngImagePlugin:PngImageFile", plain, source), source, icc)
@@ -137,7 +137,7 @@ def _pixels(
     return from_bgr(array), []
 
 
-def _expect_sound(data: bytes, pixels: list[Chunk], head: Header, source: Source) -> None:
+def _expect_sound(data: bytes, pixels: list[Chunk], head: Header, source: ImageBytes) -> None:
     """Inflates the pixels, a piece at a time, because libpng prints what it finds wrong with them."""
     inflater, found = zlib.decompressobj(), 0
     try:
@@ -205,15 +205,15 @@ def _international_text(content: bytes) -> bytes | None:
     return _inflated(text) if rest[:1] == b"\1" else text
 
 
-def encode(picture: Picture, stream: BinaryIO, quality: int | None) -> None:
+def encode(image: DecodedImage, stream: BinaryIO, quality: int | None) -> None:
     """Write one page, uint8 or uint16, with its metadata. `quality` means nothing to a lossless format."""
-    page = picture.pages[0]
+    page = image.pages[0]
     height, width = page.pixels.shape[:2]
     colour = {(2, False): GRAY, (2, True): GRAY_ALPHA, (3, False): RGB, (3, True): RGBA}
     kind = colour[page.pixels.ndim, page.alpha is not None]
     stream.write(SIGNATURE)
     head = struct.pack(">IIBBBBB", width, height, page.pixels.dtype.itemsize * 8, kind, 0, 0, 0)
-    for chunk in ((b"IHDR", head), *_carried(picture.metadata)):
+    for chunk in ((b"IHDR", head), *_carried(image.metadata)):
         _put(stream, *chunk)
     for packed in _packed(page):
         _put(stream, b"IDAT", packed)

@@ -1,4 +1,4 @@
-"""Arrays in the channel orders of the codecs, handled in bands so that no second picture is made."""
+"""Arrays in the channel orders of the codecs, handled in bands so that no second image is made."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medcli.errors import ran_out
-from medcli.images.picture import Page
+from medcli.images.decoded_image import Page
 
 BAND_BYTES = 1 << 20
 

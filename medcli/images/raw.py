@@ -1,4 +1,4 @@
-"""Raw files of cameras: recognised, so that their thumbnails are never taken for the picture."""
+"""Raw files of cameras: recognised, so that their thumbnails are never taken for the image."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from medcli.errors import InputError
-from medcli.images.source import Source
+from medcli.images.source import ImageBytes
 
 if TYPE_CHECKING:
     from tifffile import TiffPage
@@ -31,7 +31,7 @@ def is_raw(name: str, head: bytes) -> bool:
 
 
 def is_raw_tiff(first: TiffPage) -> bool:
-    """Whether the tags of a TIFF's first directory say that the picture lies elsewhere, as the sensor saw it."""
+    """Whether the tags of a TIFF's first directory say that the image lies elsewhere, as the sensor saw it."""
     if DNG_VERSION in first.tags or first.photometric in SENSOR:
         return True
     if not first.subifds:
@@ -44,7 +44,7 @@ def _photometrics(first: TiffPage) -> list[int]:
     return [int(getattr(children[at], "photometric", -1)) for at in range(min(len(children), MOST_CHILDREN))]
 
 
-def refusal(source: Source) -> InputError:
+def refusal(source: ImageBytes) -> InputError:
     """The letter for a raw file."""
     return source.unfit(
         "it is a camera's raw file, a kind that is not supported yet",

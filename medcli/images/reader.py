@@ -1,4 +1,4 @@
-"""Reading: from a file or bytes to a `Picture`."""
+"""Reading: from a file or bytes to a `DecodedImage`."""
 
 from __future__ import annotations
 
@@ -10,38 +10,38 @@ from typing import Any, cast
 
 from medcli.errors import InputError
 from medcli.images import others, raw
+from medcli.images.decoded_image import DecodedImage
 from medcli.images.formats import FORMATS, KNOWN, format_of, sniff
-from medcli.images.picture import Picture
-from medcli.images.source import MAX_PIXELS, Source, opened
+from medcli.images.source import MAX_PIXELS, ImageBytes, opened
 
 READER = "med-read"  # how the names of threads that decode begin
 
 
-def read(source: Path | bytes, *, name: str = "", max_pixels: int = MAX_PIXELS) -> Picture:
-    """Decode a picture with everything it carries; the content decides the format, not the name.
+def read(source: Path | bytes, *, name: str = "", max_pixels: int = MAX_PIXELS) -> DecodedImage:
+    """Decode an image with everything it carries; the content decides the format, not the name.
 
     Pixels come as they are stored: the orientation tag stays in the metadata and is not applied.
     The thumbnail inside EXIF, which would show the old pixels, is dropped. `name` stands for bytes in messages;
     `max_pixels` bounds width x height summed over all pages, and is checked before anything is decoded.
     Called in the main thread, it decodes in another one, so that a signal is heard even while a C library decodes.
-    Raises InputError: missing, empty, truncated, not a picture, of an unsupported kind, or too large.
+    Raises InputError: missing, empty, truncated, not an image, of an unsupported kind, or too large.
     """
     label = name or (str(source) if isinstance(source, Path) else "The input")
     if threading.current_thread() is not threading.main_thread():
         return _read(source, label, max_pixels)
-    future: Future[Picture] = Future()
+    future: Future[DecodedImage] = Future()
     threading.Thread(target=_settle, args=(future, source, label, max_pixels), name=READER, daemon=True).start()
     return future.result()
 
 
-def _settle(future: Future[Picture], *what: Any) -> None:
+def _settle(future: Future[DecodedImage], *what: Any) -> None:
     try:
         future.set_result(_read(*what))
-    except BaseException as error:  # whatever it is, it is raised where the picture was asked for
+    except BaseException as error:  # whatever it is, it is raised where the image was asked for
         future.set_exception(error)
 
 
-def _read(source: Path | bytes, label: str, max_pixels: int) -> Picture:
+def _read(source: Path | bytes, label: str, max_pixels: int) -> DecodedImage:
     with opened(source, label, max_pixels) as opening:
         try:
             return _decoded(opening)
@@ -51,7 +51,7 @@ def _read(source: Path | bytes, label: str, max_pixels: int) -> Picture:
             raise InputError(f"{label} cannot be read: {error.strerror or error}.", "Check the disk.") from None
 
 
-def _decoded(source: Source) -> Picture:
+def _decoded(source: ImageBytes) -> DecodedImage:
     head = source.head()
     if not head:
         raise InputError(f"{source.name} is empty.", "It may not have been copied to the end.")
@@ -61,11 +61,11 @@ def _decoded(source: Source) -> Picture:
     if format is None and (other := others.named(source.head(others.HEAD))):
         raise others.refusal(source, other)
     if format is None:
-        raise InputError(f"{source.name} is not a picture that medcli knows.", f"{KNOWN} are read.")
-    picture = cast(Picture, importlib.import_module(FORMATS[format].codec).decode(source))
-    for number, page in enumerate(picture.pages):
-        page.nodata = picture.metadata.nodata(number)
+        raise InputError(f"{source.name} is not an image that medcli knows.", f"{KNOWN} are read.")
+    image = cast(DecodedImage, importlib.import_module(FORMATS[format].codec).decode(source))
+    for number, page in enumerate(image.pages):
+        page.nodata = image.metadata.nodata(number)
     named = format_of(source.name)
     if named is not None and named != format:
-        picture.remark(f"{source.name} holds a {format.upper()} picture, whatever its name says.")
-    return picture
+        image.remark(f"{source.name} holds a {format.upper()} image, whatever its name says.")
+    return image

@@ -17,7 +17,7 @@ MAX_PIXELS = 500_000_000
 
 
 @dataclass
-class Source:
+class ImageBytes:
     """What a codec reads from. `max_pixels` bounds the sum over all pages."""
 
     name: str
@@ -38,11 +38,11 @@ class Source:
 
     @staticmethod
     def most_pixels(packed: int) -> int:
-        """More than anybody's picture has in `packed` bytes, for codecs that can pack without a limit."""
+        """More than anybody's image has in `packed` bytes, for codecs that can pack without a limit."""
         return (1 << 24) + (packed << 12)
 
     def admit(self, width: int, height: int, pixels: int | None = None, *, most: float = math.inf) -> None:
-        """Refuse a picture without area, or with more pixels than allowed, before anything is decoded.
+        """Refuse an image without area, or with more pixels than allowed, before anything is decoded.
 
         most: number of pixels that the bytes of the file can hold.
         """
@@ -69,18 +69,18 @@ class Source:
 
 
 @contextmanager
-def opened(origin: Path | bytes, name: str, max_pixels: int) -> Iterator[Source]:
+def opened(origin: Path | bytes, name: str, max_pixels: int) -> Iterator[ImageBytes]:
     """A seekable `Source` on a file or on bytes; the causes that a user can meet become letters."""
     if isinstance(origin, bytes):
-        yield Source(name, io.BytesIO(origin), max_pixels)
+        yield ImageBytes(name, io.BytesIO(origin), max_pixels)
         return
     try:
         file = origin.open("rb")
     except FileNotFoundError:
         raise InputError(f"There is no file {name}.", "Check the spelling and the folder.") from None
     except IsADirectoryError:
-        raise InputError(f"{name} is a folder, not a picture.", f"Name a file: {KNOWN} are read.") from None
+        raise InputError(f"{name} is a folder, not an image.", f"Name a file: {KNOWN} are read.") from None
     except OSError as error:
         raise InputError(f"{name} cannot be opened: {error.strerror or error}.", "Check its permissions.") from None
     with file:
-        yield Source(name, file if file.seekable() else io.BytesIO(file.read()), max_pixels)
+        yield ImageBytes(name, file if file.seekable() else io.BytesIO(file.read()), max_pixels)

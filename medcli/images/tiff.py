@@ -16,9 +16,9 @@ from tifffile import TiffFile, TiffFileError, TiffPage
 
 from medcli.errors import ran_out
 from medcli.images import exif, raw
-from medcli.images.picture import Metadata, Picture, TiffLayout
+from medcli.images.decoded_image import DecodedImage, Metadata, TiffLayout
 from medcli.images.raster import Array
-from medcli.images.source import Source
+from medcli.images.source import ImageBytes
 from medcli.images.tiff_pixels import CMYK, LABS, MASK, PillowPages, arranged, completed, decoded
 from medcli.images.tiff_structure import admit, chain
 from medcli.images.tiff_tags import ICC, XMP, kept, losses
@@ -37,8 +37,8 @@ NO_UNIT, INCH, CENTIMETRE = UNITS = 1, 2, 3
 logging.getLogger("tifffile").addHandler(logging.NullHandler())  # what it has to say is said here, in notes
 
 
-def decode(source: Source) -> Picture:
-    """A `Picture` of every page. Raises InputError for damage, for raw files and for kinds such as complex numbers."""
+def decode(source: ImageBytes) -> DecodedImage:
+    """Every page. Raises InputError for damage, for raw files and for kinds such as complex numbers."""
     count, lost = chain(source)
     source.stream.seek(0)
     try:
@@ -50,14 +50,14 @@ def decode(source: Source) -> Picture:
                 raise raw.refusal(source)
             lost += [line for page in pages for line in completed(page)]
             admit(pages, source)
-            picture = _assembled(tif, pages, source)
+            image = _assembled(tif, pages, source)
     except DAMAGE as error:
         if ran_out(error):
             raise MemoryError from None
         raise source.damaged(_said(error)) from None
-    picture.remark(*lost)
-    picture.metadata.exif = _exif(source, picture)
-    return picture
+    image.remark(*lost)
+    image.metadata.exif = _exif(source, image)
+    return image
 
 
 def _said(error: Exception) -> str:
@@ -67,43 +67,43 @@ def _said(error: Exception) -> str:
     return line if worded else "its pixels cannot be unpacked"
 
 
-def _assembled(tif: TiffFile, pages: list[TiffPage], source: Source) -> Picture:
+def _assembled(tif: TiffFile, pages: list[TiffPage], source: ImageBytes) -> DecodedImage:
     """Pages with their layouts and the file's metadata. A mask becomes the alpha channel of the page before it."""
     first = pages[0]
     meta = Metadata(
         icc=_raw(tif, first, ICC), xmp=_raw(tif, first, XMP), byteorder=tif.byteorder, bigtiff=tif.is_bigtiff
     )
-    picture = Picture([], "tiff", meta)
-    picture.remark(*losses(pages))
+    image = DecodedImage([], "tiff", meta)
+    image.remark(*losses(pages))
     layouts: list[TiffLayout] = []
     by_pillow = PillowPages(source, pages)
     for index, page in enumerate(pages):
-        if page.photometric == MASK and picture.pages:
-            _take_mask(page, picture, layouts)
+        if page.photometric == MASK and image.pages:
+            _take_mask(page, image, layouts)
             continue
         stack: list[Array | None] = [*_stack(tif, pages, source)] or [None]
         layout = _layout(tif, page)
         for array in stack:
             found = (
-                decoded(page, index, source, picture, by_pillow)
+                decoded(page, index, source, image, by_pillow)
                 if array is None
-                else arranged(array, page, source, picture)
+                else arranged(array, page, source, image)
             )
-            picture.pages += found
+            image.pages += found
             layouts += [replace(layout, bands=len(found)), *[replace(layout, tags=(), bands=0)] * (len(found) - 1)]
             layout = replace(layout, tags=())
     meta.tiff = tuple(layouts)
     meta.dpi = _dpi(layouts[0])
     if tif.is_bigtiff and exif.EXIF_IFD in first.tags:
-        picture.remark("The EXIF of a BigTIFF is not kept.")
-    return picture
+        image.remark("The EXIF of a BigTIFF is not kept.")
+    return image
 
 
-def _take_mask(page: TiffPage, picture: Picture, layouts: list[TiffLayout]) -> None:
-    """GDAL's masks, and those of libtiff: where they are 0 the page before has no picture."""
-    last = picture.pages[-1]
+def _take_mask(page: TiffPage, image: DecodedImage, layouts: list[TiffLayout]) -> None:
+    """GDAL's masks, and those of libtiff: where they are 0 the page before has no image."""
+    last = image.pages[-1]
     if last.alpha is not None or last.pixels.shape[:2] != (page.imagelength, page.imagewidth):
-        picture.remark("A transparency mask that does not fit its page was dropped.")
+        image.remark("A transparency mask that does not fit its page was dropped.")
         return
     kind: np.dtype[Any] = last.pixels.dtype
     opaque = 1 if kind.kind == "f" else np.iinfo(kind).max
@@ -111,7 +111,7 @@ def _take_mask(page: TiffPage, picture: Picture, layouts: list[TiffLayout]) -> N
     layouts[-1] = replace(layouts[-1], mask=True)
 
 
-def _stack(tif: TiffFile, pages: list[TiffPage], source: Source) -> list[Array]:
+def _stack(tif: TiffFile, pages: list[TiffPage], source: ImageBytes) -> list[Array]:
     """The slices of a stack of which only the first has a directory; else nothing.
 
     ImageJ writes so beyond 4 GB, and MetaMorph always.
@@ -167,13 +167,13 @@ def _resolution(page: TiffPage) -> tuple[tuple[int, int], tuple[int, int], int] 
     return across.as_integer_ratio(), down.as_integer_ratio(), unit
 
 
-def _exif(source: Source, picture: Picture) -> bytes | None:
+def _exif(source: ImageBytes, image: DecodedImage) -> bytes | None:
     """EXIF as other formats hold it, gathered from the tags and sub-directories of the first page."""
-    if picture.metadata.bigtiff:
+    if image.metadata.bigtiff:
         return None
     try:
-        block = exif.gathered(source.stream, picture.metadata.byteorder, exif.MAIN_TAGS)
+        block = exif.gathered(source.stream, image.metadata.byteorder, exif.MAIN_TAGS)
     except (struct.error, RecursionError):
-        picture.remark("The EXIF could not be read: dropped.")
+        image.remark("The EXIF could not be read: dropped.")
         return None
-    return exif.tidied(block, *picture.size) if block else None
+    return exif.tidied(block, *image.size) if block else None

@@ -12,11 +12,11 @@ from PIL import Image, ImageFile
 from tifffile import TiffPage
 
 from medcli.images import exif
-from medcli.images.picture import Page, Picture
+from medcli.images.decoded_image import DecodedImage, Page
 from medcli.images.pillow import DAMAGE as PILLOW_DAMAGE
 from medcli.images.pillow import opened_as, page_of
 from medcli.images.raster import Array
-from medcli.images.source import Source
+from medcli.images.source import ImageBytes
 from medcli.images.tiff_structure import RATIOS
 from medcli.images.tiff_tags import ICC
 
@@ -39,11 +39,11 @@ D50 = (0.96422, 1.0, 0.82521)
 TO_SRGB = ((3.1338561, -1.6168667, -0.4906146), (-0.9787684, 1.9161415, 0.0334540), (0.0719453, -0.2289914, 1.4052427))
 
 
-def decoded(page: TiffPage, index: int, source: Source, picture: Picture, by_pillow: PillowPages) -> list[Page]:
-    """What the page at `index` holds. Notes on conversions go to `picture`. Raises InputError for other kinds."""
+def decoded(page: TiffPage, index: int, source: ImageBytes, image: DecodedImage, by_pillow: PillowPages) -> list[Page]:
+    """What the page at `index` holds. Notes on conversions go to `image`. Raises InputError for other kinds."""
     differences = page.photometric == YCBCR and page.compression not in JPEGS
     if page.compression in (*FAX, OLD_JPEG) or (differences and page.compression in RATIOS):
-        return [by_pillow.page(index, picture)]
+        return [by_pillow.page(index, image)]
     samples = SAMPLES.get(page.photometric, range(0))
     inks_or_lab = page.photometric in (CMYK, *LABS) and str(page.dtype) not in ("uint8", "uint16")
     unknown = str(page.dtype) not in DEPTHS or page.samplesperpixel not in samples or page.imagedepth > 1
@@ -53,7 +53,7 @@ def decoded(page: TiffPage, index: int, source: Source, picture: Picture, by_pil
             f"page {index + 1} is of the kind {kind}, {getattr(page.photometric, 'name', page.photometric)}",
             "Convert it to gray or RGB, with 8 or 16 bits or float.",
         )
-    return arranged(page.asarray(), page, source, picture)
+    return arranged(page.asarray(), page, source, image)
 
 
 def completed(page: TiffPage) -> list[str]:
@@ -64,42 +64,42 @@ def completed(page: TiffPage) -> list[str]:
     return [f"It does not say what its samples mean: taken for {'RGB' if page.photometric == RGB else 'gray'}."]
 
 
-def arranged(array: Array, page: TiffPage, source: Source, picture: Picture) -> list[Page]:
+def arranged(array: Array, page: TiffPage, source: ImageBytes, image: DecodedImage) -> list[Page]:
     """Samples as tifffile gives them, planes or pixels first, as pages."""
     planes, _, height, width, samples = page.shaped
     array = array.reshape(planes, height, width, samples)
     array = array[0] if planes == 1 else np.moveaxis(array[..., 0], 0, -1)
     if page.photometric == PALETTE:
-        picture.remark("Palette colours were converted to RGB.")
+        image.remark("Palette colours were converted to RGB.")
         return [Page(_looked_up(array[:, :, 0], page))]
-    array = _deepened(array, page, picture)
+    array = _deepened(array, page, image)
     if page.photometric == CMYK and array.shape[2] in (4, 5) and page.tags.valueof(INK_SET, INKS_OF_CMYK) == 1:
-        return [_from_cmyk(array, page, source, picture)]
+        return [_from_cmyk(array, page, source, image)]
     if page.photometric in LABS:
-        return [_from_lab(array, page, picture)]
+        return [_from_lab(array, page, image)]
     if page.photometric == WHITE_IS_ZERO:
-        picture.remark("Gray that counts from white was turned to count from black.")
+        image.remark("Gray that counts from white was turned to count from black.")
         array = np.concatenate([_negative(array[:, :, :1], page.bitspersample), array[:, :, 1:]], axis=2)
     if array.shape[2] in WITH_ALPHA.get(page.photometric, ()):
         if 0 in page.extrasamples:
-            picture.remark("A further sample of no stated meaning is kept as it is.")
+            image.remark("A further sample of no stated meaning is kept as it is.")
         return [_split(array, 3 if array.shape[2] > 2 else 1)]
-    return _bands(array, page, picture)
+    return _bands(array, page, image)
 
 
-def _deepened(array: Array, page: TiffPage, picture: Picture) -> Array:
+def _deepened(array: Array, page: TiffPage, image: DecodedImage) -> Array:
     """Samples of fewer than 8 bits are stretched to 8, others keep their values."""
     bits = page.bitspersample
     if bits == 1 and page.photometric != MASK:
-        picture.remark("1-bit black and white was converted to 8-bit gray.")
+        image.remark("1-bit black and white was converted to 8-bit gray.")
     elif isinstance(bits, int) and bits < 8:
-        picture.remark(f"{bits}-bit gray was converted to 8-bit.")
+        image.remark(f"{bits}-bit gray was converted to 8-bit.")
     if isinstance(bits, int) and bits < 8:
         full = 2**bits - 1
         stretched: Array = ((array.astype(np.uint16) * 255 + full // 2) // full).astype(np.uint8)
         return stretched
     if bits != array.dtype.itemsize * 8:
-        picture.remark(f"{bits}-bit samples become {array.dtype.itemsize * 8}-bit ones of the same values.")
+        image.remark(f"{bits}-bit samples become {array.dtype.itemsize * 8}-bit ones of the same values.")
     return array
 
 
@@ -108,10 +108,10 @@ def _split(array: Array, colours: int) -> Page:
     return Page(np.ascontiguousarray(array[:, :, :3] if colours == 3 else array[:, :, 0]), alpha)
 
 
-def _bands(array: Array, page: TiffPage, picture: Picture) -> list[Page]:
+def _bands(array: Array, page: TiffPage, image: DecodedImage) -> list[Page]:
     """A gray page for each band; a last band that is alpha belongs to the one before it."""
     has_alpha = page.extrasamples and page.extrasamples[-1] in ALPHAS
-    picture.remark(f"Its {array.shape[2]} bands are treated one by one, as gray.")
+    image.remark(f"Its {array.shape[2]} bands are treated one by one, as gray.")
     pages = [Page(np.ascontiguousarray(array[:, :, band])) for band in range(array.shape[2])]
     if has_alpha and len(pages) > 1:
         alpha = pages.pop().pixels
@@ -132,28 +132,28 @@ def _looked_up(indices: Array, page: TiffPage) -> Array:
     return np.ascontiguousarray(table.T.astype(np.uint8)[indices])
 
 
-def _from_cmyk(array: Array, page: TiffPage, source: Source, picture: Picture) -> Page:
+def _from_cmyk(array: Array, page: TiffPage, source: ImageBytes, image: DecodedImage) -> Page:
     if array.dtype == np.uint16:
-        picture.remark("16-bit CMYK was converted by way of 8 bit.")
+        image.remark("16-bit CMYK was converted by way of 8 bit.")
         array = ((array.astype(np.uint32) + 128) // 257).astype(np.uint8)
-    image = Image.frombytes("CMYK", array.shape[1::-1], np.ascontiguousarray(array[:, :, :4]).tobytes())
-    result, lines = page_of(image, source, page.tags.valueof(ICC))
-    _drop_profile(page, picture)
-    picture.remark(*lines)
+    pillow_image = Image.frombytes("CMYK", array.shape[1::-1], np.ascontiguousarray(array[:, :, :4]).tobytes())
+    result, lines = page_of(pillow_image, source, page.tags.valueof(ICC))
+    _drop_profile(page, image)
+    image.remark(*lines)
     result.alpha = np.ascontiguousarray(array[:, :, 4]) if array.shape[2] > 4 else None
     return result
 
 
-def _drop_profile(page: TiffPage, picture: Picture) -> None:
+def _drop_profile(page: TiffPage, image: DecodedImage) -> None:
     """The profile describes what was converted; further pages' are left out with their tags."""
     if page.index == 0:
-        picture.metadata.icc = None
+        image.metadata.icc = None
 
 
-def _from_lab(array: Array, page: TiffPage, picture: Picture) -> Page:
+def _from_lab(array: Array, page: TiffPage, image: DecodedImage) -> Page:
     """sRGB in the same depth from CIELAB of 8 or 16 bits, with a and b signed, or counted from the middle (ICC)."""
-    picture.remark("CIELAB was converted to sRGB.")
-    _drop_profile(page, picture)
+    image.remark("CIELAB was converted to sRGB.")
+    _drop_profile(page, image)
     full = np.iinfo(array.dtype).max
     unit = (full + 1) / 256
     white = float(full) if page.photometric == CIELAB or full == 255 else 65280.0
@@ -172,11 +172,11 @@ def _from_lab(array: Array, page: TiffPage, picture: Picture) -> Page:
 class PillowPages:
     """The pages of one file as Pillow opens it, once for all of them, said to be upright: it would turn the pixels."""
 
-    def __init__(self, source: Source, pages: list[TiffPage]) -> None:
+    def __init__(self, source: ImageBytes, pages: list[TiffPage]) -> None:
         self._source, self._pages = source, pages
         self._image: ImageFile.ImageFile | None = None
 
-    def page(self, index: int, picture: Picture) -> Page:
+    def page(self, index: int, image: DecodedImage) -> Page:
         if self._image is None:
             self._image = opened_as("TiffImagePlugin:TiffImageFile", self._upright(), self._source)
         try:
@@ -184,7 +184,7 @@ class PillowPages:
         except PILLOW_DAMAGE as error:
             raise self._source.damaged(str(error)) from None
         result, lines = page_of(self._image, self._source)
-        picture.remark(*lines)
+        image.remark(*lines)
         return result
 
     def _upright(self) -> bytes | None:

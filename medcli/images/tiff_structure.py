@@ -10,12 +10,12 @@ from typing import BinaryIO
 from tifffile import TiffPage
 
 from medcli.images.exif import SIZES
-from medcli.images.source import Source
+from medcli.images.source import ImageBytes
 from medcli.images.tiff_tags import PACKING
 
 WIDTH, MOST_TAGS, PLANES, OLD_JPEG = 256, 4096, 2, 6
 WIDE_SIZES = {**SIZES, 16: 8, 17: 8, 18: 8}  # with the 64-bit types of BigTIFF
-TILE_BYTES = 1 << 26  # a tile may take so much, however small the picture is
+TILE_BYTES = 1 << 26  # a tile may take so much, however small the image is
 # Bytes that one byte can unpack to: none (4: shared colour of YCbCr), CCITT, LZW, PackBits, LZMA, Zstandard, Deflate.
 # Image codecs have no bound.
 RATIOS = {1: 4, **dict.fromkeys((2, 3, 4), 1 << 16), 5: 3000, 32773: 64, 34925: 1 << 13, 34926: 1 << 16, 50000: 1 << 16}
@@ -40,7 +40,7 @@ def _form(head: bytes) -> Form:
     return Form(f"{mark}H", f"{mark}HHII", f"{mark}I", 4, 4)
 
 
-def chain(source: Source) -> tuple[int, list[str]]:
+def chain(source: ImageBytes) -> tuple[int, list[str]]:
     """How many directories follow one another, and notes on what is broken but can be done without.
 
     Raises InputError where the chain leads back to itself, where directories or tags overlap one another, which makes a
@@ -61,7 +61,7 @@ def chain(source: Source) -> tuple[int, list[str]]:
                 raise source.damaged("its chain of directories leads back to itself")
             tags = _directory(stream, at, form)
             if all(tag != WIDTH for tag, *_ in tags):
-                raise struct.error("no directory of a picture")
+                raise struct.error("no directory of an image")
             seen.add(at)
             taken += len(tags) * struct.calcsize(form.entry)
             lost += _checked(tags, size, form, source)
@@ -84,7 +84,7 @@ def _directory(stream: BinaryIO, at: int, form: Form) -> list[tuple[int, int, in
     return list(struct.iter_unpack(form.entry, body))
 
 
-def _checked(tags: list[tuple[int, int, int, int]], size: int, form: Form, source: Source) -> list[str]:
+def _checked(tags: list[tuple[int, int, int, int]], size: int, form: Form, source: ImageBytes) -> list[str]:
     lost, total = [], 0
     for code, kind, count, place in tags:
         length = WIDE_SIZES.get(kind, 0) * count
@@ -99,7 +99,7 @@ def _checked(tags: list[tuple[int, int, int, int]], size: int, form: Form, sourc
     return lost
 
 
-def admit(pages: list[TiffPage], source: Source) -> None:
+def admit(pages: list[TiffPage], source: ImageBytes) -> None:
     """Raises InputError where pages are too large, cut short, or larger than their data can unpack to."""
     total = sum(_pixels(page) * (page.samplesperpixel if page.samplesperpixel > 4 else 1) for page in pages)
     size = source.stream.seek(0, 2)
@@ -127,7 +127,7 @@ def _pixels(page: TiffPage) -> int:
     return int(page.imagewidth * page.imagelength * page.imagedepth)
 
 
-def _admit_bytes(page: TiffPage, segments: list[tuple[int, int]], source: Source) -> None:
+def _admit_bytes(page: TiffPage, segments: list[tuple[int, int]], source: ImageBytes) -> None:
     bits = page.bitspersample if isinstance(page.bitspersample, int) else max(page.bitspersample)
     expected = _pixels(page) * page.samplesperpixel * bits // 8
     sparse = sum(not length for _, length in segments)  # left out, where all is background
@@ -141,4 +141,4 @@ def _admit_bytes(page: TiffPage, segments: list[tuple[int, int]], source: Source
     if missing > 0 and page.compression != OLD_JPEG:
         raise source.damaged(f"it lacks {missing:,} of its {missing + len(segments):,} strips or tiles")
     if page.is_tiled and tile > max(TILE_BYTES, 4 * expected):
-        raise source.damaged(f"its tiles of {page.tilewidth}x{page.tilelength} pixels do not fit the picture")
+        raise source.damaged(f"its tiles of {page.tilewidth}x{page.tilelength} pixels do not fit the image")

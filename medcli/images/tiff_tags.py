@@ -36,9 +36,9 @@ def losses(pages: list[TiffPage]) -> list[str]:
     tags = [tag for page in pages for tag in page.tags]
     lines = []
     if children := sum(tag.count for tag in tags if tag.code == SUBIFDS):
-        lines.append(f"Smaller copies of the picture, or other pictures below it (SubIFDs: {children}), were dropped.")
+        lines.append(f"Smaller copies of the image, or other images below it (SubIFDs: {children}), were dropped.")
     if any(tag.code == PHOTOSHOP_LAYERS for tag in tags):
-        lines.append("Photoshop's layers were dropped: the flat picture stays.")
+        lines.append("Photoshop's layers were dropped: the flat image stays.")
     others = [tag for tag in tags if not (tag.code in (SUBIFDS, PHOTOSHOP_LAYERS) or _is_known(tag))]
     names = dict.fromkeys(f"{tag.code}" + (f" {tag.name}" if tag.name != str(tag.code) else "") for tag in others)
     if names:

@@ -13,7 +13,7 @@ from tifffile import TiffWriter
 
 from medcli.errors import OutputError
 from medcli.images import exif
-from medcli.images.picture import ByteOrder, Page, Picture, TiffLayout
+from medcli.images.decoded_image import ByteOrder, DecodedImage, Page, TiffLayout
 from medcli.images.raster import Array, interleaved
 
 ROOM = 2**32 - 2**25  # bytes that classic TIFF can address, less some for the tags
@@ -27,38 +27,38 @@ MASK_FILE = 4  # bit of NewSubfileType
 Tag = tuple[int | str, int, int, Any, bool]
 
 
-def encode(picture: Picture, stream: BinaryIO, quality: int | None) -> None:
+def encode(image: DecodedImage, stream: BinaryIO, quality: int | None) -> None:
     """Write every page, uint8, uint16 or float32, in the byte order and with the packing of the source."""
-    meta = picture.metadata
+    meta = image.metadata
     mark: ByteOrder = meta.byteorder if meta.tiff else (exif.order(meta.exif or b"") or "<")
-    big = meta.bigtiff or sum(page.pixels.nbytes * 4 // 3 for page in picture.pages) > ROOM
-    block = _linkable(picture, mark, big)
-    layouts = meta.tiff or tuple(_new_layout(picture, mark) for _ in picture.pages)
+    big = meta.bigtiff or sum(page.pixels.nbytes * 4 // 3 for page in image.pages) > ROOM
+    block = _linkable(image, mark, big)
+    layouts = meta.tiff or tuple(_new_layout(image, mark) for _ in image.pages)
     try:
         with TiffWriter(stream, byteorder=mark, bigtiff=big) as writer:
-            for data, options in _series(picture, layouts, mark):
+            for data, options in _series(image, layouts, mark):
                 options["extratags"] += _links(block) if stream.tell() <= 16 else []
                 writer.write(data, **options)
     except (ValueError, struct.error) as error:
-        raise OutputError(f"The picture cannot be written as TIFF: {error}.", "Write PNG.") from None
+        raise OutputError(f"The image cannot be written as TIFF: {error}.", "Write PNG.") from None
     if block:
         _attach(stream, block, mark)
 
 
 def _series(
-    picture: Picture, layouts: tuple[TiffLayout, ...], mark: ByteOrder
+    image: DecodedImage, layouts: tuple[TiffLayout, ...], mark: ByteOrder
 ) -> Iterator[tuple[Array | Iterator[Array], dict[str, Any]]]:
     """What is written in one go, with its options: a page, or the whole stack where ImageJ expects it in one block."""
-    first = picture.pages[0]
-    if _is_imagej_stack(picture, layouts):
-        options = _options(picture, first, layouts[0], mark, True)
-        options["shape"] = (len(picture.pages), *_samples(first, mark).shape)
+    first = image.pages[0]
+    if _is_imagej_stack(image, layouts):
+        options = _options(image, first, layouts[0], mark, True)
+        options["shape"] = (len(image.pages), *_samples(first, mark).shape)
         options["dtype"] = first.pixels.dtype.newbyteorder(mark)
-        yield (_samples(page, mark) for page in picture.pages), options
+        yield (_samples(page, mark) for page in image.pages), options
         return
-    for at, group in _groups(picture, layouts):
+    for at, group in _groups(image, layouts):
         last = replace(group[-1], alpha=None) if layouts[at + len(group) - 1].mask else group[-1]
-        options = _options(picture, group[0] if len(group) > 1 else last, layouts[at], mark, at == 0)
+        options = _options(image, group[0] if len(group) > 1 else last, layouts[at], mark, at == 0)
         if len(group) > 1:
             options |= _band_options(group, layouts[at])
         samples = [_samples(page, mark) for page in (*group[:-1], last)]
@@ -67,14 +67,14 @@ def _series(
             yield group[-1].alpha != 0, _mask_options(options)
 
 
-def _groups(picture: Picture, layouts: tuple[TiffLayout, ...]) -> Iterator[tuple[int, list[Page]]]:
-    """Where each page of the file begins among the pages of the picture, of which several may be its bands."""
+def _groups(image: DecodedImage, layouts: tuple[TiffLayout, ...]) -> Iterator[tuple[int, list[Page]]]:
+    """Where each page of the file begins among the pages of the image, of which several may be its bands."""
     at = 0
-    while at < len(picture.pages):
-        group = picture.pages[at : at + layouts[at].bands]
+    while at < len(image.pages):
+        group = image.pages[at : at + layouts[at].bands]
         kinds = {(page.pixels.shape, page.pixels.dtype) for page in group}
         loose = len(kinds) != 1 or group[0].pixels.ndim != 2 or any(page.alpha is not None for page in group[:-1])
-        group = picture.pages[at : at + 1] if loose else group
+        group = image.pages[at : at + 1] if loose else group
         yield at, group
         at += len(group)
 
@@ -100,10 +100,10 @@ def _mask_options(options: dict[str, Any]) -> dict[str, Any]:
     return {**plain, "subfiletype": (options["subfiletype"] or 0) | MASK_FILE}
 
 
-def _is_imagej_stack(picture: Picture, layouts: tuple[TiffLayout, ...]) -> bool:
+def _is_imagej_stack(image: DecodedImage, layouts: tuple[TiffLayout, ...]) -> bool:
     named = any(tag[0] == DESCRIPTION and tag[3].startswith(b"ImageJ=") for tag in layouts[0].tags)
-    kinds = {(page.pixels.shape, page.pixels.dtype, page.alpha is None) for page in picture.pages}
-    return named and len(picture.pages) > 1 and len(kinds) == 1 and not any(each.compression for each in layouts)
+    kinds = {(page.pixels.shape, page.pixels.dtype, page.alpha is None) for page in image.pages}
+    return named and len(image.pages) > 1 and len(kinds) == 1 and not any(each.compression for each in layouts)
 
 
 def _samples(page: Page, mark: ByteOrder) -> Array:
@@ -111,15 +111,15 @@ def _samples(page: Page, mark: ByteOrder) -> Array:
     return block.astype(block.dtype.newbyteorder(mark), copy=False)
 
 
-def _options(picture: Picture, page: Page, layout: TiffLayout, mark: ByteOrder, first: bool) -> dict[str, Any]:
+def _options(image: DecodedImage, page: Page, layout: TiffLayout, mark: ByteOrder, first: bool) -> dict[str, Any]:
     """The arguments of tifffile's write for one page, the `first` of its file or another."""
-    meta = picture.metadata
+    meta = image.metadata
     tags: list[Tag] = [_tag(each, mark) for each in layout.tags if each[0] != SUBFILE]
     if meta.xmp and first:
         tags.append((XMP, BYTE, len(meta.xmp), meta.xmp, True))
     compression = layout.compression if layout.compression in COMPRESSIONS else "zlib"
     if compression != layout.compression:
-        picture.remark(f"TIFF compression {layout.compression} is read only: Deflate was used.")
+        image.remark(f"TIFF compression {layout.compression} is read only: Deflate was used.")
     options: dict[str, Any] = {
         "photometric": "rgb" if page.pixels.ndim == 3 else "minisblack",
         "planarconfig": None if page.pixels.ndim == 2 and page.alpha is None else "contig",
@@ -148,12 +148,12 @@ def _tag(tag: tuple[int, int, int, bytes], mark: ByteOrder) -> Tag:
     return code, kind, count, value, True
 
 
-def _new_layout(picture: Picture, mark: ByteOrder) -> TiffLayout:
-    """The layout for a picture that came from another format: with what TIFF keeps among its own tags.
+def _new_layout(image: DecodedImage, mark: ByteOrder) -> TiffLayout:
+    """The layout for an image that came from another format: with what TIFF keeps among its own tags.
 
     That is the caption, camera, date and orientation of EXIF, and its resolution where the format itself states none.
     """
-    dpi, held = picture.metadata.dpi, _main_tags(picture.metadata.exif, mark)
+    dpi, held = image.metadata.dpi, _main_tags(image.metadata.exif, mark)
     tags = tuple(each for each in held if each[0] in (DESCRIPTION, *exif.MAIN_TAGS))
     across, down = ((round(value * 1000), 1000) for value in dpi) if dpi else ((1, 1), (1, 1))
     return TiffLayout(tags, (across, down, INCH) if dpi else _resolution(held, mark), "zlib", predictor=True)
@@ -176,20 +176,20 @@ def _resolution(held: list[exif.Tag], mark: ByteOrder) -> tuple[tuple[int, int],
     return (across, down, unit) if all((*across, *down)) and unit in UNITS else None
 
 
-def _linkable(picture: Picture, mark: ByteOrder, big: bool) -> bytes | None:
+def _linkable(image: DecodedImage, mark: ByteOrder, big: bool) -> bytes | None:
     """The EXIF block, where it has directories that this TIFF can link to."""
-    block = picture.metadata.exif
+    block = image.metadata.exif
     if not block:
         return None
     try:
         places = exif.moved(block, 0)[1]
     except (struct.error, RecursionError):
-        picture.remark("The EXIF could not be read: dropped.")
+        image.remark("The EXIF could not be read: dropped.")
         return None
     if places and not big and exif.order(block) == mark:
         return block
     if places:
-        picture.remark("EXIF cannot be linked to in this TIFF: dropped.")
+        image.remark("EXIF cannot be linked to in this TIFF: dropped.")
     return None
 
 

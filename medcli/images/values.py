@@ -1,6 +1,6 @@
 """What numbers mean: the one place that maps pixel values of any type to the network's [0, 1] and back.
 
-8-bit and boolean pictures span [0, 1] from end to end of their type. So do 16-bit pictures that fill at least half of
+8-bit and boolean images span [0, 1] from end to end of their type. So do 16-bit images that fill at least half of
 the type, and floats that lie within [-0.5, 1.5] and fill half of [0, 1]. Everything else (counts, heights, thousandths;
 signed and 32-bit integers) is mapped by robust ends of its own values: the 0.1st and 99.9th percentile after lone
 extreme pixels are cut to their neighbours, or the 1st and 99th as they are where those lie further out. So neither hot
@@ -19,14 +19,14 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from medcli.errors import MedcliError
-from medcli.images.picture import Page
+from medcli.images.decoded_image import Page
 
 Array = NDArray[Any]
 Floats = NDArray[np.float32]
 Mask = NDArray[np.bool_]
 
 TYPES = ("bool", "uint8", "uint16", "uint32", "int8", "int16", "int32", "float16", "float32", "float64")
-FILLED = 0.5  # share of a type's range above which a picture keeps it: below, stretching gains 0.1 to 3 dB
+FILLED = 0.5  # share of a type's range above which an image keeps it: below, stretching gains 0.1 to 3 dB
 SLACK = 0.5  # how far outside [0, 1] noise may carry the robust ends of a float photograph
 TAIL, WIDE_TAIL = 0.1, 1.0  # per cent of the pixels beyond each end, without lone extremes and with them
 FARTHEST = 1.0  # how far outside [0, 1], in its own width, a value may lie and still be shown to a network
@@ -130,7 +130,7 @@ def dtype_range(dtype: DTypeLike) -> ValueRange:
 def choose_range(
     choice: RangeChoice, rasters: Sequence[Array], valid: Sequence[Mask | None] | None = None
 ) -> ValueRange:
-    """One range for all of `rasters`, each (H, W) or (H, W, C), of a picture; by the first one's type.
+    """One range for all of `rasters`, each (H, W) or (H, W, C), of an image; by the first one's type.
 
     valid: (H, W) of each, where its pixels count; None for all that are finite.
     """
@@ -145,7 +145,7 @@ def choose_range(
 
 
 def joint_range(ranges: Sequence[ValueRange], dtypes: Sequence[np.dtype[Any]]) -> list[ValueRange]:
-    """Of pictures of one scene: one range that covers all of theirs, so that they stay comparable.
+    """Of images of one scene: one range that covers all of theirs, so that they stay comparable.
 
     Each keeps its own where all are those of their types, or where one has 8 bits: then types alone tell the scale.
     """
@@ -201,10 +201,10 @@ def _of_type(nodata: float | None, dtype: np.dtype[Any]) -> Any:
 def _fitted(ends: tuple[float, float], own: ValueRange, dtype: np.dtype[Any]) -> ValueRange:
     """The type's own range where the robust ends fill it, else the ends."""
     low, high = ends
-    filled = high - low >= FILLED * (own.high - own.low)
-    if dtype == np.uint16 and (filled or high == low):
+    inpainted = high - low >= FILLED * (own.high - own.low)
+    if dtype == np.uint16 and (inpainted or high == low):
         return own
-    if dtype.kind == "f" and low >= -SLACK and high <= 1 + SLACK and (filled or high == low):
+    if dtype.kind == "f" and low >= -SLACK and high <= 1 + SLACK and (inpainted or high == low):
         return own
     if high > low:
         return ValueRange(low, high)
@@ -253,7 +253,7 @@ def _without_lone_extremes(raster: Array, known: Mask | None) -> Iterator[tuple[
 
 
 def range_of(choice: RangeChoice, pages: Sequence[Page]) -> ValueRange:
-    """One range for all pages of a picture; what means nothing, and what lies under alpha 0, has no say."""
+    """One range for all pages of an image; what means nothing, and what lies under alpha 0, has no say."""
     if isinstance(choice, ValueRange):
         return choice
     rasters = [page.pixels for page in pages]

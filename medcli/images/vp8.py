@@ -1,4 +1,4 @@
-"""The quality of a lossy WebP picture, read off the quantizer steps in the header of its VP8 frame (RFC 6386)."""
+"""The quality of a lossy WebP image, read off the quantizer steps in the header of its VP8 frame (RFC 6386)."""
 
 from __future__ import annotations
 

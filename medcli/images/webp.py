@@ -11,9 +11,9 @@ from PIL import Image
 
 from medcli.errors import OutputError
 from medcli.images import exif
-from medcli.images.picture import Metadata, Page, Picture
+from medcli.images.decoded_image import DecodedImage, Metadata, Page
 from medcli.images.raster import as_bgr, colour, from_bgr, interleaved, unpacked
-from medcli.images.source import Source
+from medcli.images.source import ImageBytes
 from medcli.images.vp8 import estimated_quality
 
 DEFAULT_QUALITY = 95
@@ -25,8 +25,8 @@ PIXELS_PER_BYTE = 2048  # the modes of 16x16 pixels take 1.6 bits at least
 Chunk = tuple[bytes, bytes]
 
 
-def decode(source: Source) -> Picture:
-    """A `Picture` of one RGB page, alpha included. Raises InputError for a damaged file."""
+def decode(source: ImageBytes) -> DecodedImage:
+    """A `DecodedImage` of one RGB page, alpha included. Raises InputError for a damaged file."""
     data = source.content()
     end = int.from_bytes(data[4:8], "little") + 8
     if len(data) < 20 or end > len(data):
@@ -42,16 +42,16 @@ def decode(source: Source) -> Picture:
     if b"EXIF" in held:
         meta.exif = exif.tidied(held[b"EXIF"], width, height)
     meta.quality = estimated_quality(frame.get(b"VP8 ", b""))
-    picture = Picture([_pixels(data[:end], width, height, source)], "webp", meta)
+    image = DecodedImage([_pixels(data[:end], width, height, source)], "webp", meta)
     if not meta.lossless and meta.quality is None:
-        picture.remark(f"The quality of the file cannot be told: {DEFAULT_QUALITY} is taken unless one is given.")
+        image.remark(f"The quality of the file cannot be told: {DEFAULT_QUALITY} is taken unless one is given.")
     if b"ANIM" in held:
-        picture.remark("Only the first frame of the animation is kept.")
+        image.remark("Only the first frame of the animation is kept.")
     if others := sorted(kind.decode("ascii", "replace").strip() for kind in held.keys() - KINDS):
-        picture.remark(f"Chunks that are unknown were dropped: {', '.join(others)}.")
+        image.remark(f"Chunks that are unknown were dropped: {', '.join(others)}.")
     if data[end:].strip(b"\0"):
-        picture.remark(f"{len(data) - end} bytes behind the end of the picture were dropped.")
-    return picture
+        image.remark(f"{len(data) - end} bytes behind the end of the image were dropped.")
+    return image
 
 
 def chunks(data: bytes, at: int = 12) -> list[Chunk]:
@@ -64,7 +64,7 @@ def chunks(data: bytes, at: int = 12) -> list[Chunk]:
     return found
 
 
-def _size(listed: list[Chunk], source: Source) -> tuple[int, int]:
+def _size(listed: list[Chunk], source: ImageBytes) -> tuple[int, int]:
     kind, content = listed[0] if listed else (b"", b"")
     if kind == b"VP8X" and len(content) >= 10:
         return int.from_bytes(content[4:7], "little") + 1, int.from_bytes(content[7:10], "little") + 1
@@ -77,19 +77,19 @@ def _size(listed: list[Chunk], source: Source) -> tuple[int, int]:
     raise source.damaged("its header is incomplete")
 
 
-def _pixels(data: bytes, width: int, height: int, source: Source) -> Page:
+def _pixels(data: bytes, width: int, height: int, source: ImageBytes) -> Page:
     array = unpacked(data)
     if array is None or array.shape[:2] != (height, width):
         raise source.damaged("its pixels cannot be unpacked")
     return from_bgr(array)
 
 
-def encode(picture: Picture, stream: BinaryIO, quality: int | None) -> None:
+def encode(image: DecodedImage, stream: BinaryIO, quality: int | None) -> None:
     """Write one uint8 page: lossless where the source was, in the source's quality, or in that which is asked for.
 
     Raises OutputError where the encoder gives up.
     """
-    meta, page = picture.metadata, picture.pages[0]
+    meta, page = image.metadata, image.pages[0]
     page = Page(colour(page.pixels), page.alpha)
     coded = (
         _lossless(page)
@@ -109,11 +109,11 @@ def _lossless(page: Page) -> bytes:
 
 
 def _lossy(page: Page, quality: int) -> bytes:
-    """Through OpenCV, which needs no four-byte copy of the picture."""
+    """Through OpenCV, which needs no four-byte copy of the image."""
     with as_bgr(page) as array:
         done, coded = cv2.imencode(".webp", array, [cv2.IMWRITE_WEBP_QUALITY, quality])
     if not done:
-        raise OutputError("The picture cannot be coded as WebP.", "Write PNG or TIFF.")
+        raise OutputError("The image cannot be coded as WebP.", "Write PNG or TIFF.")
     return bytes(coded)
 
 

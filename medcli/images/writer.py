@@ -1,4 +1,4 @@
-"""Writing: from a `Picture` to a file that is there whole or not at all."""
+"""Writing: from a `DecodedImage` to a file that is there whole or not at all."""
 
 from __future__ import annotations
 
@@ -11,57 +11,57 @@ from pathlib import Path
 from typing import BinaryIO, cast
 
 from medcli.errors import OutputError
-from medcli.images.fitting import fit
+from medcli.files.atomic import atomic_write, hint_for
+from medcli.images.decoded_image import DecodedImage
+from medcli.images.format_limits import fit
 from medcli.images.formats import FORMATS, KNOWN, format_of
-from medcli.images.landing import hint_for, landing
-from medcli.images.picture import Picture
 from medcli.registry import nearest
 
 
 def write(
-    picture: Picture, destination: Path | BinaryIO, *, format: str | None = None, quality: int | None = None
+    image: DecodedImage, destination: Path | BinaryIO, *, format: str | None = None, quality: int | None = None
 ) -> None:
-    """Encode `picture` with everything it carries. A path gets the whole file or nothing.
+    """Encode `image` with everything it carries. A path gets the whole file or nothing.
 
     A stream that can be rewound is written as the encoder goes, so what it holds after an error means nothing; another,
     such as a pipe, gets the whole file or nothing.
 
-    `format` is a name in FORMATS; by default the path's suffix decides, and for a stream the picture's own format.
+    `format` is a name in FORMATS; by default the path's suffix decides, and for a stream the image's own format.
     `quality` (1 to 100) is for JPEG and WebP; by default that of the source (lossless WebP stays lossless), else 95.
-    What the format cannot hold is converted, with a line added to `picture.notes`: 16 bit is rounded to 8, float in
-    [0, 1] goes to the deepest integer. While it is being written, no other thread may use `picture`.
+    What the format cannot hold is converted, with a line added to `image.notes`: 16 bit is rounded to 8, float in
+    [0, 1] goes to the deepest integer. While it is being written, no other thread may use `image`.
     Raises OutputError: unknown format, alpha or pages that it cannot hold, sides too long for it, no rights, no room.
     """
-    name = _format(picture, destination, format)
+    name = _format(image, destination, format)
     if quality is not None and not 1 <= quality <= 100:
         raise OutputError(f"Quality {quality} makes no sense.", "It goes from 1 to 100.")
-    fitted = fit(picture, name)
+    fitted = fit(image, name)
     codec = importlib.import_module(FORMATS[name].codec)
     label = str(destination) if isinstance(destination, Path) else "The output"
     try:
-        with _opened(destination, picture) as stream:
+        with _opened(destination, image) as stream:
             codec.encode(fitted, stream, quality)
     except OSError as error:
         raise OutputError(f"{label} cannot be written: {error.strerror or error}.", hint_for(error)) from None
-    picture.remark(*fitted.notes)
+    image.remark(*fitted.notes)
 
 
-def _format(picture: Picture, destination: Path | BinaryIO, format: str | None) -> str:
+def _format(image: DecodedImage, destination: Path | BinaryIO, format: str | None) -> str:
     if format is not None:
         name = format_of(f"x.{format.lower()}") or format.lower()
         if name not in FORMATS:
             raise OutputError(f"There is no output format '{format}'.", nearest(format, FORMATS))
         return name
     if not isinstance(destination, Path):
-        return picture.format
+        return image.format
     named = format_of(destination)
     if named is None:
         raise OutputError(f"The name {destination} does not say which format to write.", f"{KNOWN} are written.")
     return named
 
 
-def _opened(destination: Path | BinaryIO, picture: Picture) -> AbstractContextManager[BinaryIO]:
-    return landing(destination, remark=picture.remark) if isinstance(destination, Path) else _rewindable(destination)
+def _opened(destination: Path | BinaryIO, image: DecodedImage) -> AbstractContextManager[BinaryIO]:
+    return atomic_write(destination, remark=image.remark) if isinstance(destination, Path) else _rewindable(destination)
 
 
 @contextmanager

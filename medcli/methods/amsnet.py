@@ -1,7 +1,7 @@
-"""AMSNet: any denoiser learns from noisy pictures alone, by guessing pixels that are hidden from it.
+"""AMSNet: any denoiser learns from noisy images alone, by guessing pixels that are hidden from it.
 
 Liao et al., Asymmetric Mask Scheme for Self-Supervised Real Image Denoising (ECCV 2024), section 3. Training hides one
-part of the pixels; denoising (`medcli.engine.masked`) hides each part in turn. Sub-images of every pd-th pixel pull
+part of the pixels; denoising (`medcli.engine.blind_spot`) hides each part in turn. Sub-images of every pd-th pixel pull
 apart what noise of real cameras shares with its neighbours.
 """
 
@@ -12,9 +12,10 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from medcli.data.correlation import LAGS, noise_correlation
-from medcli.data.crops import keyed_generator
+from medcli.blind_spot import FILLS, PixelHiding, drawn, error_where, guess, join, roughness, split, stitched
+from medcli.data.noise_correlation import LAGS, noise_correlation
 from medcli.errors import RecipeError
+from medcli.losses import LOSSES
 from medcli.methods.base import (
     Adaptation,
     Application,
@@ -26,9 +27,8 @@ from medcli.methods.base import (
     Terms,
     Update,
 )
-from medcli.methods.losses import LOSSES
-from medcli.methods.masking import FILLS, Hiding, drawn, error_where, guess, join, roughness, split, stitched
 from medcli.registry import nearest
+from medcli.seeding import keyed_generator
 
 LARGEST_STRIDE, MOST_BRANCHES = 16, 16
 DRAWS = 4  # of masks, that compare two networks
@@ -45,7 +45,7 @@ def _stride(settings: MethodSettings, patches: Callable[[], Patches]) -> Suggest
 
 
 class AMSNet:
-    """One noisy picture of each scene is enough. The model sees masked pictures only: denoise with `strategy`.
+    """One noisy image of each scene is enough. The model sees masked images only: denoise with `strategy`.
 
     loss: at hidden pixels. stage: "b" hides one part and learns to guess it; "p" fine-tunes a network of stage b, with
     all parts guessed and their whole made smooth, at `branches` times the cost. branches: parts of equal size, so that
@@ -58,10 +58,10 @@ class AMSNet:
     Raises RecipeError where an option makes no sense.
 
     Departs: masks are shared by the channels of a pixel, as in the published code; the paper draws them for each, but
-    demosaicing gives channels common noise. The loss is a mean over hidden elements, of each picture, not a sum.
+    demosaicing gives channels common noise. The loss is a mean over hidden elements, of each image, not a sum.
     Departs: the first part of stage p's loss is a mean over all elements, and its second one over pixels; the paper
     sums both. smoothness is 0.1, which its ablation found best; its text says 0.01.
-    Departs: with fill="mean" a network starts from an interpolated picture and need not learn to fill holes first.
+    Departs: with fill="mean" a network starts from an interpolated image and need not learn to fill holes first.
     """
 
     needs = Needs()
@@ -151,14 +151,14 @@ class AMSNet:
         return side - side % step
 
 
-def hidden_parts(branches: int, stride: int, fill: str) -> Hiding:
+def hidden_parts(branches: int, stride: int, fill: str) -> PixelHiding:
     """All parts of several draws of masks, in sub-images whose pixels do not share their noise."""
 
     def maps(count: int, side: int, seed: int) -> Sequence[Tensor]:
         keys = [[keyed_generator(seed, "masks", draw, place) for place in range(count)] for draw in range(DRAWS)]
         return [drawn(side, side, branches, generators) for generators in keys]
 
-    return Hiding(branches, stride, FILLS[fill], maps)
+    return PixelHiding(branches, stride, FILLS[fill], maps)
 
 
 def _check(branches: int, pd: int, denoise_pd: int, smoothness: float) -> None:

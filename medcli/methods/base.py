@@ -1,7 +1,7 @@
 """The agreement between a method and the training loop.
 
 A method has *networks*, and *updates* that say which of them move, by which optimizer and to lower which loss terms. It
-*needs* certain pictures. Its *model* is the network that is averaged and kept.
+*needs* certain images. Its *model* is the network that is averaged and kept.
 
 All else that a method can say is optional: the protocols after `Method`, which are looked for with `isinstance`. Of the
 object that trains: `AsksItsOwnWay`, `CutsPatches`, `ShowsNoise`, `ExportsModel`. Of its class, when there is no network
@@ -18,7 +18,7 @@ from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 from numpy.typing import NDArray
 from torch import Generator, Tensor, nn
 
-from medcli.methods.masking import Hiding
+from medcli.blind_spot import PixelHiding
 from medcli.noise.base import Noise
 
 Terms = dict[str, Tensor]
@@ -28,10 +28,10 @@ Schedule = Callable[[float], float]
 
 @dataclass(frozen=True)
 class Needs:
-    """The pictures of one sample.
+    """The images of one sample.
 
-    views: noisy pictures of one scene. spare: further ones that are of use but can be missing: made noise brings them,
-    recorded pictures where as many folders are given. alike: whether the views share kind and level of the noise, drawn
+    views: noisy images of one scene. spare: further ones that are of use but can be missing: made noise brings them,
+    recorded images where as many folders are given. alike: whether the views share kind and level of the noise, drawn
     anew for each (Noise2Noise), or draw those too. clean: "mates" are of the same scene, "others" of any other scene.
     """
 
@@ -45,7 +45,7 @@ class Needs:
 class Batch:
     """What the loop hands to an update.
 
-    views: noisy pictures of the same scenes, each (B, C, H, W) float32; clean ones span [0, 1], noise may leave it.
+    views: noisy images of the same scenes, each (B, C, H, W) float32; clean ones span [0, 1], noise may leave it.
     clean: (B, C, H, W) float32 in [0, 1], or None where the method does not ask for it.
     keys: (B,) int64 on the CPU. Whatever a method draws, it draws from them, sample by sample, so that a step does not
     depend on how a batch is shared out between processes.
@@ -138,7 +138,7 @@ class ExportsModel(Protocol):
 
 
 @runtime_checkable
-class AsksItsOwnWay(Protocol):
+class HasStrategy(Protocol):
     """A method whose model is not simply run: it is asked through a strategy of `medcli.engine.strategies`."""
 
     @property
@@ -148,7 +148,7 @@ class AsksItsOwnWay(Protocol):
 
 
 @runtime_checkable
-class CutsPatches(Protocol):
+class FitsPatchSize(Protocol):
     """A method that cuts patches to what its network takes."""
 
     def fitting(self, side: int) -> int:
@@ -157,7 +157,7 @@ class CutsPatches(Protocol):
 
 
 @runtime_checkable
-class ShowsNoise(Protocol):
+class EstimatesNoise(Protocol):
     """A method that estimates the noise by a way of its own, not as what its model takes away."""
 
     def noise(self, noisy: Tensor) -> Tensor:
@@ -263,7 +263,7 @@ class Adaptation:
     patch: int
     step: int
     batch: int
-    hiding: Hiding
+    hiding: PixelHiding
     most_stride: int
     why: str
 

@@ -1,9 +1,9 @@
-"""LUD-VAE: the noise of noisy pictures, learned beside clean pictures of other scenes.
+"""LUD-VAE: the noise of noisy images, learned beside clean images of other scenes.
 
 Zheng et al., Learn from Unpaired Data for Image Restoration: A Variational Bayes Approach (TPAMI 2023), section 3.
 
-A clean picture x is rebuilt from h(x), a noisy one y from h(y) and z_n ~ q(z_n | y), which is kept near a prior. So the
-decoder knows noise only through z_n, and the prior makes clean pictures noisy. Not in the paper but in the published
+A clean image x is rebuilt from h(x), a noisy one y from h(y) and z_n ~ q(z_n | y), which is kept near a prior. So the
+decoder knows noise only through z_n, and the prior makes clean images noisy. Not in the paper but in the published
 code: weight and normaliser of the divergence.
 """
 
@@ -16,16 +16,16 @@ import torch
 from torch import Generator, Tensor, nn
 
 from medcli.archs.ludvae import LUDVAE, Block, Gauss, Gaussian, Given, Proj, lift, nothing
-from medcli.data.levels import CLEAN_OVER_NOISY, matching, propose
+from medcli.data.noise_level import CLEAN_OVER_NOISY, matching, propose
 from medcli.errors import InputError, RecipeError
+from medcli.losses import LOSSES
 from medcli.methods.base import Batch, MethodSettings, Needs, Patches, Suggestion, Terms, Update
-from medcli.methods.losses import LOSSES
 
 Draw = Callable[[Tensor], Tensor]
 
 
 class Posterior(nn.Module):
-    """q(z_n | y) of equation 13: noisy pictures, (B, C, H, W) -> a distribution for each level, 3 to 1.
+    """q(z_n | y) of equation 13: noisy images, (B, C, H, W) -> a distribution for each level, 3 to 1.
 
     Together with the sampler it has the 112 tensors of the published weights.
     """
@@ -77,7 +77,7 @@ def _levels(settings: MethodSettings, patches: Callable[[], Patches]) -> Suggest
 
 
 def _match(settings: MethodSettings, patches: Callable[[], Patches]) -> Suggestion | None:
-    """What brings noisy pictures to the brightness and contrast of the clean ones, where it was asked for."""
+    """What brings noisy images to the brightness and contrast of the clean ones, where it was asked for."""
     if not settings.options.get("match") or "gain" in settings.config:
         return None
     try:
@@ -97,10 +97,10 @@ class UnpairedNoise:
 
     network: the sampler, `ludvae`, whose configuration has the sigmas of h. kl: weight of the divergence in the end; it
     rises in a straight line over the first `rise` steps, lest the decoder learns to do without latents. match: noisy
-    pictures get mean and deviation of the clean ones, channel by channel, and what is made noisy gets theirs; it is
+    images get mean and deviation of the clean ones, channel by channel, and what is made noisy gets theirs; it is
     measured before (`auto_options`) and done by the sampler. Raises RecipeError where one of them makes no sense.
 
-    Departs: clean pictures do not run through the encoder of the noise, whose answer would be multiplied by zero.
+    Departs: clean images do not run through the encoder of the noise, whose answer would be multiplied by zero.
     """
 
     needs = Needs(clean="others")
@@ -129,7 +129,7 @@ class UnpairedNoise:
         return self.sampler
 
     def terms(self, batch: Batch) -> Terms:
-        """Equations 18, 19 and 16. Held-out pictures are judged with the final weight of the divergence."""
+        """Equations 18, 19 and 16. Held-out images are judged with the final weight of the divergence."""
         assert batch.clean is not None
         draw = partial(_normal, generators=_on(batch.noisy.device, batch.generators()))
         clean, noisy = batch.clean, self.sampler.matched(batch.noisy)
@@ -151,7 +151,7 @@ class UnpairedNoise:
         return self.weight(self.steps.taken + 1) if self.sampler.training else self.kl
 
     def _infer(self, noisy: Tensor, draw: Draw) -> tuple[Tensor, Tensor]:
-        """(B, C, H, W) rebuilt from h and inferred latents, in the scale of clean pictures; their divergence."""
+        """(B, C, H, W) rebuilt from h and inferred latents, in the scale of clean images; their divergence."""
         posterior: Mapping[int, Given] = self.posterior(self.sampler.matched(noisy))
         parts: list[Tensor] = []
 

@@ -1,4 +1,4 @@
-"""MeD: a scene and its noise told apart, from several noisy views and no clean picture.
+"""MeD: a scene and its noise told apart, from several noisy views and no clean image.
 
 Chen et al., Multi-view Self-supervised Disentanglement for General Image Denoising (ICCV 2023), section 3.
 
@@ -16,8 +16,8 @@ import torch
 from torch import Generator, Tensor, nn
 
 from medcli.errors import RecipeError
+from medcli.losses import LOSSES
 from medcli.methods.base import Batch, MethodSettings, Needs, Patches, Suggestion, Terms, Update
-from medcli.methods.losses import LOSSES
 from medcli.noise.drop import drops
 from medcli.registry import nearest
 
@@ -41,7 +41,7 @@ class SplitNetwork(Protocol):
 
     def encode(self, noisy: Tensor) -> Latent: ...
     def decode(self, latent: Latent) -> Tensor: ...
-    def noise_twin(self) -> SplitNetwork: ...
+    def make_noise_network(self) -> SplitNetwork: ...
 
 
 class Concatenation(nn.Module):
@@ -123,7 +123,7 @@ class MeD:
     Departs: terms are means over the pairs of views, with the published weights. There the scene's term is a sum of
     both directions, so that mixing counts half as much beside it.
     Departs: both directions of every term, the noise decoder's answer as noise, and concatenation, as the paper has
-    it; the published code computes some of the directions, compares that answer with a picture, and adds.
+    it; the published code computes some of the directions, compares that answer with an image, and adds.
     Departs: more than two views are mixed by an even choice for each element; the paper does not say.
     Departs: mixed latents must give a view that is not in them. Equation 16 mixes the target from the same views: an
     answer with the mean of their noise is nearer to it than the clean scene, and a long training learns that answer.
@@ -137,7 +137,7 @@ class MeD:
     @staticmethod
     def takes(architecture: type[nn.Module]) -> bool:
         """Networks in two halves."""
-        return hasattr(architecture, "noise_twin")
+        return hasattr(architecture, "make_noise_network")
 
     def __init__(
         self,
@@ -158,14 +158,14 @@ class MeD:
         self.loss, self.missing = LOSSES[loss], missing
         self.needs = Needs(views=views, spare=int(spare and mix > 0))
         self.model = network
-        self.twin = self.scene.noise_twin()
+        self.twin = self.scene.make_noise_network()
         self.cross = CrossDecoder(self.scene, FUSIONS[fuse](self.scene.latent_widths))
         parts = {"scene": self.scene, "noise": self.twin, "cross": self.cross}
         self.networks: dict[str, nn.Module] = {"disentangler": nn.ModuleDict(parts)}
         self.updates = [Update("disentangler", self.terms)]
 
     def noise(self, noisy: Tensor) -> Tensor:
-        """The noise that F finds in (B, C, H, W): same shape, about zero, in the scale of the picture."""
+        """The noise that F finds in (B, C, H, W): same shape, about zero, in the scale of the image."""
         found: Tensor = self.twin.decode(self.twin.encode(noisy))
         return found
 
@@ -206,9 +206,9 @@ class MeD:
         target = targets[count] if targets[count:] else mix(targets, choices(batch.noisy, count, generators))
         return self._distance(self.scene.decode(latent).float(), target)
 
-    def _against_others(self, pictures: Sequence[Tensor], views: Sequence[Tensor]) -> Tensor:
+    def _against_others(self, images: Sequence[Tensor], views: Sequence[Tensor]) -> Tensor:
         targets = self._targets(views)
-        return _mean([self._distance(pictures[i], targets[j]) for i, j in permutations(range(len(views)), 2)])
+        return _mean([self._distance(images[i], targets[j]) for i, j in permutations(range(len(views)), 2)])
 
     def _targets(self, views: Sequence[Tensor]) -> Sequence[Tensor]:
         """The views; what is missing in them is not a number."""
@@ -216,9 +216,9 @@ class MeD:
             return views
         return [view.masked_fill(view.eq(0).all(1, keepdim=True), float("nan")) for view in views]
 
-    def _distance(self, picture: Tensor, target: Tensor) -> Tensor:
+    def _distance(self, image: Tensor, target: Tensor) -> Tensor:
         """The loss, in which a target that is not a number has no say."""
-        return self.loss(picture, torch.where(target.isnan(), picture.detach(), target) if self.missing else target)
+        return self.loss(image, torch.where(target.isnan(), image.detach(), target) if self.missing else target)
 
 
 def _mean(terms: Sequence[Tensor]) -> Tensor:

@@ -1,4 +1,4 @@
-"""Noise2Noise: one noisy view in, another out. No clean picture is needed.
+"""Noise2Noise: one noisy view in, another out. No clean image is needed.
 
 Lehtinen et al., Noise2Noise: Learning Image Restoration without Clean Data (ICML 2018), equation 6.
 """
@@ -7,14 +7,14 @@ from __future__ import annotations
 
 from torch import nn
 
+from medcli.losses import LOSSES
 from medcli.methods.base import Batch, Needs, Terms, Update
-from medcli.methods.losses import LOSSES
 
 
 class Noise2Noise:
     """Each of two views of a scene is the target of the other.
 
-    The noise must keep the mean: then the mean of all targets, which MSE finds, is the clean picture. L1 finds the
+    The noise must keep the mean: then the mean of all targets, which MSE finds, is the clean image. L1 finds the
     median. A logarithm of the error of one patch, as in `log_mse`, weighs patches by it and changes nothing within one.
     """
 

@@ -11,10 +11,10 @@ from math import lcm
 import torch
 from torch import Tensor, nn
 
+from medcli.blind_spot import PixelHiding, around
 from medcli.errors import RecipeError
+from medcli.losses import LOSSES
 from medcli.methods.base import Adaptation, Application, Batch, Needs, Terms, Update
-from medcli.methods.losses import LOSSES
-from medcli.methods.masking import Hiding, around
 
 Phase = tuple[int, int]
 SPACING = 4  # pixels from one hidden pixel to the next
@@ -24,7 +24,7 @@ PHASES: Sequence[Phase] = ((0, 0), (1, 2), (2, 1), (3, 3))  # that compare two n
 class Noise2Self:
     """Every `spacing`-th pixel of a grid is hidden behind the mean of its neighbours, and only there does loss count.
 
-    One noisy picture of each scene is enough. The noise must keep the mean and be independent from pixel to pixel.
+    One noisy image of each scene is enough. The noise must keep the mean and be independent from pixel to pixel.
     The grid's place is drawn for each sample. The model is the plain network, which sees all pixels.
     spacing: pixels from one hidden pixel to the next, 2 or more. Raises RecipeError for less.
     """
@@ -37,7 +37,7 @@ class Noise2Self:
         if application.strategy != "plain":
             return None
         step = lcm(32, multiple)
-        why = "neighbouring pixels share their noise, and then noisy pictures alone cannot tell a gain from a loss"
+        why = "neighbouring pixels share their noise, and then noisy images alone cannot tell a gain from a loss"
         return Adaptation({"spacing": SPACING}, max(96, step), step, 4, scattered_pixels(), 1, why)
 
     def __init__(self, network: nn.Module, *, loss: str = "mse", spacing: int = SPACING) -> None:
@@ -60,11 +60,11 @@ class Noise2Self:
             sample[:, top :: self.spacing, left :: self.spacing] = True
         return around(noisy, chosen)
 
-    def grid(self, pictures: Tensor, phases: list[Phase]) -> Tensor:
+    def grid(self, images: Tensor, phases: list[Phase]) -> Tensor:
         """(B, C, H, W) -> (B, C, H // spacing, W // spacing): the pixels of the grids alone."""
-        height, width = (side // self.spacing for side in pictures.shape[2:])
-        pairs = zip(pictures, phases, strict=True)
-        picked = [picture[:, top :: self.spacing, left :: self.spacing] for picture, (top, left) in pairs]
+        height, width = (side // self.spacing for side in images.shape[2:])
+        pairs = zip(images, phases, strict=True)
+        picked = [image[:, top :: self.spacing, left :: self.spacing] for image, (top, left) in pairs]
         return torch.stack([pixels[:, :height, :width] for pixels in picked])
 
     def _phase(self, generator: torch.Generator) -> Phase:
@@ -72,9 +72,9 @@ class Noise2Self:
         return top, left
 
 
-def scattered_pixels() -> Hiding:
+def scattered_pixels() -> PixelHiding:
     """For networks that see all pixels: some of them, far apart, behind the mean of those around."""
-    return Hiding(len(PHASES), 1, around, _scattered_map)
+    return PixelHiding(len(PHASES), 1, around, _scattered_map)
 
 
 def _scattered_map(count: int, side: int, seed: int) -> Sequence[Tensor]:

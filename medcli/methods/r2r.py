@@ -1,4 +1,4 @@
-"""Recorrupted-to-Recorrupted: one noisy picture, made noisier in two ways that know nothing of each other.
+"""Recorrupted-to-Recorrupted: one noisy image, made noisier in two ways that know nothing of each other.
 
 Pang et al., Recorrupted-to-Recorrupted: Unsupervised Deep Learning for Image Denoising (CVPR 2021), theorem 1.
 """
@@ -9,18 +9,18 @@ import torch
 from torch import Tensor, nn
 
 from medcli.errors import RecipeError
+from medcli.losses import LOSSES
 from medcli.methods.base import Batch, Needs, Terms, Update
-from medcli.methods.losses import LOSSES
 
 
 class Recorrupted:
     """From y = x + n with n ~ N(0, sigma^2): y + alpha sigma z is restored to y - sigma z / alpha, z ~ N(0, 1).
 
     The noise of both is then uncorrelated, as in Noise2Noise; for Gaussian noise that is independence.
-    sigma: of the noise, in grey levels of 255, 0 to have it estimated for each picture. alpha: how much noise is added,
+    sigma: of the noise, in grey levels of 255, 0 to have it estimated for each image. alpha: how much noise is added,
     in units of what is there. Raises RecipeError where sigma < 0 or alpha <= 0.
 
-    Departs: the model runs once, on the picture itself. The paper averages over 50 recorrupted copies.
+    Departs: the model runs once, on the image itself. The paper averages over 50 recorrupted copies.
     Departs: where sigma is 0, it is estimated. The paper gives it.
     """
 
@@ -52,7 +52,7 @@ class Recorrupted:
 
 
 def estimated_sigma(noisy: Tensor) -> Tensor:
-    """(B, C, H, W) -> (B, 1, 1, 1): standard deviation of white Gaussian noise, in the scale of the picture.
+    """(B, C, H, W) -> (B, 1, 1, 1): standard deviation of white Gaussian noise, in the scale of the image.
 
     The median of the finest diagonal Haar details, over 0.6745 (Donoho and Johnstone, 1994).
     """

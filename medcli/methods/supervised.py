@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from torch import nn
 
+from medcli.losses import LOSSES
 from medcli.methods.base import Batch, Needs, Terms, Update
-from medcli.methods.losses import LOSSES
 
 
 class Supervised:

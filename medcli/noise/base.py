@@ -1,4 +1,4 @@
-"""What all noises share: they are called on a clean picture, they can be settled, and they spell themselves."""
+"""What all noises share: they are called on a clean image, they can be settled, and they spell themselves."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ def log_uniform(low: float, high: float, generator: Generator) -> float:
 
 @dataclass(frozen=True)
 class Noise(ABC):
-    """Maps a clean picture to a noisy one.
+    """Maps a clean image to a noisy one.
 
-    Every draw comes from the generator, which lives on the CPU: a seed means the same picture on every device. No noise
+    Every draw comes from the generator, which lives on the CPU: a seed means the same image on every device. No noise
     clips or rounds unless that is its name. `str(noise)` is its notation (`medcli.noise.notation`), from which the same
     noise can be made again.
     """
@@ -36,8 +36,8 @@ class Noise(ABC):
     def __call__(self, clean: Tensor, generator: Generator) -> Tensor:
         """(C, H, W) float in [0, 1] -> a new tensor of the same shape; `clean` is left alone."""
 
-    def settle(self, generator: Generator) -> Noise:
-        """This noise with everything decided that is drawn once per picture: its kind and its level."""
+    def sample_parameters(self, generator: Generator) -> Noise:
+        """This noise with everything decided that is drawn once per image: its kind and its level."""
         return self
 
     def __str__(self) -> str:
@@ -50,7 +50,7 @@ class Noise(ABC):
 
 @dataclass(frozen=True)
 class Ranged(Noise):
-    """A noise with one level, drawn once per picture from U(low, high).
+    """A noise with one level, drawn once per image from U(low, high).
 
     Raises RecipeError where low > high, or where one of them is outside `limits`.
     """
@@ -64,10 +64,10 @@ class Ranged(Noise):
         check_range(_name(type(self)), self.low, self.high, self.limits)
 
     def level(self, generator: Generator) -> float:
-        """The level of one picture."""
+        """The level of one image."""
         return uniform(self.low, self.high, generator)
 
-    def settle(self, generator: Generator) -> Noise:
+    def sample_parameters(self, generator: Generator) -> Noise:
         level = self.level(generator)
         return replace(self, low=level, high=level)
 

@@ -1,9 +1,9 @@
-"""What a camera does to a picture: shot and read noise in linear light, then all that makes it correlated.
+"""What a camera does to an image: shot and read noise in linear light, then all that makes it correlated.
 
 A sensor's noise is white and depends on the signal. By the time it is a JPEG it has been white-balanced, mixed across
 channels by the colour matrix, spread over neighbours by demosaicking, smoothed by the camera's own denoiser (chroma
 more than luma), bent by the tone curve, rounded and compressed. The noise alone goes through the linear steps, so the
-target stays the clean picture itself and no network learns to sharpen.
+target stays the clean image itself and no network learns to sharpen.
 
 Sources: shot and read levels and their relation from Brooks et al., Unprocessing Images for Learned Raw Denoising
 (CVPR 2019), section 3.1; the order of the stages from the camera model of the NVT thesis.
@@ -57,9 +57,9 @@ def demosaic(noise: Tensor, generator: Generator) -> Tensor:
     return (F.conv2d(sampled, BILINEAR[None, None]) / F.conv2d(weights, BILINEAR[None, None]))[:, 0]
 
 
-def jpeg(picture: Tensor, quality: int, *, halve_chroma: bool) -> Tensor:
+def jpeg(image: Tensor, quality: int, *, halve_chroma: bool) -> Tensor:
     """(3, H, W) in [0, 1] through a JPEG file of the given quality (1 to 100)."""
-    levels = (picture.permute(1, 2, 0) * 255).round().clamp(0, 255).to(torch.uint8).numpy()
+    levels = (image.permute(1, 2, 0) * 255).round().clamp(0, 255).to(torch.uint8).numpy()
     sampling = cv2.IMWRITE_JPEG_SAMPLING_FACTOR_420 if halve_chroma else cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444
     options = [cv2.IMWRITE_JPEG_QUALITY, quality, cv2.IMWRITE_JPEG_SAMPLING_FACTOR, sampling]
     _, coded = cv2.imencode(".jpg", np.ascontiguousarray(levels), options)  # channel order does matter: BGR
@@ -69,10 +69,10 @@ def jpeg(picture: Tensor, quality: int, *, halve_chroma: bool) -> Tensor:
 
 @dataclass(frozen=True)
 class Camera(Noise):
-    """Draws one camera, one exposure and one file format per picture. See `Sensor` for how the two differ.
+    """Draws one camera, one exposure and one file format per image. See `Sensor` for how the two differ.
 
     shot: range of the shot-noise gain (variance per unit of raw signal in [0, 1]), drawn log-uniformly.
-    jpeg_share: share of pictures that pass through JPEG; the others are rounded to 8 bits half of the time.
+    jpeg_share: share of images that pass through JPEG; the others are rounded to 8 bits half of the time.
     quality: range of the JPEG quality, 1 to 100. again_share: share of the JPEGs that are stored a second time, as by a
     messenger or an editor. blur: range of the radius in pixels of the camera's smoothing of luma and chroma.
     Raises RecipeError for values that make no sense.

@@ -12,7 +12,7 @@ from medcli.noise.storage import Clip, Round
 
 @dataclass(frozen=True)
 class Chain(Noise):
-    """The first noise meets the clean picture, each further one the result of the one before."""
+    """The first noise meets the clean image, each further one the result of the one before."""
 
     noises: tuple[Noise, ...]
 
@@ -23,8 +23,8 @@ class Chain(Noise):
             noisy = noise(noisy, generator)
         return noisy if self.noises else clean.clone()
 
-    def settle(self, generator: Generator) -> Noise:
-        return Chain(tuple(noise.settle(generator) for noise in self.noises))
+    def sample_parameters(self, generator: Generator) -> Noise:
+        return Chain(tuple(noise.sample_parameters(generator) for noise in self.noises))
 
     def __str__(self) -> str:
         return "+".join(str(noise) for noise in self.noises)

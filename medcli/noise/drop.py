@@ -20,9 +20,9 @@ from medcli.noise.storage import Clip, Round
 
 @dataclass(frozen=True)
 class Drop(Ranged):
-    """Pixels become black in all channels, each with probability a, drawn once per picture from U(low, high).
+    """Pixels become black in all channels, each with probability a, drawn once per image from U(low, high).
 
-    size: range of the side, in pixels, of the squares that go missing as a whole, drawn once per picture; squares that
+    size: range of the side, in pixels, of the squares that go missing as a whole, drawn once per image; squares that
     touch are a larger hole. 1: pixel by pixel, as in the paper. Raises RecipeError for sides below 1 or above 64.
     """
 
@@ -47,7 +47,7 @@ class Drop(Ranged):
         kept = torch.rand(height // side + 2, width // side + 2, generator=generator) >= share
         return clean * kept[rows][:, columns]
 
-    def settle(self, generator: Generator) -> Noise:
+    def sample_parameters(self, generator: Generator) -> Noise:
         level, side = self.level(generator), float(self._side(generator))
         return Drop(level, level, (side, side))
 

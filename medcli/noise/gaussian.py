@@ -12,7 +12,7 @@ from medcli.noise.base import Ranged
 
 @dataclass(frozen=True)
 class Gaussian(Ranged):
-    """noisy = clean + n, n ~ N(0, s^2) per element, s drawn once per picture from U(low, high).
+    """noisy = clean + n, n ~ N(0, s^2) per element, s drawn once per image from U(low, high).
 
     low, high: standard deviation in grey levels of 255.
     """

@@ -19,7 +19,7 @@ class Grain(Ranged):
 
     a(x) = (1 - m) + m 2 sqrt(x (1 - x)), so that with m = 1 black and white have no grain, as film and prints do not.
     low, high: standard deviation s at mid-grey, in grey levels of 255. size: range of the Gaussian's standard
-    deviation in pixels. midtones: range of m, 0 to 1. All three are drawn once per picture.
+    deviation in pixels. midtones: range of m, 0 to 1. All three are drawn once per image.
     Raises RecipeError for ranges outside these.
     """
 
@@ -44,7 +44,7 @@ class Grain(Ranged):
         amplitude = (1 - midtones) + midtones * 2 * (bounded * (1 - bounded)).sqrt()
         return clean + sigma * amplitude * noise
 
-    def settle(self, generator: Generator) -> Noise:
+    def sample_parameters(self, generator: Generator) -> Noise:
         level, size = self.level(generator), uniform(*self.size, generator)
         midtones = uniform(*self.midtones, generator)
         return replace(self, low=level, high=level, size=(size, size), midtones=(midtones, midtones))

@@ -1,4 +1,4 @@
-"""Gaussian noise whose variance follows the picture, as in the noise pool of MeD.
+"""Gaussian noise whose variance follows the image, as in the noise pool of MeD.
 
 Source: Chen et al., Multi-view Self-supervised Disentanglement for General Image Denoising (ICCV 2023), whose code adds
 noise of variance x to grey levels x.

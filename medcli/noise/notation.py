@@ -1,7 +1,7 @@
 """How noises are written on the command line, in YAML and beside every printed number.
 
     gaussian:25                        a level
-    gaussian:5-50                      a range, drawn once per picture
+    gaussian:5-50                      a range, drawn once per image
     salt-pepper:0.1,salt=0.3           further arguments by name
     gaussian:25+clip+speckle:25+clip   a chain, in this order; clip and round (8 bits) only where they are written
     noise                              a pool by name (pools.yaml beside this file)
@@ -60,15 +60,15 @@ def read_pool(path: Path) -> Pool:
         raise RecipeError(f"{path} is not YAML: {error}") from error
 
 
-def entries(spelled: str) -> list[str]:
+def entries(fingerprint: str) -> list[str]:
     """The notations in `(weight*notation|...)`, as manifests spell a pool; a single noise is its own and only one.
 
     Of a pool within a pool or a chain nothing is told: what it stands in may change what it does.
     """
-    if "(" not in spelled:
-        return [spelled]
-    whole = spelled.startswith("(") and spelled.endswith(")") and spelled.count("(") == 1
-    return [each.partition("*")[2] for each in spelled[1:-1].split("|")] if whole else []
+    if "(" not in fingerprint:
+        return [fingerprint]
+    whole = fingerprint.startswith("(") and fingerprint.endswith(")") and fingerprint.count("(") == 1
+    return [each.partition("*")[2] for each in fingerprint[1:-1].split("|")] if whole else []
 
 
 @cache

@@ -16,7 +16,7 @@ from medcli.noise.base import Noise, Ranged, log_uniform
 class Poisson(Ranged):
     """noisy = P(x peak) / peak per element: mean x, variance x / peak.
 
-    low, high: range of the peak, the mean number of photons at full white, drawn log-uniformly once per picture. The
+    low, high: range of the peak, the mean number of photons at full white, drawn log-uniformly once per image. The
     fewer photons, the more noise: at grey level g the standard deviation is sqrt(255 g / peak) grey levels. The shot
     gain k of sensor models is 1 / peak. Negative values, which an earlier noise may leave, send no photons and stay.
     """
@@ -27,7 +27,7 @@ class Poisson(Ranged):
     high: float = 30.0
 
     def level(self, generator: Generator) -> float:
-        """The peak of one picture."""
+        """The peak of one image."""
         return log_uniform(self.low, self.high, generator)
 
     def __call__(self, clean: Tensor, generator: Generator) -> Tensor:
@@ -41,8 +41,8 @@ class Poisson(Ranged):
 class Poisson255Fold(Noise):
     """The "Poisson" of MeD's released code, to the letter: q = floor(255 x), noisy = P(q V) / (255 V).
 
-    V is the number of distinct values of q, rounded up to a power of two: 256 for most pictures. The rule is meant for
-    pictures in [0, 1] but is applied to grey levels, so there are 255 times too many photons and the noise is hardly
+    V is the number of distinct values of q, rounded up to a power of two: 256 for most images. The rule is meant for
+    images in [0, 1] but is applied to grey levels, so there are 255 times too many photons and the noise is hardly
     visible (0.65 grey levels). For comparison with that paper only; elsewhere use `Poisson`.
 
     Source: code of Chen et al., Multi-view Self-supervised Disentanglement for General Image Denoising (ICCV 2023).

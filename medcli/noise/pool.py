@@ -1,4 +1,4 @@
-"""A pool of noises: each picture gets one of them."""
+"""A pool of noises: each image gets one of them."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ class Pool(Noise):
         """(C, H, W) float in [0, 1] -> same shape."""
         return self._draw(generator)(clean, generator)
 
-    def settle(self, generator: Generator) -> Noise:
-        return self._draw(generator).settle(generator)
+    def sample_parameters(self, generator: Generator) -> Noise:
+        return self._draw(generator).sample_parameters(generator)
 
     def __str__(self) -> str:
         return self.name or "|".join(f"{weight:g}*{noise}" for weight, noise in self.noises)

@@ -1,4 +1,4 @@
-"""Detail that is missing: a picture made smaller and enlarged again, as for super-resolution.
+"""Detail that is missing: an image made smaller and enlarged again, as for super-resolution.
 
 Source: Chen et al., Multi-view Self-supervised Disentanglement for General Image Denoising (ICCV 2023), section 4.7,
 whose filters (bicubic, lanczos, bilinear, hamming) are those of Pillow.
@@ -28,7 +28,7 @@ FILTERS: Mapping[str, Image.Resampling] = {
 
 @dataclass(frozen=True)
 class Rescale(Noise):
-    """The picture scaled down by `factor` (2 or more) and back to its size, both with the same filter.
+    """The image scaled down by `factor` (2 or more) and back to its size, both with the same filter.
 
     Nothing is drawn. Bicubic and lanczos overshoot at edges and may leave [0, 1]. Raises RecipeError for a factor below
     2 and for an unknown filter.

@@ -18,7 +18,7 @@ from medcli.noise.base import Ranged, check_range
 class SaltPepper(Ranged):
     """Each element is hit with probability a; one that is hit becomes 1 with probability `salt`, else 0.
 
-    low, high: range of the hit probability a in [0, 1], drawn once per picture. Channels are hit independently, so the
+    low, high: range of the hit probability a in [0, 1], drawn once per image. Channels are hit independently, so the
     impulses are coloured. salt: share of white among the hits, in [0, 1].
     """
 

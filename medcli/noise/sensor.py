@@ -2,7 +2,7 @@
 
 The thesis (Noisy Visual Training) leaves most ranges and the order of the parts open; what is set here is our reading.
 Each part is a noise of its own, and they come in this order: shot, Gaussian, read, row, column, colour cast,
-quantisation. They act on the picture as it is given, so the noise is strong and of many kinds, and apart from banding
+quantisation. They act on the image as it is given, so the noise is strong and of many kinds, and apart from banding
 and cast it is white: good for robust training. `Camera` is the other one: the whole road of one exposure to a JPEG,
 with correlated noise of a realistic strength and no banding: good for photographs.
 """
@@ -31,7 +31,7 @@ class Read(Ranged):
     """noisy = x + s sqrt((nu - 2) / nu) t, t ~ Student-t with nu degrees of freedom: its outliers are the hot pixels.
 
     low, high: standard deviation s in grey levels of 255. tail: range of nu (above 2; small means heavy tails). Both
-    are drawn once per picture. The t variate is polar: sqrt(nu (U^(-2/nu) - 1)) cos(2 pi V) with U, V uniform (Bailey,
+    are drawn once per image. The t variate is polar: sqrt(nu (U^(-2/nu) - 1)) cos(2 pi V) with U, V uniform (Bailey,
     Mathematics of Computation 62, 1994). Raises RecipeError for a tail of 2 or less, whose deviation is infinite.
     """
 
@@ -51,16 +51,16 @@ class Read(Ranged):
         angle = 2 * torch.pi * torch.rand(clean.shape, generator=generator)
         return clean + sigma * ((freedom - 2) * (radius ** (-2 / freedom) - 1)).sqrt() * torch.cos(angle)
 
-    def settle(self, generator: Generator) -> Noise:
+    def sample_parameters(self, generator: Generator) -> Noise:
         level, freedom = self.level(generator), uniform(*self.tail, generator)
         return Read(level, level, (freedom, freedom))
 
 
 @dataclass(frozen=True)
-class Row(Ranged):
+class RowNoise(Ranged):
     """noisy = x + n, one n ~ N(0, s^2) per row, shared by its pixels and channels.
 
-    low, high: standard deviation s in grey levels of 255, drawn once per picture.
+    low, high: standard deviation s in grey levels of 255, drawn once per image.
     """
 
     low: float = 15.0
@@ -73,10 +73,10 @@ class Row(Ranged):
 
 
 @dataclass(frozen=True)
-class Column(Ranged):
+class ColumnNoise(Ranged):
     """noisy = x + n, one n ~ N(0, s^2) per column, shared by its pixels and channels.
 
-    low, high: standard deviation s in grey levels of 255, drawn once per picture.
+    low, high: standard deviation s in grey levels of 255, drawn once per image.
     """
 
     low: float = 15.0
@@ -90,9 +90,9 @@ class Column(Ranged):
 
 @dataclass(frozen=True)
 class Cast(Ranged):
-    """noisy = x + c, one c ~ U(-b, b) per channel, drawn anew for every picture.
+    """noisy = x + c, one c ~ U(-b, b) per channel, drawn anew for every image.
 
-    low, high: the bound b in grey levels of 255, drawn once per picture.
+    low, high: the bound b in grey levels of 255, drawn once per image.
     """
 
     low: float = 10.0
@@ -108,7 +108,7 @@ class Cast(Ranged):
 class Quantisation(Ranged):
     """noisy = x + n, n ~ U(-q/2, q/2) per element: the error of rounding to steps of q, without the steps.
 
-    low, high: step q in grey levels of 255, drawn once per picture. True rounding is `Round`.
+    low, high: step q in grey levels of 255, drawn once per image. True rounding is `Round`.
     """
 
     low: float = 1.0
@@ -140,8 +140,8 @@ PRESETS: Mapping[str, tuple[tuple[float, Noise], ...]] = {
         (0.5, Poisson(50, 2000)),
         (0.5, Gaussian(25, 80)),
         (0.5, Read(2, 20)),
-        (0.25, Row(15, 40)),
-        (0.25, Column(15, 40)),
+        (0.25, RowNoise(15, 40)),
+        (0.25, ColumnNoise(15, 40)),
         (0.25, Cast(10, 10)),
         (0.5, Quantisation(1, 16)),
     ),
@@ -149,8 +149,8 @@ PRESETS: Mapping[str, tuple[tuple[float, Noise], ...]] = {
         (0.5, Poisson(50, 2000)),
         (0.5, Gaussian(5, 50)),
         (0.5, Read(2, 20)),
-        (0.25, Row(1, 8)),
-        (0.25, Column(1, 8)),
+        (0.25, RowNoise(1, 8)),
+        (0.25, ColumnNoise(1, 8)),
         (0.25, Cast(10, 10)),
         (0.5, Quantisation(1, 16)),
     ),
@@ -179,13 +179,13 @@ class Sensor(Noise):
 
     def __call__(self, clean: Tensor, generator: Generator) -> Tensor:
         """(C, H, W) float in [0, 1] -> same shape, neither clipped nor rounded."""
-        return self.settle(generator)(clean, generator)
+        return self.sample_parameters(generator)(clean, generator)
 
-    def settle(self, generator: Generator) -> Noise:
+    def sample_parameters(self, generator: Generator) -> Noise:
         """The chain of the parts that chance switched on, with their levels."""
         parts = PRESETS[self.preset]
         drawn = [part for probability, part in parts if uniform(0, 1, generator) < probability]
-        settled = [part.settle(generator) for part in drawn or [parts[self.fallback][1]]]
+        with_parameters = [part.sample_parameters(generator) for part in drawn or [parts[self.fallback][1]]]
         if self.space == "linear":
-            settled = [Power(DISPLAY_GAMMA), *settled, Power(1 / DISPLAY_GAMMA)]
-        return chained(*settled)
+            with_parameters = [Power(DISPLAY_GAMMA), *with_parameters, Power(1 / DISPLAY_GAMMA)]
+        return chained(*with_parameters)

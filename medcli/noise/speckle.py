@@ -15,7 +15,7 @@ from medcli.noise.base import Ranged
 
 @dataclass(frozen=True)
 class Speckle(Ranged):
-    """noisy = x + x n, n ~ N(0, s^2) per element, s drawn once per picture from U(low, high).
+    """noisy = x + x n, n ~ N(0, s^2) per element, s drawn once per image from U(low, high).
 
     low, high: standard deviation at full white in grey levels of 255; black stays black.
     """

@@ -1,4 +1,4 @@
-"""What storing a picture does to it: values end at black and white, and come in steps. Both only where asked for."""
+"""What storing an image does to it: values end at black and white, and come in steps. Both only where asked for."""
 
 from __future__ import annotations
 

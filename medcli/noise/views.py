@@ -1,4 +1,4 @@
-"""Several noisy views of one picture, for methods that learn without clean ones."""
+"""Several noisy views of one image, for methods that learn without clean ones."""
 
 from __future__ import annotations
 
@@ -14,5 +14,5 @@ def views(noise: Noise, clean: Tensor, generator: Generator, count: int = 2) -> 
     Source: Lehtinen et al., Noise2Noise (ICML 2018). For views that differ in kind or level, call the noise itself
     once per view.
     """
-    settled = noise.settle(generator)
-    return torch.stack([settled(clean, generator) for _ in range(count)])
+    with_parameters = noise.sample_parameters(generator)
+    return torch.stack([with_parameters(clean, generator) for _ in range(count)])

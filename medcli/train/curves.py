@@ -1,4 +1,4 @@
-"""The course of a run as a picture: `log.jsonl` in, `curves.png` out. Also what the names in a line of the log mean."""
+"""The course of a run as an image: `log.jsonl` in, `curves.png` out. Also what the names in a line of the log mean."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ FACTS = frozenset(
     {"step", "progress", "gradient", "rate", "steps_per_second", "images_per_second", "seconds_left", "loader_wait"}
 )
 INPUT = "psnr_input"
-SCORE = "val_score"  # what judges where no clean picture is known; the higher the better
+SCORE = "val_score"  # what judges where no clean image is known; the higher the better
 SIZE, DPI = (12, 8), 100  # inches and pixels per inch: 1200 x 800 pixels
 COLOURS = ("#1f5fa8", "#c8501e", "#2c8a4b", "#8a4bb0", "#a67c00", "#b02a5b", "#3a8f9e", "#5c5c5c")
 STROKES = ("-", "--", ":", "-.")
@@ -42,7 +42,7 @@ LOOK: dict[Any, object] = {  # whatever the reader's own matplotlib is set to
 
 
 def is_figure(name: str) -> bool:
-    """Whether a name in the log is of something measured on validation pictures."""
+    """Whether a name in the log is of something measured on validation images."""
     return name == "psnr" or name.startswith("val_")
 
 
@@ -64,12 +64,12 @@ def draw(log: Path, out: Path) -> None:
         return
     import matplotlib
 
-    from medcli.images.landing import landing
+    from medcli.files.atomic import atomic_write
 
     with matplotlib.rc_context(matplotlib.rcParamsDefault):
         matplotlib.rcParams.update(LOOK)
         figure = _figure(lines, panels, f"{log.parent.name}, step {lines[-1]['step']:.0f}")
-        with landing(out) as file:
+        with atomic_write(out) as file:
             figure.savefig(file, format="png")
 
 

@@ -18,13 +18,14 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils.data import DataLoader, Dataset
 
-from medcli.data.crops import Source, Stacked, keyed, stacked
+from medcli.data.crops import SampleSource, Stacked, stacked
 from medcli.errors import TrainingError
 from medcli.methods.base import Batch, Method
+from medcli.seeding import derived_seed
 from medcli.train import checkpoint
-from medcli.train.machine import Machine
+from medcli.train.distributed import ProcessGroup
+from medcli.train.hardware import Hardware
 from medcli.train.optimizers import UpdateOptimizer, optimizers_of
-from medcli.train.processes import Team
 from medcli.train.recipe import Recipe
 from medcli.train.validation import Validation
 
@@ -53,7 +54,7 @@ class Limits:
 class _Steps(Dataset[Stacked]):
     """This process's samples of step number `step`; workers ask for them by number."""
 
-    def __init__(self, source: Source, share: range) -> None:
+    def __init__(self, source: SampleSource, share: range) -> None:
         self.source, self.share = source, share
 
     def __getitem__(self, step: int) -> Stacked:
@@ -71,19 +72,19 @@ def _as_worker(_: int) -> None:
     cv2.setNumThreads(0)
 
 
-def batches(source: Source, share: range, steps: range, machine: Machine) -> Generator[Batch]:
+def batches(source: SampleSource, share: range, steps: range, hardware: Hardware) -> Generator[Batch]:
     """The batches of these steps, drawn ahead by worker processes, which end when it is closed."""
     loader = DataLoader(
         _Steps(source, share),
         batch_size=None,
         sampler=steps,
-        num_workers=machine.workers,
-        prefetch_factor=4 if machine.workers else None,
+        num_workers=hardware.workers,
+        prefetch_factor=4 if hardware.workers else None,
         worker_init_fn=_as_worker,
-        pin_memory=machine.device.type == "cuda",
+        pin_memory=hardware.device.type == "cuda",
         generator=torch.Generator(),  # otherwise it draws from the global one, which a resumed run would notice
     )
-    return (machine.batch(samples) for samples in loader)
+    return (hardware.batch(samples) for samples in loader)
 
 
 class Trainer:
@@ -97,15 +98,15 @@ class Trainer:
         self,
         method: Method,
         recipe: Recipe,
-        machine: Machine,
+        hardware: Hardware,
         folder: Path,
         report: Callable[[Line], None],
         validation: Validation | None = None,
-        team: Team | None = None,
+        group: ProcessGroup | None = None,
     ) -> None:
-        self.method, self.recipe, self.machine = method, recipe, machine
+        self.method, self.recipe, self.hardware = method, recipe, hardware
         self.checkpoints, self.log = folder / "checkpoints", folder / "log.jsonl"
-        self.report, self.validation, self.team = report, validation, team or Team()
+        self.report, self.validation, self.group = report, validation, group or ProcessGroup()
         self.updates = optimizers_of(method, recipe)
         self.average = copy.deepcopy(method.model).requires_grad_(False)
         self.step = 0
@@ -123,25 +124,25 @@ class Trainer:
         found = checkpoint.saved(self.checkpoints)
         if found:
             self.step = checkpoint.load(found[-1], self.modules, self.optimizers)
-            if self.team.leads:
+            if self.group.is_main:
                 checkpoint.keep_best(self.checkpoints)
         return bool(found)
 
     def save(self) -> None:
         """Validates the model and writes a checkpoint; every process must call it."""
         figures = self._judged()
-        if self.team.leads:
+        if self.group.is_main:
             score = figures.get(self.validation.best_is) if self.validation else None
             checkpoint.save(self.checkpoints, self.step, self.modules, self.optimizers, score, keep=3)
             if figures:
                 self._write({"step": self.step} | figures)
-        self.team.wait()
+        self.group.barrier()
 
     def rescue(self) -> None:
         """A checkpoint of this very step, unjudged; every process must call it."""
-        if self.team.leads:
+        if self.group.is_main:
             checkpoint.save(self.checkpoints, self.step, self.modules, self.optimizers, keep=3)
-        self.team.wait()
+        self.group.barrier()
 
     def best(self) -> nn.Module:
         """The averaged model of the best checkpoint if one was validated, else the last."""
@@ -150,13 +151,13 @@ class Trainer:
             self.step = checkpoint.load(path, {"average": self.average}, {})
         return self.average
 
-    def run(self, source: Source, limits: Limits) -> nn.Module:
+    def run(self, source: SampleSource, limits: Limits) -> nn.Module:
         """Trains to the recipe's last step or the time limit and returns the averaged model.
 
         Ctrl-C and SIGTERM let the step in hand end, save, and then do what they always do.
         """
         steps = range(self.step, self.recipe.steps)
-        supply = batches(source, self.team.share(self.recipe.batch), steps, self.machine)
+        supply = batches(source, self.group.share(self.recipe.batch), steps, self.hardware)
         with Interruption() as asked, closing(supply):  # left open, it kept its workers, and they the process, for ever
             self._run(supply, limits, asked)
         return self.average
@@ -176,7 +177,7 @@ class Trainer:
             if self.step % limits.save_every == 0:
                 self.save()
                 clock.skip()
-            if stop := self.team.largest(asked.to_stop, self.machine.device):  # a signal may come meanwhile
+            if stop := self.group.maximum(asked.to_stop, self.hardware.device):  # a signal may come meanwhile
                 self.rescue()
                 asked.obey(stop)
         if self.step % limits.save_every or not checkpoint.saved(self.checkpoints):
@@ -184,14 +185,14 @@ class Trainer:
 
     def _is_soon(self, clock: _Clock, first: int) -> bool:
         """Whether it is time for the first report."""
-        return self.step == first + EARLY or self.team.agree(clock.total(), self.machine.device) >= SOON
+        return self.step == first + EARLY or self.group.broadcast(clock.total(), self.hardware.device) >= SOON
 
     def _agreed(self, progress: float, limits: Limits) -> float:
-        return progress if limits.minutes is None else self.team.agree(progress, self.machine.device)
+        return progress if limits.minutes is None else self.group.broadcast(progress, self.hardware.device)
 
     def _train_step(self, batch: Batch, progress: float) -> dict[str, float]:
         # What layers draw by themselves (stochastic depth) depends on the step alone, so it need not be saved.
-        torch.manual_seed(keyed(self.recipe.seed, self.step, self.team.rank))
+        torch.manual_seed(derived_seed(self.recipe.seed, self.step, self.group.rank))
         figures: dict[str, float] = {}
         for title, moving in self.updates.items():
             if self.step % moving.update.every:
@@ -210,11 +211,11 @@ class Trainer:
             group["lr"] = rate
         moving.optimizer.zero_grad(set_to_none=True)
         with moving.alone():
-            with self.machine.autocast():
+            with self.hardware.autocast():
                 terms = moving.update.terms(batch)
             loss = torch.stack(list(terms.values())).sum()
             loss.backward()  # type: ignore[no-untyped-call]
-        self.team.average([p.grad for p in moving.parameters if p.grad is not None])
+        self.group.average([p.grad for p in moving.parameters if p.grad is not None])
         norm = nn.utils.clip_grad_norm_(moving.parameters, moving.clip)
         if not torch.isfinite(norm):
             raise TrainingError(
@@ -237,22 +238,22 @@ class Trainer:
 
     def _judged(self) -> Line:
         # On one process: the others wait, and their answers would be the same.
-        if not (self.validation and self.team.leads):
+        if not (self.validation and self.group.is_main):
             return {}
-        figures = self.validation.score(self.method, self.average, self.machine)
+        figures = self.validation.score(self.method, self.average, self.hardware)
         return {name: float(f"{value:.7g}") for name, value in figures.items()}
 
     def _report(self, clock: _Clock, progress: float, first: int) -> None:
         means = clock.means()
-        names, values = list(means), torch.tensor(list(means.values()), device=self.machine.device)
-        self.team.average([values])
+        names, values = list(means), torch.tensor(list(means.values()), device=self.hardware.device)
+        self.group.average([values])
         start = first / self.recipe.steps
         left = clock.total() * (1 - progress) / max(progress - start, 1e-9)
         line = {"step": self.step, "progress": round(progress, 5)}
         line |= {name: float(f"{value:.6g}") for name, value in zip(names, values.tolist(), strict=True)}
-        line |= clock.pace(self.recipe.batch * self.team.size) | {"seconds_left": round(left)}
+        line |= clock.pace(self.recipe.batch * self.group.size) | {"seconds_left": round(left)}
         clock.restart()
-        if self.team.leads:
+        if self.group.is_main:
             self._write(line)
 
     def _write(self, line: Line) -> None:

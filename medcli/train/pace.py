@@ -14,12 +14,13 @@ from typing import Any, NamedTuple
 
 import torch
 
-from medcli.data.crops import Sample, Source, keyed_generator
+from medcli.data.crops import Sample, SampleSource
 from medcli.errors import ran_out
-from medcli.methods.base import CutsPatches, Method, Needs
+from medcli.methods.base import FitsPatchSize, Method, Needs
+from medcli.seeding import keyed_generator
+from medcli.train.distributed import ProcessGroup
+from medcli.train.hardware import Hardware
 from medcli.train.loop import Limits, Line, Trainer
-from medcli.train.machine import Machine
-from medcli.train.processes import Team
 from medcli.train.recipe import Recipe
 from medcli.zoo.description import NOISE_DOMAIN, domain_of
 
@@ -34,7 +35,12 @@ class _Enough(Exception):
 
 
 def seconds_per_step(
-    method: Method, recipe: Recipe, machine: Machine, source: Source, steps: int = TRIAL, patience: float = PATIENCE
+    method: Method,
+    recipe: Recipe,
+    hardware: Hardware,
+    source: SampleSource,
+    steps: int = TRIAL,
+    patience: float = PATIENCE,
 ) -> float:
     """From the second half of a few steps, which are thrown away; of fewer where `patience` (seconds) is over."""
     times: list[float] = []
@@ -46,7 +52,7 @@ def seconds_per_step(
             raise _Enough
 
     with TemporaryDirectory(prefix="med-pace-") as room, suppress(_Enough):
-        trainer = Trainer(method, replace(recipe, steps=steps), machine, Path(room), note)
+        trainer = Trainer(method, replace(recipe, steps=steps), hardware, Path(room), note)
         trainer.run(source, Limits(report_every=1, save_every=steps + 1))
     return fmean(times[len(times) // 2 :])
 
@@ -100,8 +106,8 @@ def fitted(
     recipe: Recipe,
     free: Collection[str],
     build: Callable[[Recipe], Method],
-    machine: Machine,
-    team: Team,
+    hardware: Hardware,
+    group: ProcessGroup,
     minutes: float | None,
     say: Callable[[str], None],
 ) -> Recipe:
@@ -111,18 +117,18 @@ def fitted(
     whole run, None for no limit. Under CUDA, and for models of noise, the usual sizes stay.
     Raises RecipeError as `build` does.
     """
-    if not free or machine.device.type == "cuda":
+    if not free or hardware.device.type == "cuda":
         return recipe
     usual = build(recipe)
     if domain_of(usual.model) == NOISE_DOMAIN:
         return recipe
     allowed = STEP if minutes is None else min(STEP, 60 * minutes / FEWEST)
-    quiet = replace(machine, workers=0)
+    quiet = replace(hardware, workers=0)
     candidates = _candidates(recipe, free, usual)
     say("measuring how long a step takes on this machine ...")
     chosen, pace = recipe, math.nan
     for candidate in candidates:
-        seconds = team.agree(_timed(candidate, build, quiet, allowed), machine.device)
+        seconds = group.broadcast(_timed(candidate, build, quiet, allowed), hardware.device)
         if math.isnan(pace) or seconds <= allowed:
             chosen, pace = candidate, seconds
         if seconds > allowed:
@@ -136,7 +142,7 @@ def _candidates(recipe: Recipe, free: Collection[str], usual: Method) -> list[Re
     multiple = int(getattr(usual.model, "multiple", 1))
     found: list[Recipe] = []
     for size in SIZES.get(recipe.architecture, OF_OTHERS):
-        keeps = "patch" not in free or isinstance(usual, CutsPatches) or size.patch % multiple
+        keeps = "patch" not in free or isinstance(usual, FitsPatchSize) or size.patch % multiple
         one = replace(
             recipe,
             config={**size.config, **recipe.config} if "config" in free else recipe.config,
@@ -148,12 +154,12 @@ def _candidates(recipe: Recipe, free: Collection[str], usual: Method) -> list[Re
     return found
 
 
-def _timed(recipe: Recipe, build: Callable[[Recipe], Method], machine: Machine, allowed: float) -> float:
+def _timed(recipe: Recipe, build: Callable[[Recipe], Method], hardware: Hardware, allowed: float) -> float:
     """Seconds of the second step, or of the first where that is much too slow; infinite where memory is short."""
     method = build(recipe)
     blank = _Blank(method.needs, int(recipe.config.get("channels", 3)), recipe.patch)
     try:
-        return seconds_per_step(method, recipe, machine, blank, steps=2, patience=3 * allowed)
+        return seconds_per_step(method, recipe, hardware, blank, steps=2, patience=3 * allowed)
     except RuntimeError as error:
         if ran_out(error):
             return math.inf

@@ -44,16 +44,16 @@ RANGES: Mapping[str, _Range] = {
 
 @dataclass(frozen=True)
 class Recipe:
-    """Everything but the pictures and the machine. What it says of the optimizer are defaults: a method's updates may
+    """Everything but the images and the machine. What it says of the optimizer are defaults: a method's updates may
     say otherwise.
 
-    noises: notation to weight, as in a pool's file; empty where the pictures are noisy already. learning_rate: the
+    noises: notation to weight, as in a pool's file; empty where the images are noisy already. learning_rate: the
     peak, reached after `warmup` steps and then lowered by the `schedule`, a key of `medcli.train.schedule.SCHEDULES`.
     betas: of Adam and AdamW, two numbers, or none for the usual ones. clip: largest norm of a gradient. batch: patches
     per step and process.
     loss: the method's own unless given; options: further arguments of the method. ema: decay of the averaged weights
     that become the model. init: a model to start from. enlarge_share: see `medcli.data.crops`. held_out: share of
-    the pictures that are not trained on but judge the model, where no others are given for it. id: also the name of the
+    the images that are not trained on but judge the model, where no others are given for it. id: also the name of the
     model's file.
 
     Raises RecipeError where a number is out of its range, or a name is none.

@@ -17,20 +17,20 @@ from medcli import __version__
 from medcli.data.cache import silent
 from medcli.errors import ModelError, OutputError, RecipeError, TrainingError, ran_out
 from medcli.images.values import RangeChoice
-from medcli.methods.base import AsksItsOwnWay, CutsPatches, Method
-from medcli.methods.losses import LOSSES
+from medcli.losses import LOSSES
+from medcli.methods.base import FitsPatchSize, HasStrategy, Method
 from medcli.registry import ARCHITECTURES, METHODS, nearest, resolve
 from medcli.train import checkpoint
+from medcli.train.auto_options import with_auto_options
+from medcli.train.distributed import ProcessGroup, join_process_group
+from medcli.train.hardware import Hardware, choose_hardware
 from medcli.train.loop import Limits, Line, Trainer
-from medcli.train.machine import Machine, choose_machine
-from medcli.train.noiselook import NoiseNetwork
+from medcli.train.noise_plot import NoiseNetwork
 from medcli.train.pace import fitted
-from medcli.train.processes import Team, join
-from medcli.train.proposals import with_proposals
 from medcli.train.recipe import Recipe
+from medcli.train.run_artifacts import RunArtifacts
 from medcli.train.sources import Folders, Sources, open_sources
 from medcli.train.validation import PATCHES, exported, strategy_of
-from medcli.train.witness import Witness
 from medcli.zoo import modelcard, weights
 from medcli.zoo.description import NOISE_DOMAIN, describe, domain_of
 from medcli.zoo.model import find_model
@@ -40,11 +40,11 @@ RECIPE = "recipe.yaml"
 
 
 @dataclass(frozen=True)
-class Options:
-    """What a run needs beside its recipe: pictures, a folder to write to, a machine, and when to stop.
+class TrainOptions:
+    """What a run needs beside its recipe: images, a folder to write to, a machine, and when to stop.
 
     data, noisy, clean, pairs, val: see `medcli.train.sources`. command, data_licence: for the model card. again: how
-    one that was stopped goes on, in words. range: which values of the pictures are black and white.
+    one that was stopped goes on, in words. range: which values of the images are black and white.
     free: which of "config", "patch" and "batch" are chosen for the machine. progress: hears how far decoding is.
     """
 
@@ -68,65 +68,65 @@ class Options:
     progress: Callable[[str], None] = silent
 
     def folders(self) -> Folders:
-        cache = self.cache or user_cache_path("medcli") / "pictures"
+        cache = self.cache or user_cache_path("medcli") / "images"
         return Folders(cache, self.data, self.noisy, self.clean, self.pairs, self.val, self.range, self.progress)
 
 
-def train(recipe: Recipe, options: Options, report: Callable[[Line], None], say: Callable[[str], None]) -> Path:
+def train(recipe: Recipe, options: TrainOptions, report: Callable[[Line], None], say: Callable[[str], None]) -> Path:
     """Runs the recipe and returns the path of the weight file, `<output>/<id>.safetensors`.
 
     report: called with each line of the log. say: called with one-line messages. Under `torchrun` only the first
     process calls them. Raises RecipeError, TrainingError, DeviceError and OutputError.
     """
-    machine = choose_machine(options.device, options.precision, options.workers)
-    team, device = join(machine.device)
-    machine = replace(machine, device=device)
-    tell = say if team.leads else _silent
+    hardware = choose_hardware(options.device, options.precision, options.workers)
+    group, device = join_process_group(hardware.device)
+    hardware = replace(hardware, device=device)
+    tell = say if group.is_main else _silent
     try:
-        return _train(recipe, options, machine, team, report, tell)
+        return _train(recipe, options, hardware, group, report, tell)
     finally:
-        team.leave()
+        group.close()
 
 
 def _train(
     recipe: Recipe,
-    options: Options,
-    machine: Machine,
-    team: Team,
+    options: TrainOptions,
+    hardware: Hardware,
+    group: ProcessGroup,
     report: Callable[[Line], None],
     say: Callable[[str], None],
 ) -> Path:
     limits = options.limits or Limits()
-    build = partial(build_method, machine=machine)
-    recipe = fitted(recipe, options.free, build, machine, team, limits.minutes, say)
-    recipe, method, sources = opened(recipe, options, machine, team, say)
-    folder = _in_turn(team, machine.device, lambda: _prepare(options, team))
-    witness = Witness(folder, report) if team.leads else _silent
-    trainer = Trainer(method, recipe, machine, folder, witness, sources.validation, team)
+    build = partial(build_method, hardware=hardware)
+    recipe = fitted(recipe, options.free, build, hardware, group, limits.minutes, say)
+    recipe, method, sources = opened(recipe, options, hardware, group, say)
+    folder = _in_turn(group, hardware.device, lambda: _prepare(options, group))
+    artifacts = RunArtifacts(folder, report) if group.is_main else _silent
+    trainer = Trainer(method, recipe, hardware, folder, artifacts, sources.validation, group)
     if options.resume:
         found = trainer.resume()
         say(
             f"going on from step {trainer.step} of {recipe.steps}" if found else f"no checkpoint in {folder}: a new run"
         )
-    if team.leads:
+    if group.is_main:
         _freeze(recipe, folder)  # only now: a checkpoint that does not fit leaves the recipe that it fits
-    _introduce(recipe.method, sources, method, machine, team, say)
+    _introduce(recipe.method, sources, method, hardware, group, say)
     try:
         trainer.run(sources.train, limits)
     except (KeyboardInterrupt, SystemExit):
         say(f"stopped at step {trainer.step}; go on with {options.again}")
         raise
     except RuntimeError as error:
-        raise _translated(error, machine) from error
-    if isinstance(witness, Witness):
-        _keep(trainer, witness, options, sources)
+        raise _translated(error, hardware) from error
+    if isinstance(artifacts, RunArtifacts):
+        _keep(trainer, artifacts, options, sources)
     return folder / f"{recipe.id}.safetensors"
 
 
 def opened(
-    recipe: Recipe, options: Options, machine: Machine, team: Team, say: Callable[[str], None]
+    recipe: Recipe, options: TrainOptions, hardware: Hardware, group: ProcessGroup, say: Callable[[str], None]
 ) -> tuple[Recipe, Method, Sources]:
-    """The recipe with what the pictures have to say to it, its method, and where the samples come from.
+    """The recipe with what the images have to say to it, its method, and where the samples come from.
 
     Raises RecipeError, InputError and TrainingError where they do not fit each other.
     """
@@ -134,23 +134,23 @@ def opened(
 
     def built(recipe: Recipe) -> Method:
         """The weights of a run that goes on are in its checkpoint, wherever the model is now that it started from."""
-        return build_method(replace(recipe, init="") if goes_on else recipe, machine)
+        return build_method(replace(recipe, init="") if goes_on else recipe, hardware)
 
-    method = built(recipe)  # first: what makes no sense is told before pictures are decoded
+    method = built(recipe)  # first: what makes no sense is told before images are decoded
     denoises = domain_of(method.model) != NOISE_DOMAIN
     opens = partial(open_sources, recipe, method.needs, options.folders(), denoises=denoises)
-    sources = _in_turn(team, machine.device, opens)
-    adjusted = with_proposals(_in_gray(recipe, sources), sources.train, say)
+    sources = _in_turn(group, hardware.device, opens)
+    adjusted = with_auto_options(_in_gray(recipe, sources), sources.train, say)
     method = method if adjusted == recipe else built(adjusted)
-    if isinstance(method, CutsPatches):
+    if isinstance(method, FitsPatchSize):
         method.fitting(adjusted.patch)  # before there is a folder that holds a run
     return adjusted, method, sources
 
 
-def _translated(error: RuntimeError, machine: Machine) -> Exception:
+def _translated(error: RuntimeError, hardware: Hardware) -> Exception:
     """The letter for what a machine does to a run, or the error itself."""
     if ran_out(error):
-        return TrainingError(f"The memory of {machine.device} ran out.", "Go on with --resume and a smaller --batch.")
+        return TrainingError(f"The memory of {hardware.device} ran out.", "Go on with --resume and a smaller --batch.")
     if "DataLoader worker" in str(error):
         return TrainingError(
             "A process that draws patches was ended from outside, perhaps for want of memory.",
@@ -160,15 +160,15 @@ def _translated(error: RuntimeError, machine: Machine) -> Exception:
 
 
 def _in_gray(recipe: Recipe, sources: Sources) -> Recipe:
-    """With one channel where no picture has colour, unless the recipe says otherwise."""
+    """With one channel where no image has colour, unless the recipe says otherwise."""
     if "channels" in recipe.config or not sources.gray:
         return recipe
     return replace(recipe, config={**recipe.config, "channels": 1})
 
 
-def _keep(trainer: Trainer, witness: Witness, options: Options, sources: Sources) -> None:
-    """The model with its page, and the pictures of the run."""
-    recipe, folder, average = trainer.recipe, witness.folder, trainer.best()
+def _keep(trainer: Trainer, artifacts: RunArtifacts, options: TrainOptions, sources: Sources) -> None:
+    """The model with its page, and the images of the run."""
+    recipe, folder, average = trainer.recipe, artifacts.folder, trainer.best()
     model = exported(trainer.method, average)
     card = replace(
         _card(recipe, trainer.step, sources.noises), strategy=strategy_of(trainer.method), domain=domain_of(model)
@@ -180,12 +180,12 @@ def _keep(trainer: Trainer, witness: Witness, options: Options, sources: Sources
     about = replace(describe(card), data_licence=options.data_licence, scores=_scores(trainer))
     page = modelcard.render(about, modelcard.Origin(path.name, command=options.command))
     (folder / "README.md").write_text(page, encoding="utf-8")
-    witness.draw()
+    artifacts.draw()
     if trainer.validation:
-        witness.show(trainer.validation, trainer.method, average, trainer.machine, trainer.step)
+        artifacts.show(trainer.validation, trainer.method, average, trainer.hardware, trainer.step)
     if isinstance(model, NoiseNetwork):
-        witness.show_noise(model, trainer.validation.source if trainer.validation else sources.train)
-    witness.close()
+        artifacts.show_noise(model, trainer.validation.source if trainer.validation else sources.train)
+    artifacts.close()
 
 
 def _architecture_of(network: nn.Module) -> str:
@@ -197,7 +197,7 @@ def _architecture_of(network: nn.Module) -> str:
 
 
 def _scores(trainer: Trainer) -> dict[str, float]:
-    """Protocol to figure, for the model card; empty where no clean picture judged."""
+    """Protocol to figure, for the model card; empty where no clean image judged."""
     score = checkpoint.score(trainer.checkpoints / checkpoint.BEST)
     if score is None or not (trainer.validation and trainer.validation.by_psnr):
         return {}
@@ -205,36 +205,36 @@ def _scores(trainer: Trainer) -> dict[str, float]:
 
 
 def _introduce(
-    name: str, sources: Sources, method: Method, machine: Machine, team: Team, say: Callable[[str], None]
+    name: str, sources: Sources, method: Method, hardware: Hardware, group: ProcessGroup, say: Callable[[str], None]
 ) -> None:
     for line in sources.skipped:
         say(f"left out: {line}")
     parameters = sum(parameter.numel() for parameter in method.model.parameters())
-    several = f", {team.size} processes" if team.size > 1 else ""
+    several = f", {group.size} processes" if group.size > 1 else ""
     judged = f"{sources.held_out} held out to judge by" if sources.held_out else "none to judge by"
-    dtype = str(machine.dtype).removeprefix("torch.")
+    dtype = str(hardware.dtype).removeprefix("torch.")
     size = f"{parameters:,} parameters"
-    say(f"{name}: {sources.pictures} pictures, {judged}; {size}; {machine.device}, {dtype}{several}")
+    say(f"{name}: {sources.images} images, {judged}; {size}; {hardware.device}, {dtype}{several}")
 
 
-def _in_turn(team: Team, device: torch.device, act: Callable[[], T]) -> T:
+def _in_turn(group: ProcessGroup, device: torch.device, act: Callable[[], T]) -> T:
     """What the first process leaves on the disk, the others find there; where it fails, they end without a word."""
     failed = 1.0
     try:
-        if team.leads:
+        if group.is_main:
             done = act()
         failed = 0.0
     finally:
-        failed = team.agree(failed, device)
+        failed = group.broadcast(failed, device)
     if failed:
         raise SystemExit(1)
-    return done if team.leads else act()
+    return done if group.is_main else act()
 
 
-def _prepare(options: Options, team: Team) -> Path:
+def _prepare(options: TrainOptions, group: ProcessGroup) -> Path:
     """The run's folder; one that holds another run is refused."""
     folder = options.output
-    if not team.leads:
+    if not group.is_main:
         return folder
     if (folder / RECIPE).exists() and not options.resume:
         raise OutputError(f"{folder} holds a training run already.", "Go on with --resume, or choose another folder.")
@@ -254,7 +254,7 @@ def _freeze(recipe: Recipe, folder: Path) -> None:
         raise OutputError(f"{folder} cannot be written: {error.strerror}.") from error
 
 
-def build_method(recipe: Recipe, machine: Machine) -> Method:
+def build_method(recipe: Recipe, hardware: Hardware) -> Method:
     """The recipe's method around its network, on the machine's device.
 
     Raises RecipeError where an option of the method makes no sense, or patches do not fit the network.
@@ -271,7 +271,7 @@ def build_method(recipe: Recipe, machine: Machine) -> Method:
     method: Method = kind(network, **loss | recipe.options)
     _check_patch(recipe, method)
     for each in method.networks.values():
-        each.to(machine.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        each.to(hardware.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     return method
 
 
@@ -300,7 +300,7 @@ def _check_options(recipe: Recipe, taken: Mapping[str, Parameter]) -> None:
 def _check_patch(recipe: Recipe, method: Method) -> None:
     """A method that asks its network in a way of its own cuts patches itself."""
     step = int(getattr(exported(method, method.model), "multiple", 1))
-    if recipe.patch % step and not isinstance(method, AsksItsOwnWay):
+    if recipe.patch % step and not isinstance(method, HasStrategy):
         fits = max(step, recipe.patch // step * step)
         raise RecipeError(
             f"Patches of {recipe.patch} pixels do not fit the network, whose sides are multiples of {step}.",
@@ -309,7 +309,7 @@ def _check_patch(recipe: Recipe, method: Method) -> None:
 
 
 def _card(recipe: Recipe, steps: int = 0, recorded: Sequence[str] = ()) -> weights.Card:
-    """recorded: noises that the pictures had already."""
+    """recorded: noises that the images had already."""
     noises = list(recorded or recipe.noises)
     return weights.Card(
         id=recipe.id,

@@ -1,4 +1,4 @@
-"""Which pictures a run trains on and which judge it: from folders and a method's needs to sources of samples."""
+"""Which images a run trains on and which judge it: from folders and a method's needs to sources of samples."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from pathlib import Path
 import torch
 
 from medcli.data.cache import PixelCache, Reading, open_cache, silent
-from medcli.data.crops import Framing, MadeNoisy, Recorded, Source, keyed, keyed_generator
-from medcli.data.folders import matched, pictures_in
-from medcli.data.mates import MANIFEST, recorded_noises, recorded_pairs
+from medcli.data.crops import CropSampler, RecordedImages, SampleSource, SyntheticPairs
+from medcli.data.folders import images_in, matched
+from medcli.data.pairs import MANIFEST, recorded_noises, recorded_pairs
 from medcli.data.variation import Variation
 from medcli.errors import RecipeError
 from medcli.images.values import RangeChoice
@@ -22,21 +22,22 @@ from medcli.noise.base import Noise
 from medcli.noise.notation import entries, parse
 from medcli.noise.pool import Pool
 from medcli.registry import DEFAULT_METHOD, METHODS, nearest, resolve
+from medcli.seeding import derived_seed, keyed_generator
 from medcli.train.recipe import Recipe
 from medcli.train.validation import Validation, validation_of
 
-MOST_HELD_OUT = 32  # pictures
-FEW = 8  # pictures: of fewer none is held out unless a larger share is asked for
+MOST_HELD_OUT = 32  # images
+FEW = 8  # images: of fewer none is held out unless a larger share is asked for
 
 
 @dataclass(frozen=True)
 class Folders:
-    """What was given. data: folders of pictures, or single ones, that are clean, or noisy where the recipe makes no
+    """What was given. data: folders of images, or single ones, that are clean, or noisy where the recipe makes no
     noise. noisy, clean: recorded; with data that are made noisy, clean are the other scenes of an unpaired method.
 
-    pairs: folders of mates with a manifest; clean then says where the pictures lie now of which the mates were made.
-    val: judges the model; like data, or with a manifest or subfolders `noisy` and `clean` where pictures are recorded.
-    cache: where decoded pictures are kept. range: which values are black and white. say: hears how far
+    pairs: folders of mates with a manifest; clean then says where the images lie now of which the mates were made.
+    val: judges the model; like data, or with a manifest or subfolders `noisy` and `clean` where images are recorded.
+    cache: where decoded images are kept. range: which values are black and white. say: hears how far
     decoding is.
     """
 
@@ -52,14 +53,14 @@ class Folders:
 
 @dataclass(frozen=True)
 class Sources:
-    """train: the samples. validation: None where no picture was given or held out for it.
+    """train: the samples. validation: None where no image was given or held out for it.
 
     noises: of pairs with a manifest, in notation; none of a noise that has no notation, as one that was learned.
     """
 
-    train: Source
+    train: SampleSource
     validation: Validation | None
-    pictures: int
+    images: int
     held_out: int
     gray: bool
     skipped: Sequence[str] = field(default_factory=list)
@@ -67,18 +68,18 @@ class Sources:
 
 
 def open_sources(recipe: Recipe, needs: Needs, folders: Folders, *, denoises: bool = True) -> Sources:
-    """Decodes the pictures and deals them out. Raises RecipeError where they are not what the method needs.
+    """Decodes the images and deals them out. Raises RecipeError where they are not what the method needs.
 
     denoises: whether the model removes noise, and does not generate it.
-    Colour or gray follows the recipe's `channels`; without them, gray where no picture has colour.
+    Colour or gray follows the recipe's `channels`; without them, gray where no image has colour.
     """
     recorded = bool(folders.noisy or folders.pairs) or not recipe.noises
     groups = _recorded(recipe, needs, folders) if recorded else _clean(needs, folders)
     check = _checked(groups, recipe, folders)
     gray = all(cache.gray for cache in check.all)
-    framing = Framing(recipe.patch, recipe.config.get("channels", 1 if gray else 3), recipe.enlarge_share)
+    crop_sampler = CropSampler(recipe.patch, recipe.config.get("channels", 1 if gray else 3), recipe.enlarge_share)
     mates = needs.clean == "mates"
-    make = _recorder(framing, recipe.seed, mates) if recorded else _maker(framing, recipe, needs)
+    make = _recorder(crop_sampler, recipe.seed, mates) if recorded else _maker(crop_sampler, recipe, needs)
     trained, held = check.split(recipe.held_out, recipe.seed) if folders.val is None else (check, None)
     if folders.val is not None:
         held = _checked(_validation_paths(folders.val, needs, recorded=recorded), recipe, folders)
@@ -99,7 +100,7 @@ class _Paths:
 
 
 @dataclass(frozen=True)
-class _Pictures:
+class _Images:
     views: Sequence[PixelCache]
     clean: PixelCache | None
     aligned: bool
@@ -116,11 +117,11 @@ class _Pictures:
     def skipped(self) -> list[str]:
         return [line for cache in self.all for line in cache.skipped]
 
-    def split(self, share: float, seed: int) -> tuple[_Pictures, _Pictures | None]:
-        """(to train on, to judge by): chosen by name, so that new pictures do not shift the old ones.
+    def split(self, share: float, seed: int) -> tuple[_Images, _Images | None]:
+        """(to train on, to judge by): chosen by name, so that new images do not shift the old ones.
 
-        Where few names stand for many pictures, that of the folder counts too. Pages of one file stay together, for
-        they look alike, unless there are few files; so do all pictures that have the same clean mate.
+        Where few names stand for many images, that of the folder counts too. Pages of one file stay together, for
+        they look alike, unless there are few files; so do all images that have the same clean mate.
         """
         names = (self.clean if self.clean and self.aligned else self.first).names
         shown = [Path(name).name for name in names]
@@ -128,7 +129,7 @@ class _Pictures:
             shown = ["/".join(Path(name).parts[-2:]) for name in names]
         files = [name.rpartition("#")[0] or name for name in shown]
         units = files if len(set(files)) >= FEW else shown
-        order = sorted(set(units), key=lambda unit: keyed(seed, unit))
+        order = sorted(set(units), key=lambda unit: derived_seed(seed, unit))
         wanted = min(MOST_HELD_OUT, len(order) - 1, round(share * len(order)) or (share > 0 and len(order) >= FEW))
         if not wanted:
             return self, None
@@ -138,19 +139,19 @@ class _Pictures:
             self._only([place for place, unit in enumerate(units) if unit in held]),
         )
 
-    def _only(self, places: Sequence[int]) -> _Pictures:
+    def _only(self, places: Sequence[int]) -> _Images:
         clean = self.clean.only(places) if self.clean and self.aligned else self.clean
         return replace(self, views=[view.only(places) for view in self.views], clean=clean)
 
 
 def _without_clean() -> str:
-    """The methods that learn from one noisy picture of each scene."""
+    """The methods that learn from one noisy image of each scene."""
     kinds = {name: resolve(METHODS, name, kind="method", error=RecipeError) for name in METHODS}
     return ", ".join(name for name, kind in kinds.items() if getattr(kind, "needs", None) == Needs())
 
 
 def _clean(needs: Needs, folders: Folders) -> _Paths:
-    """Clean pictures to make noisy. Unpaired methods take those of --clean as they are, where --data are others."""
+    """Clean images to make noisy. Unpaired methods take those of --clean as they are, where --data are others."""
     if needs.clean == "others" and folders.data and folders.clean:
         return _Paths([_files(folders.data)], _files(folders.clean))
     return _Paths([_files([*folders.data, *folders.clean])])
@@ -160,12 +161,12 @@ def _recorded(recipe: Recipe, needs: Needs, folders: Folders) -> _Paths:
     if folders.pairs:
         return _of_manifests(recipe, needs, folders)
     if folders.clean and needs.clean == "none":
-        raise RecipeError(f"'{recipe.method}' looks at no clean pictures.", "Leave --clean out.")
+        raise RecipeError(f"'{recipe.method}' looks at no clean images.", "Leave --clean out.")
     noisy = folders.noisy or folders.data
     clean = folders.clean if folders.noisy else ()
     if needs.clean != "none" and not clean:
         raise RecipeError(
-            f"'{recipe.method}' needs clean pictures besides the noisy ones.",
+            f"'{recipe.method}' needs clean images besides the noisy ones.",
             f"Give both, with --noisy and --clean, or choose a method that needs none: {_without_clean()}.",
         )
     if needs.views == 1 and needs.clean != "mates":
@@ -173,11 +174,11 @@ def _recorded(recipe: Recipe, needs: Needs, folders: Folders) -> _Paths:
     if needs.views > 1 and not needs.views <= len(noisy) <= needs.views + needs.spare:
         times = f"{needs.views} or {needs.views + needs.spare}" if needs.spare else f"{needs.views}"
         raise RecipeError(
-            f"'{recipe.method}' needs {times} noisy pictures of each scene, but {len(noisy)} folders were given.",
-            f"Give --noisy {times} times, each with the same names; or clean pictures and --noise.",
+            f"'{recipe.method}' needs {times} noisy images of each scene, but {len(noisy)} folders were given.",
+            f"Give --noisy {times} times, each with the same names; or clean images and --noise.",
         )
     if needs.clean == "mates" and (len(noisy), len(clean)) != (1, 1):
-        raise RecipeError("Pairs come from one folder of noisy and one of clean pictures.", "Give each one once.")
+        raise RecipeError("Pairs come from one folder of noisy and one of clean images.", "Give each one once.")
     together = [*noisy, *clean] if needs.clean == "mates" else list(noisy)
     names = list(zip(*matched(*together), strict=True))
     files = [[folder / name for name in column] for folder, column in zip(together, names, strict=True)]
@@ -190,19 +191,19 @@ def _of_manifests(recipe: Recipe, needs: Needs, folders: Folders) -> _Paths:
             f"'{recipe.method}' does not learn from pairs.", f"Give it --noisy, or choose --method {DEFAULT_METHOD}."
         )
     if len(folders.clean) > 1:
-        raise RecipeError("Of pairs with a manifest, the clean pictures lie in one folder.", "Give --clean once.")
+        raise RecipeError("Of pairs with a manifest, the clean images lie in one folder.", "Give --clean once.")
     return _paired([pair for each in folders.pairs for pair in recorded_pairs(each, *folders.clean)])
 
 
 def _noises(folder: Path) -> Iterator[str]:
     """The noises of its mates. What is the same at each draw, such as a factor, counts only where it was drawn."""
-    for spelled, drawn in recorded_noises(folder).items():
-        for notation in entries(spelled):
+    for fingerprint, drawn in recorded_noises(folder).items():
+        for notation in entries(fingerprint):
             try:
-                settled = str(parse(notation).settle(keyed_generator(0)))
+                with_parameters = str(parse(notation).sample_parameters(keyed_generator(0)))
             except RecipeError:  # the name of a model
                 continue
-            if settled != notation or settled in drawn:
+            if with_parameters != notation or with_parameters in drawn:
                 yield notation
 
 
@@ -228,28 +229,28 @@ def _validation_paths(folder: Path, needs: Needs, *, recorded: bool) -> _Paths:
 
 def _files(folders: Sequence[Path]) -> list[Path]:
     if not folders:
-        raise RecipeError("There is nothing to train on.", "Give --data a folder of pictures.")
-    found = ([place] if place.is_file() else [place / name for name in pictures_in(place)] for place in folders)
+        raise RecipeError("There is nothing to train on.", "Give --data a folder of images.")
+    found = ([place] if place.is_file() else [place / name for name in images_in(place)] for place in folders)
     return [path for several in found for path in several]
 
 
-def _checked(paths: _Paths, recipe: Recipe, folders: Folders) -> _Pictures:
+def _checked(paths: _Paths, recipe: Recipe, folders: Folders) -> _Images:
     read = partial(
         open_cache, cache_dir=folders.cache, smallest=recipe.patch, reading=Reading(folders.range), say=folders.say
     )
     scenes = _scenes(paths) if paths.aligned else {}
     caches = [read(files, scenes=[scenes[path] for path in files] if scenes else ()) for files in paths.views]
-    once = list(dict.fromkeys(paths.clean))  # several mates may share a clean picture
+    once = list(dict.fromkeys(paths.clean))  # several mates may share a clean image
     clean = read(once, scenes=[scenes[path] for path in once] if scenes else ()) if once else None
     if paths.aligned:
         columns = [*paths.views, *([paths.clean] if clean else [])]
         aligned = _aligned([*caches, *filter(None, [clean])], columns)
         caches, clean = aligned[: len(caches)], aligned[-1] if clean else None
-    return _Pictures(caches, clean, paths.aligned)
+    return _Images(caches, clean, paths.aligned)
 
 
 def _scenes(paths: _Paths) -> dict[Path, list[Path]]:
-    """All pictures of its scene, for each file: those of one row, and of rows that share the last column."""
+    """All images of its scene, for each file: those of one row, and of rows that share the last column."""
     rows = list(zip(*paths.views, *([paths.clean] if paths.clean else []), strict=True))
     groups: dict[Path, dict[Path, None]] = {row[-1]: {} for row in rows}
     for row in rows:
@@ -258,18 +259,16 @@ def _scenes(paths: _Paths) -> dict[Path, list[Path]]:
 
 
 def _aligned(caches: Sequence[PixelCache], columns: Sequence[Sequence[Path]]) -> list[PixelCache]:
-    """The scenes of which every picture could be read; raises RecipeError where two of one scene differ in size."""
+    """The scenes of which every image could be read; raises RecipeError where two of one scene differ in size."""
     places = [{name: place for place, name in enumerate(cache.names)} for cache in caches]
     rows = [row for paths in zip(*columns, strict=True) for row in _pages(paths, places)]
     whole = [row for row in rows if all(name in known for name, known in zip(row, places, strict=True))]
     for row in whole:
         sizes = {cache.slots[known[name]].shape[:2] for cache, known, name in zip(caches, places, row, strict=True)}
         if len(sizes) > 1:
-            raise RecipeError(
-                f"{' and '.join(row)} differ in size.", "Pictures of one scene must match pixel by pixel."
-            )
+            raise RecipeError(f"{' and '.join(row)} differ in size.", "Images of one scene must match pixel by pixel.")
     if not whole:
-        raise RecipeError("No scene is left of which every picture can be used.", "Look at the pictures left out.")
+        raise RecipeError("No scene is left of which every image can be used.", "Look at the images left out.")
     return [
         cache.only([known[row[i]] for row in whole])
         for i, (cache, known) in enumerate(zip(caches, places, strict=True))
@@ -277,7 +276,7 @@ def _aligned(caches: Sequence[PixelCache], columns: Sequence[Sequence[Path]]) ->
 
 
 def _pages(scene: Sequence[Path], places: Sequence[Mapping[str, int]]) -> Iterator[list[str]]:
-    """The names of a scene's pictures, page by page where its files have several, as the caches call them."""
+    """The names of a scene's images, page by page where its files have several, as the caches call them."""
     yield [str(path) for path in scene]
     for page in count(1):
         names = [f"{path}#{page}" for path in scene]
@@ -286,16 +285,23 @@ def _pages(scene: Sequence[Path], places: Sequence[Mapping[str, int]]) -> Iterat
         yield names
 
 
-def _maker(framing: Framing, recipe: Recipe, needs: Needs) -> Callable[[_Pictures], Source]:
+def _maker(crop_sampler: CropSampler, recipe: Recipe, needs: Needs) -> Callable[[_Images], SampleSource]:
     noise = recipe.draw_noise()
-    _refuse_misfits(noise, framing)
+    _refuse_misfits(noise, crop_sampler)
     variation = _variation(recipe, needs)
 
-    def make(pictures: _Pictures) -> Source:
-        return MadeNoisy(
-            pictures.first, noise, framing, recipe.seed, needs.views + needs.spare, needs.alike, needs.clean, variation,
-            pictures.clean,
-        )  # fmt: skip
+    def make(images: _Images) -> SampleSource:
+        return SyntheticPairs(
+            images.first,
+            noise,
+            crop_sampler,
+            recipe.seed,
+            needs.views + needs.spare,
+            needs.alike,
+            needs.clean,
+            variation,
+            images.clean,
+        )
 
     return make
 
@@ -314,34 +320,34 @@ def _variation(recipe: Recipe, needs: Needs) -> Variation | None:
     if not any(recipe.variation.values()):
         return None
     if needs.views + needs.spare != 1 or needs.clean != "mates":
-        hint = "They are for methods that learn from clean pictures."
+        hint = "They are for methods that learn from clean images."
         raise RecipeError(f"'{recipe.method}' takes no variations.", hint)
     return Variation(**recipe.variation)
 
 
-def _refuse_misfits(noise: Noise, framing: Framing) -> None:
-    """Raises RecipeError for a noise of colour pictures where the patches are gray."""
+def _refuse_misfits(noise: Noise, crop_sampler: CropSampler) -> None:
+    """Raises RecipeError for a noise of colour images where the patches are gray."""
     if isinstance(noise, Pool):
         for _, each in noise.noises:
-            _refuse_misfits(each, framing)
+            _refuse_misfits(each, crop_sampler)
         return
-    gray = torch.full((framing.channels, framing.patch, framing.patch), 0.5)
+    gray = torch.full((crop_sampler.channels, crop_sampler.patch, crop_sampler.patch), 0.5)
     try:
         fits = noise(gray, keyed_generator(0)).shape == gray.shape
     except RuntimeError:  # torch's word for shapes that do not fit
         fits = False
     if not fits:
-        kind = "gray" if framing.channels == 1 else "colour"
+        kind = "gray" if crop_sampler.channels == 1 else "colour"
         raise RecipeError(
-            f"'{noise}' cannot be added to {kind} patches of {framing.patch} pixels.",
-            "Give another --noise or --pool; a recipe with 'config: {channels: 3}' takes gray pictures as colour.",
+            f"'{noise}' cannot be added to {kind} patches of {crop_sampler.patch} pixels.",
+            "Give another --noise or --pool; a recipe with 'config: {channels: 3}' takes gray images as colour.",
         )
 
 
-def _recorder(framing: Framing, seed: int, mates: bool) -> Callable[[_Pictures], Source]:
-    plain = replace(framing, enlarge_share=0.0)  # enlarging would smooth the noise
+def _recorder(crop_sampler: CropSampler, seed: int, mates: bool) -> Callable[[_Images], SampleSource]:
+    plain = replace(crop_sampler, enlarge_share=0.0)  # enlarging would smooth the noise
 
-    def make(pictures: _Pictures) -> Source:
-        return Recorded(pictures.views, plain, seed, pictures.clean, mates)
+    def make(images: _Images) -> SampleSource:
+        return RecordedImages(images.views, plain, seed, images.clean, mates)
 
     return make

@@ -18,7 +18,7 @@ def start_options(method: str, start: Card) -> dict[str, Any]:
 
 
 def start_config(method: str, config: dict[str, Any]) -> dict[str, Any]:
-    """That of the network, without what is measured anew on the pictures of each run."""
+    """That of the network, without what is measured anew on the images of each run."""
     kind = resolve(METHODS, method, kind="method", error=RecipeError)
     measured = kind.measured_config if isinstance(kind, MeasuresConfig) else ()
     return {key: value for key, value in config.items() if key not in measured}

@@ -19,7 +19,7 @@ class _Writer(Protocol):
     def close(self) -> None: ...
 
 
-class Board:
+class TensorBoardWriter:
     """Writes an event file into a folder, from the first line on.
 
     start: makes the writer; its argument is the step from which events of an interrupted run no longer hold.
@@ -30,7 +30,7 @@ class Board:
         self._writer: _Writer | None = None
 
     @classmethod
-    def open(cls, folder: Path) -> Board | None:
+    def open(cls, folder: Path) -> TensorBoardWriter | None:
         """A board that writes into `folder`, or None where the package `tensorboard` is not installed."""
         try:
             from torch.utils.tensorboard import SummaryWriter
@@ -45,14 +45,14 @@ class Board:
             if name != "step":
                 self._at(step).add_scalar(f"{_part(name)}/{name.removeprefix('val_')}", value, step)
 
-    def picture(self, path: Path, step: int) -> None:
-        """A picture file, such as the grid, under validation/."""
+    def image(self, path: Path, step: int) -> None:
+        """An image file, such as the grid, under validation/."""
         import numpy as np
         from PIL import Image
 
         with Image.open(path) as image:
             pixels = np.asarray(image.convert("RGB"))
-        self._at(step).add_image("validation/pictures", pixels, step, dataformats="HWC")
+        self._at(step).add_image("validation/images", pixels, step, dataformats="HWC")
 
     def close(self) -> None:
         """Writes what is still held back."""

@@ -1,4 +1,4 @@
-"""How good a network is on pictures that it is not trained on: the same patches and the same noise each time."""
+"""How good a network is on images that it is not trained on: the same patches and the same noise each time."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from medcli.data.crops import MadeNoisy, Source, stacked
+from medcli.data.crops import SampleSource, SyntheticPairs, stacked
 from medcli.engine.strategies import Strategy, parse
-from medcli.methods.base import Application, AsksItsOwnWay, Batch, ExportsModel, Method, Needs, Update
-from medcli.train.machine import Machine
+from medcli.methods.base import Application, Batch, ExportsModel, HasStrategy, Method, Needs, Update
+from medcli.train.hardware import Hardware
 
 PATCHES, AT_ONCE = 64, 16
 STEP = -1  # no step of training has this number, so its draws are nobody else's
@@ -21,13 +21,13 @@ STEP = -1  # no step of training has this number, so its draws are nobody else's
 
 @dataclass(frozen=True)
 class Validation:
-    """64 patches of held-out pictures, drawn by the seed.
+    """64 patches of held-out images, drawn by the seed.
 
     source: where they come from. by_psnr: whether a clean mate is known, so that PSNR can judge; otherwise the method's
-    own terms do, which needs no clean picture.
+    own terms do, which needs no clean image.
     """
 
-    source: Source
+    source: SampleSource
     by_psnr: bool
 
     @property
@@ -35,42 +35,42 @@ class Validation:
         """The figure that decides which checkpoint is the best; the higher the better."""
         return "psnr" if self.by_psnr else "val_score"
 
-    def score(self, method: Method, network: nn.Module, machine: Machine) -> dict[str, float]:
+    def score(self, method: Method, network: nn.Module, hardware: Hardware) -> dict[str, float]:
         """Figures for the log: `psnr` and that of the input, in dB; or the loss terms, as `val_<term>`.
 
         The terms are those of the first update that moves the model.
         """
         with torch.no_grad(), in_place(method.model, network):
-            figures = self._figures(method, machine)
+            figures = self._figures(method, hardware)
         self.source.release()
         return figures
 
-    def _figures(self, method: Method, machine: Machine) -> dict[str, float]:
+    def _figures(self, method: Method, hardware: Hardware) -> dict[str, float]:
         if self.by_psnr:
-            return self._psnr(exported(method, method.model), parse(strategy_of(method)), machine)
-        return self._terms(method, machine)
+            return self._psnr(exported(method, method.model), parse(strategy_of(method)), hardware)
+        return self._terms(method, hardware)
 
-    def batches(self, machine: Machine) -> Iterator[Batch]:
+    def batches(self, hardware: Hardware) -> Iterator[Batch]:
         """The patches, 16 at a time."""
         for start in range(0, PATCHES, AT_ONCE):
-            yield machine.batch(stacked(self.source, STEP, range(start, start + AT_ONCE)))
+            yield hardware.batch(stacked(self.source, STEP, range(start, start + AT_ONCE)))
 
-    def _psnr(self, network: nn.Module, strategy: Strategy, machine: Machine) -> dict[str, float]:
+    def _psnr(self, network: nn.Module, strategy: Strategy, hardware: Hardware) -> dict[str, float]:
         before, after = [], []
-        for batch in self.batches(machine):
+        for batch in self.batches(hardware):
             assert batch.clean is not None
-            noisy, clean = (fitting(picture, network, strategy) for picture in (batch.noisy, batch.clean))
-            with machine.autocast():
+            noisy, clean = (fitting(image, network, strategy) for image in (batch.noisy, batch.clean))
+            with hardware.autocast():
                 restored = strategy(network, noisy).float()
             before.append(psnr(noisy.clamp(0, 1), clean))
             after.append(psnr(restored.clamp(0, 1), clean))
         return {"psnr": _mean(after), "psnr_input": _mean(before)}
 
-    def _terms(self, method: Method, machine: Machine) -> dict[str, float]:
+    def _terms(self, method: Method, hardware: Hardware) -> dict[str, float]:
         sums: dict[str, float] = {}
         update = _of_the_model(method)
-        for batch in self.batches(machine):
-            with machine.autocast():
+        for batch in self.batches(hardware):
+            with hardware.autocast():
                 for name, value in update.terms(batch).items():
                     sums[f"val_{name}"] = sums.get(f"val_{name}", 0.0) + value.item() * AT_ONCE / PATCHES
         return sums | {"val_score": -sum(sums.values())}
@@ -91,7 +91,7 @@ def exported(method: Method, network: nn.Module) -> nn.Module:
 
 def strategy_of(method: Method) -> str:
     """How the model is applied, in the notation of strategies."""
-    return method.strategy if isinstance(method, AsksItsOwnWay) else "plain"
+    return method.strategy if isinstance(method, HasStrategy) else "plain"
 
 
 def applied(notation: str) -> Application:
@@ -124,21 +124,21 @@ def in_place(model: nn.Module, other: nn.Module) -> Iterator[None]:
         model.train(was_training)
 
 
-def validation_of(source: Source, needs: Needs, *, denoises: bool = True) -> Validation:
-    """Made noise always knows its clean picture; recorded pictures know it where they have mates.
+def validation_of(source: SampleSource, needs: Needs, *, denoises: bool = True) -> Validation:
+    """Made noise always knows its clean image; recorded images know it where they have mates.
 
     denoises: whether the model removes noise; one that generates it is judged by its loss terms.
     """
-    if isinstance(source, MadeNoisy) and denoises:
+    if isinstance(source, SyntheticPairs) and denoises:
         return Validation(source.judged(), by_psnr=True)
     return Validation(source, by_psnr=needs.clean == "mates")
 
 
-def fitting(picture: Tensor, network: Any, strategy: Strategy) -> Tensor:
+def fitting(image: Tensor, network: Any, strategy: Strategy) -> Tensor:
     """As much of (B, C, H, W) as the network takes, asked in this way."""
     step = strategy.multiple(int(network.multiple))
-    height, width = (side - side % step for side in picture.shape[2:])
-    return picture[..., :height, :width].contiguous(memory_format=torch.channels_last)
+    height, width = (side - side % step for side in image.shape[2:])
+    return image[..., :height, :width].contiguous(memory_format=torch.channels_last)
 
 
 def _mean(parts: list[Tensor]) -> float:

@@ -14,7 +14,7 @@ from medcli.noise.pool import Pool
 from medcli.noise.rescale import Rescale
 from medcli.zoo.weights import Card
 
-TRAIN = "Train one: med train --pool corruption --data pictures/ -o run/"
+TRAIN = "Train one: med train --pool corruption --data images/ -o run/"
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Capabilities:
         Raises ModelError where the model was not trained to enlarge by this factor.
         """
         if not self.upscales:
-            raise ModelError(f"'{self.model}' was not trained to enlarge pictures.", TRAIN)
+            raise ModelError(f"'{self.model}' was not trained to enlarge images.", TRAIN)
         if factor not in self.upscales:
             raise ModelError(
                 f"'{self.model}' was not trained to enlarge {factor} times.",

@@ -19,9 +19,9 @@ from msgspec import Meta
 from rich.filesize import decimal
 
 from medcli.errors import ModelError
+from medcli.files.checksum import checksums
 from medcli.registry import nearest
 from medcli.zoo import fetch
-from medcli.zoo.checksum import checksums
 from medcli.zoo.description import NOISE_DOMAIN, Description
 from medcli.zoo.fetch import HubFile, Say, ignore
 from medcli.zoo.weights import Card

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 Tensors = dict[str, "Tensor"]
-KAIR_EPSILON = 1e-4  # of its batch normalisation; torch's usual 1e-5 gives other pictures without any error
+KAIR_EPSILON = 1e-4  # of its batch normalisation; torch's usual 1e-5 gives other images without any error
 MOST_LEVELS = 8
 
 

@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from medcli.errors import ModelError, OutputError
+from medcli.files.checksum import checksums
 from medcli.registry import ARCHITECTURES, nearest
 from medcli.zoo.checkpoint_formats import NAMINGS, Reading, Tensors, detect, renamed
-from medcli.zoo.checksum import checksums
 from medcli.zoo.unpickle import checked_name, unpickled
 from medcli.zoo.weights import METADATA_KEY, Card, check_fit, write_tensors
 
@@ -29,7 +29,7 @@ EDITION = 1  # of the conversion: another one makes cached results anew
 
 
 @dataclass(frozen=True)
-class Wish:
+class ImportOptions:
     """What is known of a foreign file beside its tensors.
 
     architecture: None for what the names of its tensors say. config: values that replace inferred ones. renames: the
@@ -55,7 +55,7 @@ class Found:
     remark: str
 
 
-def import_file(source: Path, target: Path, wish: Wish) -> Found:
+def import_file(source: Path, target: Path, wish: ImportOptions) -> Found:
     """Writes `target`, a weight file of ours, from a foreign `.pth` or safetensors file, and says what was found.
 
     Weights keep the precision that they have. Half precision counts as unsafe, because nobody has measured it.
@@ -155,7 +155,7 @@ def _plain(path: Path) -> Tensors:
     return {checked_name(path, name): tensor for name, tensor in tensors.items()}
 
 
-def _understood(raw: Tensors, wish: Wish) -> tuple[str, str, Reading]:
+def _understood(raw: Tensors, wish: ImportOptions) -> tuple[str, str, Reading]:
     """(naming, prefix, reading) of a file; the naming is "" where its names, after renaming, are ours."""
     if wish.architecture is not None and wish.architecture not in ARCHITECTURES:
         names = nearest(wish.architecture, ARCHITECTURES)

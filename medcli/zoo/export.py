@@ -1,6 +1,6 @@
 """A model in the form of another runtime: ONNX, or TorchScript.
 
-The file holds the network alone, in fp32: whoever runs it pads pictures to the network's multiple, cuts them into
+The file holds the network alone, in fp32: whoever runs it pads images to the network's multiple, cuts them into
 tiles and applies the strategy. It is compared with the network it came from before it gets its name.
 """
 
@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from medcli.errors import ModelError
-from medcli.images.landing import landing
+from medcli.files.atomic import atomic_write
 from medcli.registry import nearest
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ Answer = Callable[["Tensor"], "Tensor"]
 
 @dataclass(frozen=True)
 class Exported:
-    """A file that was written. size: of the pictures it takes, None for any; difference: to the network."""
+    """A file that was written. size: of the images it takes, None for any; difference: to the network."""
 
     path: Path
     bytes: int
@@ -67,10 +67,10 @@ def export(network: nn.Module, card: Card, target: Path, *, form: str, size: Siz
     if difference > TOLERANCE:
         fault = f"differs from it by {difference:.2g}, more than {TOLERANCE:g}"
         if difference == math.inf:
-            fault = "does not run on every picture it should take"
+            fault = "does not run on every image it should take"
         hint = "Nothing was written. Try one size with --size, or the other form."
         raise ModelError(f"What became of '{card.id}' {fault}.", hint)
-    with landing(target) as file:
+    with atomic_write(target) as file:
         file.write(content)
     return Exported(target, len(content), size, difference)
 
@@ -101,7 +101,7 @@ def _check(size: Size | None, multiple: int) -> None:
     if size and any(side < 1 or side % multiple for side in size):
         height, width = (max(1, -(-side // multiple)) * multiple for side in size)
         raise ModelError(
-            f"This model takes pictures whose sides are multiples of {multiple} pixels, not {size[0]}x{size[1]}.",
+            f"This model takes images whose sides are multiples of {multiple} pixels, not {size[0]}x{size[1]}.",
             f"Ask for --size {height}x{width}, or for --size dynamic.",
         )
 
@@ -133,7 +133,7 @@ def _to_onnx(network: Any, told: Mapping[str, str], size: Size | None) -> tuple[
 
 
 def _free_axes(multiple: int) -> dict[int, Any]:
-    """The axes that stay open: how many pictures, and their height and width in steps of the multiple."""
+    """The axes that stay open: how many images, and their height and width in steps of the multiple."""
     from torch.export import Dim
 
     height, width = (Dim(name, min=1, max=2**20) for name in ("rows", "columns"))
@@ -173,13 +173,13 @@ def _to_torchscript(network: Any, told: Mapping[str, str], size: Size | None) ->
 
 def _refusal(form: str, network: Any, size: Size | None) -> ModelError:
     side = -(-256 // network.multiple) * network.multiple
-    what = f"for {size[0]}x{size[1]} pixels" if size else "for pictures of any size"
+    what = f"for {size[0]}x{size[1]} pixels" if size else "for images of any size"
     hint = "Try the other form." if size else f"Try one size: --size {side}x{side}. Or the other form."
     return ModelError(f"A {type(network).__name__} cannot be exported to {form} {what}.", hint)
 
 
 def _samples(network: Any, size: Size | None) -> Sequence[Tensor]:
-    """Pictures to trace and to compare with: one of the size asked for, or several of different sizes."""
+    """Images to trace and to compare with: one of the size asked for, or several of different sizes."""
     import torch
 
     generator = torch.Generator().manual_seed(0)

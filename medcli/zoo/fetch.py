@@ -22,7 +22,7 @@ from msgspec import Meta
 from rich.filesize import decimal
 
 from medcli.errors import ModelError
-from medcli.zoo.checksum import sha256_of
+from medcli.files.checksum import sha256_of
 
 PROBE_SECONDS = 5.0  # for the Hub's first answer; the client alone would wait for minutes
 PAUSES = (1.0, 3.0)  # seconds before the second and the third try of a transfer that broke off

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from medcli.errors import ModelError
+from medcli.files.checksum import Checksums, checksums
 from medcli.zoo import catalog
 from medcli.zoo.catalog import Entry
-from medcli.zoo.checksum import Checksums, checksums
 from medcli.zoo.fetch import Say
 from medcli.zoo.weights import Card, load_network, read_card
 
@@ -64,7 +64,7 @@ class Model:
         if card.gray is not False or card.channels == 1:
             return ""
         better = " or ".join(f"-m {entry.id}" for entry in catalog.entries().values() if entry.gray)
-        return f"{self.name} has not learned gray pictures and hardly changes them" + (
+        return f"{self.name} has not learned gray images and hardly changes them" + (
             f"; try {better}." if better else "."
         )
 

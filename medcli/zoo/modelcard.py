@@ -191,19 +191,19 @@ def _limits(about: Description) -> str:
     if "-nc" in about.licence.lower():
         lines.append(f"Not for commercial use: the weights are under {about.licence}.")
     if not about.half_safe:
-        lines.append("Not for half precision: it gives other pictures than fp32.")
+        lines.append("Not for half precision: it gives other images than fp32.")
     return "## What it is not for, and its limits\n\n" + _bullets(lines)
 
 
 def _channels(channels: int) -> str:
     if channels == 1:
-        return "It takes gray pictures only."
-    return f"It takes {channels} channels; `med` shows it a gray picture as {channels} equal ones."
+        return "It takes gray images only."
+    return f"It takes {channels} channels; `med` shows it a gray image as {channels} equal ones."
 
 
 def _data(about: Description) -> str:
-    lines = [f"Pictures: {', '.join(about.training_data) or NOT_STATED}"]
-    lines.append(f"Licence of the pictures: {about.data_licence or NOT_STATED}")
+    lines = [f"Images: {', '.join(about.training_data) or NOT_STATED}"]
+    lines.append(f"Licence of the images: {about.data_licence or NOT_STATED}")
     lines.append(f"Licence of the weights: {about.licence or NOT_STATED}")
     return "## Training data and licences\n\n" + _bullets(lines)
 

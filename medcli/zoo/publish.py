@@ -18,9 +18,9 @@ from typing import NamedTuple
 import yaml
 
 from medcli.errors import ModelError, OutputError
+from medcli.files.checksum import checksums
 from medcli.zoo import modelcard, test_vectors
 from medcli.zoo.catalog import Entry, as_row
-from medcli.zoo.checksum import checksums
 from medcli.zoo.description import Description, describe
 from medcli.zoo.fetch import HubFile, failures, status_of
 from medcli.zoo.model import find_model

@@ -1,4 +1,4 @@
-"""Test vectors: a tiny noisy picture and what a model makes of it, stored beside its weights.
+"""Test vectors: a tiny noisy image and what a model makes of it, stored beside its weights.
 
 A checksum says that the weights are the ones that were published; a vector says that this machine and this version of
 medcli still do with them what they did then. The input is stored too, so that no generator has to be reproduced.
@@ -31,11 +31,11 @@ def make(network: nn.Module, card: Card) -> dict[str, Tensor]:
     import torch
 
     multiple = _multiple(network)
-    noisy = picture(card.channels, -(-SIDE // multiple) * multiple).half()
+    noisy = image(card.channels, -(-SIDE // multiple) * multiple).half()
     return {"noisy": noisy, "restored": _answer(network, noisy.to(torch.float32))}
 
 
-def picture(channels: int, side: int) -> Tensor:
+def image(channels: int, side: int) -> Tensor:
     """A slope, a bright disc, a dark bar and a corner of fine lines under Gaussian noise; (1, C, side, side)."""
     import torch
 

@@ -20,28 +20,18 @@ from test_archs import build
 from torch import Generator, Tensor, nn
 
 import medcli
-from medcli.data.correlation import noise_correlation
+from medcli.blind_spot import FILLS, drawn, error_where, guess, hidden_pixel_error, join, roughness, scattered, split
+from medcli.blind_spot import stitched as stitch
 from medcli.data.folders import matched
+from medcli.data.noise_correlation import noise_correlation
+from medcli.engine.blind_spot import ComplementaryMasks
 from medcli.engine.denoiser import Denoiser
-from medcli.engine.masked import Masks
-from medcli.engine.strategies import Flips, Place, Plain, mean, parse, whole
+from medcli.engine.strategies import Flips, PixelCoordinates, Plain, mean, parse, whole
 from medcli.errors import InputError, ModelError, RecipeError
 from medcli.images import read
+from medcli.losses import l1, mse
 from medcli.methods.amsnet import AMSNet
 from medcli.methods.base import Batch
-from medcli.methods.losses import l1, mse
-from medcli.methods.masking import (
-    FILLS,
-    drawn,
-    error_where,
-    guess,
-    hidden_pixel_error,
-    join,
-    roughness,
-    scattered,
-    split,
-)
-from medcli.methods.masking import stitched as stitch
 from medcli.metrics import psnr
 from medcli.registry import ARCHITECTURES, resolve
 from medcli.zoo import catalog
@@ -90,7 +80,7 @@ def generator(seed: int = 0) -> Generator:
     return Generator().manual_seed(seed)
 
 
-def noisy_picture(*shape: int) -> Tensor:
+def noisy_image(*shape: int) -> Tensor:
     """Never zero: that is what hidden pixels are."""
     return 0.2 + 0.8 * torch.rand(shape, generator=generator())
 
@@ -141,21 +131,21 @@ def trained() -> nn.Module:
 
 @pytest.mark.parametrize("stride", [1, 2, 5])
 def test_sub_images_go_back_bit_for_bit(stride: int) -> None:
-    pictures = noisy_picture(2, 3, 20, 30)
-    assert torch.equal(join(split(pictures, stride), stride), pictures)
-    assert split(pictures, stride).shape == (2 * stride**2, 3, 20 // stride, 30 // stride)
+    images = noisy_image(2, 3, 20, 30)
+    assert torch.equal(join(split(images, stride), stride), images)
+    assert split(images, stride).shape == (2 * stride**2, 3, 20 // stride, 30 // stride)
 
 
 def test_sub_images_are_in_the_order_of_their_first_pixels() -> None:
-    pictures = noisy_picture(2, 3, 20, 30)
-    assert torch.equal(split(pictures, 5)[7], pictures[0, :, 1::5, 2::5])
-    assert torch.equal(split(pictures, 5)[25 + 7], pictures[1, :, 1::5, 2::5])
+    images = noisy_image(2, 3, 20, 30)
+    assert torch.equal(split(images, 5)[7], images[0, :, 1::5, 2::5])
+    assert torch.equal(split(images, 5)[25 + 7], images[1, :, 1::5, 2::5])
 
 
 def test_sub_images_of_a_flip_are_flipped_sub_images() -> None:
-    picture = noisy_picture(1, 3, 20, 30)
-    flipped = split(picture, 5).flip(3).view(5, 5, 3, 4, 6).flip(1).flatten(0, 1)
-    assert torch.equal(split(picture.flip(3), 5), flipped)
+    image = noisy_image(1, 3, 20, 30)
+    flipped = split(image, 5).flip(3).view(5, 5, 3, 4, 6).flip(1).flatten(0, 1)
+    assert torch.equal(split(image.flip(3), 5), flipped)
 
 
 # --- 2: masks
@@ -185,12 +175,12 @@ def test_scattered_masks_know_no_neighbour_row_or_seed() -> None:
 
 
 def test_a_network_sees_each_pixel_with_all_its_channels_in_all_branches_but_one() -> None:
-    network, picture = Around(), noisy_picture(2, 3, 16, 16)
-    Masks(k=3, pd=1)(network, picture)
+    network, image = Around(), noisy_image(2, 3, 16, 16)
+    ComplementaryMasks(k=3, pd=1)(network, image)
     hidden = torch.stack(network.shown) == 0
     assert (hidden.sum(0) == 1).all()
     assert (hidden == hidden[:, :, :1]).all()
-    assert all(torch.equal(shown[shown != 0], picture[shown != 0]) for shown in network.shown)
+    assert all(torch.equal(shown[shown != 0], image[shown != 0]) for shown in network.shown)
 
 
 # --- 3: no leak
@@ -210,7 +200,7 @@ def leak(ask: Callable[[Tensor], Tensor], noisy: Tensor, hidden: Tensor) -> tupl
 @pytest.mark.parametrize("training", [False, True])
 def test_no_network_knows_what_is_hidden_from_it(name: str, training: bool, fill: str) -> None:
     network = build(name).train(training)
-    noisy = noisy_picture(2, 3, 4 * network.multiple, 2 * network.multiple)
+    noisy = noisy_image(2, 3, 4 * network.multiple, 2 * network.multiple)
     hidden = drawn(*noisy.shape[2:], 2, [generator(1), generator(2)]) == 0
     from_hidden, from_visible = leak(lambda seen: guess(network, seen, hidden, FILLS[fill]), noisy, hidden)
     assert from_hidden == 0.0
@@ -224,7 +214,7 @@ def test_no_pixel_of_the_stitched_answer_knows_itself_or_another_sub_image(name:
     side = 4 * network.multiple
     index = drawn(side, side, 2, [generator()])
     for row, column in ((0, 0), (side // 2 + 1, side // 2)):
-        noisy = noisy_picture(1, 3, side, side).requires_grad_()
+        noisy = noisy_image(1, 3, side, side).requires_grad_()
         stitch(network, noisy, index, branches=2, stride=2, fill=FILLS[fill])[0, :, row, column].sum().backward()
         assert noisy.grad is not None
         assert (noisy.grad[0, :, row, column] == 0.0).all()
@@ -233,17 +223,17 @@ def test_no_pixel_of_the_stitched_answer_knows_itself_or_another_sub_image(name:
         assert [bool(value) for value in felt] == [phase == here for phase in range(4)]
 
 
-def test_statistics_of_the_unmasked_picture_would_be_seen() -> None:
-    noisy, hidden = noisy_picture(1, 3, 16, 16), drawn(16, 16, 2, [generator()]) == 0
+def test_statistics_of_the_unmasked_image_would_be_seen() -> None:
+    noisy, hidden = noisy_image(1, 3, 16, 16), drawn(16, 16, 2, [generator()]) == 0
     assert leak(lambda seen: guess(Around(), seen, hidden) + seen.mean((2, 3), keepdim=True), noisy, hidden)[0] > 0
     assert leak(lambda seen: guess(Around(), seen - seen.mean(), hidden), noisy, hidden)[0] > 0
 
 
 def test_a_fill_leaves_what_is_visible_and_the_mean_continues_a_flat_place() -> None:
-    picture, hidden = noisy_picture(2, 3, 16, 16), drawn(16, 16, 2, [generator(1), generator(2)]) == 0
+    image, hidden = noisy_image(2, 3, 16, 16), drawn(16, 16, 2, [generator(1), generator(2)]) == 0
     for fill in FILLS.values():
-        assert torch.equal(fill(picture, hidden).masked_fill(hidden, 0), picture.masked_fill(hidden, 0))
-    flat = torch.full_like(picture, 0.3)
+        assert torch.equal(fill(image, hidden).masked_fill(hidden, 0), image.masked_fill(hidden, 0))
+    flat = torch.full_like(image, 0.3)
     assert torch.allclose(FILLS["mean"](flat, hidden), flat, atol=1e-6)
     assert (FILLS["zero"](flat, hidden)[hidden.expand_as(flat)] == 0).all()
     assert (FILLS["mean"](flat, torch.ones_like(hidden)) == 0).all()
@@ -253,8 +243,8 @@ def test_a_fill_leaves_what_is_visible_and_the_mean_continues_a_flat_place() -> 
 
 
 def test_only_hidden_pixels_are_judged() -> None:
-    noisy, hidden = noisy_picture(2, 3, 8, 8), drawn(8, 8, 2, [generator(1), generator(2)]) == 0
-    restored = noisy_picture(2, 3, 8, 8).flip(3).requires_grad_()
+    noisy, hidden = noisy_image(2, 3, 8, 8), drawn(8, 8, 2, [generator(1), generator(2)]) == 0
+    restored = noisy_image(2, 3, 8, 8).flip(3).requires_grad_()
     error = error_where(restored, noisy, hidden, l1)
     error.backward()
     assert restored.grad is not None
@@ -264,8 +254,8 @@ def test_only_hidden_pixels_are_judged() -> None:
     assert torch.allclose(error, torch.stack(each).mean())
 
 
-def test_a_picture_that_hides_nothing_is_refused() -> None:
-    noisy = noisy_picture(2, 3, 8, 8)
+def test_a_image_that_hides_nothing_is_refused() -> None:
+    noisy = noisy_image(2, 3, 8, 8)
     with pytest.raises(ValueError, match="hidden"):
         error_where(noisy, noisy, torch.zeros(2, 1, 8, 8, dtype=torch.bool), l1)
 
@@ -273,7 +263,7 @@ def test_a_picture_that_hides_nothing_is_refused() -> None:
 @pytest.mark.parametrize("stage", ["b", "p"])
 def test_a_step_is_the_mean_of_its_samples_steps(stage: str) -> None:
     method = AMSNet(Around(2), stage=stage, pd=2)  # type: ignore[arg-type]
-    batch = Batch([noisy_picture(4, 3, 18, 21)], None, torch.arange(4))
+    batch = Batch([noisy_image(4, 3, 18, 21)], None, torch.arange(4))
     alone = [Batch([batch.noisy[i : i + 1]], None, batch.keys[i : i + 1]) for i in range(4)]
     terms, parts = method.updates[0].terms(batch), [method.updates[0].terms(one) for one in alone]
     for name, value in terms.items():
@@ -307,9 +297,9 @@ def test_masked_training_denoises_and_unmasked_training_stays_at_the_input(train
     assert batch.clean is not None
     noisy = decibels(batch.noisy, batch.clean)
     with torch.no_grad():
-        assert decibels(Masks(pd=1)(trained, batch.noisy), batch.clean) > noisy + 4
+        assert decibels(ComplementaryMasks(pd=1)(trained, batch.noisy), batch.clean) > noisy + 4
         assert decibels(control(batch.noisy), batch.clean) == pytest.approx(noisy, abs=0.3)
-        assert decibels(Masks(pd=1)(control, batch.noisy), batch.clean) < noisy
+        assert decibels(ComplementaryMasks(pd=1)(control, batch.noisy), batch.clean) < noisy
 
 
 # --- 6: the paper's denoisers
@@ -345,84 +335,89 @@ def test_the_restormer_has_as_many_tensors_as_the_published_one() -> None:
 
 
 def test_refinement_puts_back_the_stated_share_and_shows_the_rest_denoised() -> None:
-    network, picture = Around(), noisy_picture(1, 3, 256, 256)
-    denoised = Masks(pd=1)(Around(), picture)
-    Masks(pd=1, refine=3)(network, picture)
+    network, image = Around(), noisy_image(1, 3, 256, 256)
+    denoised = ComplementaryMasks(pd=1)(Around(), image)
+    ComplementaryMasks(pd=1, refine=3)(network, image)
     runs = [network.shown[i] + network.shown[i + 1] for i in range(2, 8, 2)]  # the branches complement each other
     for composite in runs:
-        put_back = (composite == picture).all(1)
+        put_back = (composite == image).all(1)
         assert abs(float(put_back.float().mean()) - 0.16) < 0.007
-        assert torch.equal(composite, torch.where(put_back[:, None], picture, denoised))
+        assert torch.equal(composite, torch.where(put_back[:, None], image, denoised))
     assert not torch.equal(runs[0], runs[1])
 
 
-def test_refinement_that_puts_nothing_back_is_the_mean_over_the_denoised_picture() -> None:
-    picture = noisy_picture(1, 3, 32, 32)
-    denoised = Masks()(Around(), picture)
-    several = Masks(pd=1, samples=9)
-    indices = [several._numbers(whole(picture), number, 0) * 2 >> 32 for number in range(1, 9)]
+def test_refinement_that_puts_nothing_back_is_the_mean_over_the_denoised_image() -> None:
+    image = noisy_image(1, 3, 32, 32)
+    denoised = ComplementaryMasks()(Around(), image)
+    several = ComplementaryMasks(pd=1, samples=9)
+    indices = [several._numbers(whole(image), number, 0) * 2 >> 32 for number in range(1, 9)]
     expected = mean(stitch(Around(), denoised, index[None, None], branches=2) for index in indices)
-    assert torch.allclose(Masks(refine=8, share=0.0)(Around(), picture), expected, atol=1e-6)
+    assert torch.allclose(ComplementaryMasks(refine=8, share=0.0)(Around(), image), expected, atol=1e-6)
 
 
 def test_passes_tell_the_cost() -> None:
-    network, strategy = Around(), Masks(k=2, pd=2, refine=8)
-    strategy(network, noisy_picture(1, 3, 16, 24))
+    network, strategy = Around(), ComplementaryMasks(k=2, pd=2, refine=8)
+    strategy(network, noisy_image(1, 3, 16, 24))
     assert len(network.shown) == strategy.passes == 18
     assert [tuple(shown.shape) for shown in network.shown] == 2 * [(4, 3, 8, 12)] + 16 * [(1, 3, 16, 24)]
-    assert Masks().passes == 2
-    assert Masks(k=3, samples=4).passes == 12
-    assert Flips(Masks()).passes == 16
+    assert ComplementaryMasks().passes == 2
+    assert ComplementaryMasks(k=3, samples=4).passes == 12
+    assert Flips(ComplementaryMasks()).passes == 16
 
 
 # --- 8: seeds
 
 
-def test_one_seed_gives_one_picture_whatever_else_is_in_the_batch(trained: nn.Module) -> None:
-    noisy, strategy = batch_of(waves, -1).noisy, Masks(pd=2, samples=2, refine=2)
+def test_one_seed_gives_one_image_whatever_else_is_in_the_batch(trained: nn.Module) -> None:
+    noisy, strategy = batch_of(waves, -1).noisy, ComplementaryMasks(pd=2, samples=2, refine=2)
     together, again = strategy(trained, noisy), strategy(trained, noisy)
     assert torch.equal(together, again)
     order = [2, 0]
     assert torch.allclose(strategy(trained, noisy[order]), together[order], atol=1e-6)
-    assert not torch.allclose(Masks(pd=2, samples=2, refine=2, seed=1)(trained, noisy), together, atol=1e-3)
+    assert not torch.allclose(
+        ComplementaryMasks(pd=2, samples=2, refine=2, seed=1)(trained, noisy), together, atol=1e-3
+    )
 
 
 def test_seeds_differ_little_and_an_average_of_draws_is_no_worse_than_its_draws(trained: nn.Module) -> None:
     batch = batch_of(partial(waves, side=96), -1)
-    answers = [Masks(pd=1, seed=seed)(trained, batch.noisy) for seed in range(8)]
+    answers = [ComplementaryMasks(pd=1, seed=seed)(trained, batch.noisy) for seed in range(8)]
     assert batch.clean is not None
     errors = [float(mse(answer, batch.clean)) for answer in answers]
     assert float(mse(mean(answers), batch.clean)) <= np.mean(errors)
     assert np.ptp(10 * np.log10(errors)) < 0.2
-    eight = Masks(pd=1, samples=8)(trained, batch.noisy)
+    eight = ComplementaryMasks(pd=1, samples=8)(trained, batch.noisy)
     assert decibels(eight, batch.clean) > decibels(answers[0], batch.clean)
 
 
-@pytest.mark.parametrize("strategy", [Masks(pd=1), Masks(k=3, pd=2, samples=2, refine=2), Flips(Masks(pd=2))])
+@pytest.mark.parametrize(
+    "strategy",
+    [ComplementaryMasks(pd=1), ComplementaryMasks(k=3, pd=2, samples=2, refine=2), Flips(ComplementaryMasks(pd=2))],
+)
 def test_masks_do_not_know_of_tiles(strategy: Any) -> None:
-    pixels = noisy_picture(90, 131, 3).numpy()
+    pixels = noisy_image(90, 131, 3).numpy()
     whole, tiled = (Denoiser(Around(4), strategy, device="cpu", tile=tile)(pixels) for tile in (0, 64))
     np.testing.assert_allclose(tiled, whole, atol=1e-6)
 
 
 def test_what_is_mirrored_beyond_the_border_is_hidden_with_its_original() -> None:
-    network, pixels = Around(16), noisy_picture(13, 13, 3).numpy()
-    Denoiser(network, Masks(pd=1), device="cpu")(pixels)
+    network, pixels = Around(16), noisy_image(13, 13, 3).numpy()
+    Denoiser(network, ComplementaryMasks(pd=1), device="cpu")(pixels)
     for shown in network.shown:
         assert torch.equal(shown[..., 13, :], shown[..., 11, :])
         assert torch.equal(shown[..., 15], shown[..., 9])
 
 
-def test_flips_turn_the_masks_with_the_picture() -> None:
-    class Look(Masks):
-        def __call__(self, network: nn.Module, batch: Tensor, place: Place | None = None) -> Tensor:
+def test_flips_turn_the_masks_with_the_image() -> None:
+    class NoiseStatistics(ComplementaryMasks):
+        def __call__(self, network: nn.Module, batch: Tensor, place: PixelCoordinates | None = None) -> Tensor:
             assert place is not None
             seen.append((batch[0, 0], place))
             return batch
 
-    seen: list[tuple[Tensor, Place]] = []
-    picture = (torch.arange(6)[:, None] * 10.0 + torch.arange(4))[None, None]
-    assert torch.equal(Flips(Look())(Around(), picture), picture)
+    seen: list[tuple[Tensor, PixelCoordinates]] = []
+    image = (torch.arange(6)[:, None] * 10.0 + torch.arange(4))[None, None]
+    assert torch.equal(Flips(NoiseStatistics())(Around(), image), image)
     for turned, place in seen[:4]:
         assert torch.equal(turned, place.rows[:, None] * 10.0 + place.columns)
     for turned, place in seen[4:]:
@@ -434,17 +429,17 @@ def test_flips_turn_the_masks_with_the_picture() -> None:
 
 @pytest.mark.parametrize("size", [(16, 16), (257, 301), (1, 40), (4000, 16), (16, 3000)])
 def test_any_size_keeps_its_shape(size: tuple[int, int]) -> None:
-    pixels = (noisy_picture(*size, 3).numpy() * 255).astype(np.uint8)
+    pixels = (noisy_image(*size, 3).numpy() * 255).astype(np.uint8)
     network = Around(16)
-    assert Denoiser(network, Masks(refine=1), device="cpu")(pixels).shape == pixels.shape
+    assert Denoiser(network, ComplementaryMasks(refine=1), device="cpu")(pixels).shape == pixels.shape
     assert {side % 16 for shown in network.shown for side in shown.shape[2:]} == {0}
 
 
-def test_a_picture_that_fits_is_not_padded() -> None:
-    network, picture = Around(16), noisy_picture(64, 32, 3)
-    Denoiser(network, Masks(pd=2), device="cpu")(picture.numpy())
+def test_a_image_that_fits_is_not_padded() -> None:
+    network, image = Around(16), noisy_image(64, 32, 3)
+    Denoiser(network, ComplementaryMasks(pd=2), device="cpu")(image.numpy())
     assert {tuple(shown.shape) for shown in network.shown} == {(4, 3, 32, 16)}
-    assert torch.equal(join(network.shown[0] + network.shown[1], 2), picture.permute(2, 0, 1)[None])
+    assert torch.equal(join(network.shown[0] + network.shown[1], 2), image.permute(2, 0, 1)[None])
 
 
 # --- 10: smoothness
@@ -456,22 +451,22 @@ def test_roughness_is_nothing_on_a_constant_and_the_slope_on_a_ramp() -> None:
     assert float(roughness(ramp[None, None])) == pytest.approx(0.05, rel=1e-3)
 
 
-def checkerboard(pictures: Tensor, stride: int) -> float:
+def checkerboard(images: Tensor, stride: int) -> float:
     """Variance of the means of the sub-images."""
-    return float(split(pictures, stride).mean((1, 2, 3)).view(len(pictures), -1).var(1).mean())
+    return float(split(images, stride).mean((1, 2, 3)).view(len(images), -1).var(1).mean())
 
 
 def test_less_roughness_is_less_checkerboard() -> None:
-    picture = (waves(generator()) + 0.05 * torch.randn(4, 1, 1, 1, generator=generator())).clone()
-    picture += 0.05 * ((torch.arange(24)[:, None] + torch.arange(24)) % 2)
-    picture.requires_grad_()
-    before = checkerboard(picture.detach(), 2)
-    optimizer = torch.optim.SGD([picture], lr=10.0)
+    image = (waves(generator()) + 0.05 * torch.randn(4, 1, 1, 1, generator=generator())).clone()
+    image += 0.05 * ((torch.arange(24)[:, None] + torch.arange(24)) % 2)
+    image.requires_grad_()
+    before = checkerboard(image.detach(), 2)
+    optimizer = torch.optim.SGD([image], lr=10.0)
     for _ in range(5):
         optimizer.zero_grad()
-        roughness(picture).backward()
+        roughness(image).backward()
         optimizer.step()
-    assert checkerboard(picture.detach(), 2) < 0.5 * before
+    assert checkerboard(image.detach(), 2) < 0.5 * before
 
 
 def test_stage_p_lowers_the_checkerboard_of_the_stitched_answer(trained: nn.Module) -> None:
@@ -479,7 +474,7 @@ def test_stage_p_lowers_the_checkerboard_of_the_stitched_answer(trained: nn.Modu
     train(network, AMSNet(network, stage="p", pd=2, smoothness=1.0).smooth, waves, 30)
     noisy = batch_of(partial(waves, side=96), -1).noisy
     with torch.no_grad():
-        b, p = (checkerboard(Masks(pd=2)(each, noisy), 2) for each in (trained, network))
+        b, p = (checkerboard(ComplementaryMasks(pd=2)(each, noisy), 2) for each in (trained, network))
     assert p < 0.5 * b
 
 
@@ -488,14 +483,14 @@ def test_stage_p_makes_the_answer_smoother_and_costs_all_branches(trained: nn.Mo
     for weight in (0.0, 1.0):
         network = copy.deepcopy(trained).requires_grad_(True)
         train(network, AMSNet(network, stage="p", pd=2, smoothness=weight).smooth, waves, 30)
-        answers[weight] = Masks(pd=2)(network, batch_of(waves, -1).noisy).detach()
+        answers[weight] = ComplementaryMasks(pd=2)(network, batch_of(waves, -1).noisy).detach()
     assert roughness(answers[1.0]) < 0.9 * roughness(answers[0.0])
     network = Around()
-    assert parse(AMSNet(network, branches=3).strategy) == Masks(k=3)
-    assert parse(AMSNet(network, pd=4, denoise_pd=3).strategy) == Masks(pd=3)
-    assert parse(AMSNet(network, pd=1, denoise_pd=3).strategy) == Masks(pd=1)
+    assert parse(AMSNet(network, branches=3).strategy) == ComplementaryMasks(k=3)
+    assert parse(AMSNet(network, pd=4, denoise_pd=3).strategy) == ComplementaryMasks(pd=3)
+    assert parse(AMSNet(network, pd=1, denoise_pd=3).strategy) == ComplementaryMasks(pd=1)
     AMSNet(network, stage="p", branches=3, pd=2).updates[0].terms(
-        Batch([noisy_picture(1, 3, 8, 8)], None, torch.arange(1))
+        Batch([noisy_image(1, 3, 8, 8)], None, torch.arange(1))
     )
     assert len(network.shown) == 3
 
@@ -533,7 +528,7 @@ def level(pixels: np.ndarray[Any, Any], clean: np.ndarray[Any, Any]) -> float:
     return psnr(pixels / 255, clean / 255)
 
 
-# --- the criterion that needs no clean picture
+# --- the criterion that needs no clean image
 
 
 def test_the_hidden_pixel_error_tells_how_far_apart_two_networks_are_from_the_truth(trained: nn.Module) -> None:
@@ -581,10 +576,10 @@ def test_every_depth_measures_alike() -> None:
     np.testing.assert_allclose(lags[0], lags[2], atol=1e-5)
 
 
-@pytest.mark.parametrize("picture", [np.full((80, 80, 3), 90, np.uint8), np.zeros((300, 300), np.uint8)])
-def test_pictures_without_noise_get_a_letter(picture: np.ndarray[Any, Any]) -> None:
+@pytest.mark.parametrize("image", [np.full((80, 80, 3), 90, np.uint8), np.zeros((300, 300), np.uint8)])
+def test_images_without_noise_get_a_letter(image: np.ndarray[Any, Any]) -> None:
     with pytest.raises(InputError, match="flat place") as caught:
-        noise_correlation([picture])
+        noise_correlation([image])
     assert "--pd" in caught.value.hint
 
 
@@ -601,13 +596,16 @@ def test_photographs_of_cameras_need_a_stride_of_three_or_four() -> None:
 @pytest.mark.parametrize(
     ("notation", "strategy"),
     [
-        ("masks", Masks()),
-        ("masks:k=3,pd=1", Masks(k=3, pd=1)),
-        ("masks:fill=mean", Masks(fill="mean")),
-        ("masks: pd=4, refine=8, share=0.2, samples=2, seed=7", Masks(pd=4, refine=8, share=0.2, samples=2, seed=7)),
+        ("masks", ComplementaryMasks()),
+        ("masks:k=3,pd=1", ComplementaryMasks(k=3, pd=1)),
+        ("masks:fill=mean", ComplementaryMasks(fill="mean")),
+        (
+            "masks: pd=4, refine=8, share=0.2, samples=2, seed=7",
+            ComplementaryMasks(pd=4, refine=8, share=0.2, samples=2, seed=7),
+        ),
     ],
 )
-def test_notation_becomes_a_strategy(notation: str, strategy: Masks) -> None:
+def test_notation_becomes_a_strategy(notation: str, strategy: ComplementaryMasks) -> None:
     assert parse(notation) == strategy
 
 
@@ -629,9 +627,9 @@ def test_notation_that_makes_no_sense_gets_a_letter(notation: str) -> None:
 
 @given(k=st.integers(2, 5), pd=st.integers(1, 5), refine=st.integers(0, 2), fill=st.sampled_from(["zero", "mean"]))
 def test_an_engine_with_masks_asks_for_room_for_its_sub_images(k: int, pd: int, refine: int, fill: str) -> None:
-    denoiser = Denoiser(Around(4), Masks(k=k, pd=pd, refine=refine, fill=fill), device="cpu")
+    denoiser = Denoiser(Around(4), ComplementaryMasks(k=k, pd=pd, refine=refine, fill=fill), device="cpu")
     assert denoiser.multiple == 4 * pd
-    assert denoiser.reach == (4 if fill == "mean" else 2) * (pd + (refine > 0))
+    assert denoiser.context_radius == (4 if fill == "mean" else 2) * (pd + (refine > 0))
 
 
 @pytest.mark.parametrize(
@@ -654,12 +652,13 @@ def test_options_that_make_no_sense_get_a_letter(options: dict[str, Any], word: 
 def test_a_patch_too_small_for_its_sub_images_gets_a_letter() -> None:
     method = AMSNet(Around(16), pd=5)
     with pytest.raises(RecipeError, match="64 pixels") as caught:
-        method.masked(Batch([noisy_picture(1, 3, 64, 64)], None, torch.arange(1)))
+        method.masked(Batch([noisy_image(1, 3, 64, 64)], None, torch.arange(1)))
     assert "--patch 160" in caught.value.hint
 
 
 @pytest.mark.parametrize(
-    ("options", "strategy"), [({}, Masks()), ({"pd": 1, "fill": "mean"}, Masks(pd=1, fill="mean"))]
+    ("options", "strategy"),
+    [({}, ComplementaryMasks()), ({"pd": 1, "fill": "mean"}, ComplementaryMasks(pd=1, fill="mean"))],
 )
-def test_the_method_says_how_its_product_is_asked(options: dict[str, Any], strategy: Masks) -> None:
+def test_the_method_says_how_its_product_is_asked(options: dict[str, Any], strategy: ComplementaryMasks) -> None:
     assert parse(AMSNet(Around(), **options).strategy) == strategy

@@ -24,17 +24,17 @@ from torch import Generator, Tensor, nn
 
 from medcli.archs.dncnn import DnCNN
 from medcli.archs.ludvae import LUDVAE, Gaussian
-from medcli.batch.learned import Field, open_model
+from medcli.batch.synth.learned_noise import Field, open_model
 from medcli.cli.synth_pairs import command
 from medcli.data.crops import as_unit
-from medcli.data.levels import NoiseSample, flat_noise, known_noise, matching, propose
-from medcli.data.mates import MANIFEST
+from medcli.data.noise_level import NoiseSample, flat_noise, known_noise, matching, propose
+from medcli.data.pairs import MANIFEST
 from medcli.engine.tiling import Span
 from medcli.errors import InputError, ModelError, RecipeError
 from medcli.images import read
 from medcli.methods.base import Batch
 from medcli.methods.ludvae import Posterior, UnpairedNoise, divergence
-from medcli.train import noiselook
+from medcli.train import noise_plot
 from medcli.zoo import catalog, weights
 from medcli.zoo.model import find_model
 
@@ -70,15 +70,15 @@ def scenes(count: int, side: int, generator: Generator, channels: int = 1) -> Te
     line = torch.linspace(-1, 1, side)
     levels = partial(torch.rand, count, channels, 1, 1, generator=generator)
     slopes = 0.15 * torch.randn(2, count, channels, 1, 1, generator=generator)
-    picture = 0.1 + 0.8 * levels() + slopes[0] * line[:, None] + slopes[1] * line
+    image = 0.1 + 0.8 * levels() + slopes[0] * line[:, None] + slopes[1] * line
     for _ in range(2):
         way, offset = (
             torch.randn(2, count, 1, 1, 1, generator=generator),
             torch.randn(count, 1, 1, 1, generator=generator),
         )
         beyond = way[0] * line[:, None] + way[1] * line + 0.5 * offset > 0
-        picture = torch.where(beyond, picture, 0.5 * picture + 0.5 * levels())
-    return picture.clamp(0.05, 0.95)
+        image = torch.where(beyond, image, 0.5 * image + 0.5 * levels())
+    return image.clamp(0.05, 0.95)
 
 
 def deviation(clean: Tensor) -> Tensor:
@@ -148,17 +148,17 @@ def test_the_size_and_the_names_are_the_published_ones() -> None:
 
 
 def test_restoring_draws_nothing_and_sampling_does() -> None:
-    network, picture = tiny(), torch.rand(1, 3, 20, 20, generator=seeded())
-    assert torch.equal(network(picture), network(picture))
-    first, again, other = (network.sample(picture, normal(picture, seeded(seed)), sigma=10) for seed in (1, 1, 2))
+    network, image = tiny(), torch.rand(1, 3, 20, 20, generator=seeded())
+    assert torch.equal(network(image), network(image))
+    first, again, other = (network.sample(image, normal(image, seeded(seed)), sigma=10) for seed in (1, 1, 2))
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
 
 
 def test_without_temperature_sampling_is_restoring() -> None:
-    network, picture = tiny(), torch.rand(1, 3, 20, 20, generator=seeded())
-    cold = network.sample(picture, normal(picture, seeded(1)), sigma=10, temperature=0)
-    assert torch.equal(cold, network.restore(picture, normal(picture, seeded(1)), sigma=10))
+    network, image = tiny(), torch.rand(1, 3, 20, 20, generator=seeded())
+    cold = network.sample(image, normal(image, seeded(1)), sigma=10, temperature=0)
+    assert torch.equal(cold, network.restore(image, normal(image, seeded(1)), sigma=10))
 
 
 def test_temperature_multiplies_means_too(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -181,7 +181,7 @@ def noted(latents: Callable[..., Tensor], seen: list[Tensor]) -> Callable[..., T
     return draw
 
 
-def test_clean_pictures_know_nothing_of_the_noise_encoder() -> None:
+def test_clean_images_know_nothing_of_the_noise_encoder() -> None:
     method = UnpairedNoise(tiny(channels=1))
     before = method.terms(unpaired(0))
     with torch.no_grad():
@@ -210,7 +210,7 @@ def test_the_divergence_is_zero_only_between_equals() -> None:
     assert torch.allclose(divergence(one, other), apart, rtol=1e-4, atol=1e-4)
 
 
-def test_the_divergence_counts_noisy_pictures_alone() -> None:
+def test_the_divergence_counts_noisy_images_alone() -> None:
     method, batch = UnpairedNoise(tiny(channels=1)), unpaired(0)
     terms, other = method.terms(batch), method.terms(Batch([batch.noisy], torch.ones(4, 1, 16, 16), batch.keys))
     assert terms["clean"] != other["clean"]
@@ -247,21 +247,21 @@ def test_the_steps_are_kept_in_checkpoints() -> None:
 
 
 def test_odd_sizes_and_a_reach_of_24_pixels() -> None:
-    network, picture = shaken(tiny()), torch.rand(1, 3, 65, 97, generator=seeded())
-    other = picture.clone()
+    network, image = shaken(tiny()), torch.rand(1, 3, 65, 97, generator=seeded())
+    other = image.clone()
     other[..., 30, 50] += 1
     with torch.no_grad():
-        restored = network(picture)
+        restored = network(image)
         rows, columns = (network(other) - restored).abs().amax((0, 1)).nonzero(as_tuple=True)
-    assert restored.shape == picture.shape
+    assert restored.shape == image.shape
     assert max((rows - 30).abs().max(), (columns - 50).abs().max()) == network.receptive_field == 24
 
 
 def test_a_fresh_network_nearly_is_the_identity() -> None:
-    picture = torch.rand(1, 3, 32, 32, generator=seeded())
+    image = torch.rand(1, 3, 32, 32, generator=seeded())
     with torch.no_grad():
-        restored = tiny(width=32)(picture)
-    assert np.corrcoef(restored.flatten(), picture.flatten())[0, 1] > 0.9
+        restored = tiny(width=32)(image)
+    assert np.corrcoef(restored.flatten(), image.flatten())[0, 1] > 0.9
 
 
 # --- 8 to 10: what is learned
@@ -335,11 +335,11 @@ def shipped() -> LUDVAE:
 
 
 def test_the_shipped_sampler_makes_the_noise_of_cameras(shipped: LUDVAE) -> None:
-    """On scenes it was not trained on; of few pictures, hence more room than docs/benchmarks.md takes for all."""
+    """On scenes it was not trained on; of few images, hence more room than docs/benchmarks.md takes for all."""
     pairs = held_out_pairs()
-    clean, noisy = ([noiselook.middle(as_unit(pair[place]), 128) for pair in pairs] for place in (0, 1))
+    clean, noisy = ([noise_plot.middle(as_unit(pair[place]), 128) for pair in pairs] for place in (0, 1))
     real = known_noise(noisy, clean)
-    made = known_noise(noiselook.sampled(shipped, clean, sigma=shipped.sigma_y), clean)
+    made = known_noise(noise_plot.sampled(shipped, clean, sigma=shipped.sigma_y), clean)
     edges = real.edges()
     assert made.sigma == pytest.approx(real.sigma, rel=0.1)
     assert made.by_tone(edges) == pytest.approx(real.by_tone(edges), rel=0.25)
@@ -377,26 +377,26 @@ def test_configurations_that_make_no_sense_are_refused(config: dict[str, Any]) -
 
 def test_matched_statistics_are_taken_back() -> None:
     network, plain = tiny(gain=[1.2, 0.8, 1.0], offset=[0.0, 0.1, -0.1]), tiny()
-    picture = torch.rand(1, 3, 12, 12, generator=seeded())
-    assert torch.allclose(network.unmatched(network.matched(picture)), picture, atol=1e-6)
-    assert torch.equal(plain.matched(picture), picture)
-    assert torch.allclose(network(picture), plain(network.matched(picture)))
-    one, other = (each.sample(picture, normal(picture, seeded(1)), sigma=5) for each in (network, plain))
+    image = torch.rand(1, 3, 12, 12, generator=seeded())
+    assert torch.allclose(network.unmatched(network.matched(image)), image, atol=1e-6)
+    assert torch.equal(plain.matched(image), image)
+    assert torch.allclose(network(image), plain(network.matched(image)))
+    one, other = (each.sample(image, normal(image, seeded(1)), sigma=5) for each in (network, plain))
     assert torch.allclose(one, network.unmatched(other), atol=1e-6)
 
 
-# --- the level of noise, from noisy pictures alone
+# --- the level of noise, from noisy images alone
 
 
 def photograph(seed: int, side: int = 192) -> NDArray[np.float32]:
     """(side, side, 3): shapes and slopes, with a texture in one corner."""
-    picture = scenes(1, side, seeded(seed), channels=3)[0].permute(1, 2, 0).numpy().copy()
-    picture[: side // 3, : side // 3] += 0.1 * np.random.default_rng(seed).random((side // 3, side // 3, 1))
-    return picture.clip(0, 1).astype(np.float32)
+    image = scenes(1, side, seeded(seed), channels=3)[0].permute(1, 2, 0).numpy().copy()
+    image[: side // 3, : side // 3] += 0.1 * np.random.default_rng(seed).random((side // 3, side // 3, 1))
+    return image.clip(0, 1).astype(np.float32)
 
 
-def in_eight_bits(picture: NDArray[Any]) -> NDArray[np.uint8]:
-    return (picture * 255).round().clip(0, 255).astype(np.uint8)
+def in_eight_bits(image: NDArray[Any]) -> NDArray[np.uint8]:
+    return (image * 255).round().clip(0, 255).astype(np.uint8)
 
 
 @pytest.mark.parametrize("sigma", [3, 12, 30])
@@ -440,12 +440,12 @@ def test_what_is_darker_or_brighter_than_the_edges_belongs_to_no_part() -> None:
     assert found[1] == pytest.approx(sample.noise[2:4].std())
 
 
-def test_pictures_without_a_flat_noisy_place_get_a_letter() -> None:
-    with pytest.raises(InputError, match="no picture has a flat place"):
+def test_images_without_a_flat_noisy_place_get_a_letter() -> None:
+    with pytest.raises(InputError, match="no image has a flat place"):
         flat_noise([np.full((64, 64, 3), 90, np.uint8), np.zeros((8, 8), np.uint8)])
 
 
-def test_matching_gives_the_moments_of_clean_pictures() -> None:
+def test_matching_gives_the_moments_of_clean_images() -> None:
     noisy, clean = [0.3 + 0.4 * photograph(1), 0.2 + 0.4 * photograph(2)], [photograph(seed) for seed in (3, 4)]
     gain, offset = matching(noisy, clean)
     matched = np.stack(noisy) * gain + offset
@@ -455,23 +455,23 @@ def test_matching_gives_the_moments_of_clean_pictures() -> None:
         matching([np.zeros((9, 9, 3))], clean)
 
 
-# --- the picture of the noise
+# --- the image of the noise
 
 
-def test_the_look_of_the_noise_is_a_picture(tmp_path: Path) -> None:
+def test_the_look_of_the_noise_is_a_image(tmp_path: Path) -> None:
     draw = np.random.default_rng(0)
     samples = [NoiseSample(draw.random((40, 16, 16)), s * draw.normal(size=(40, 16, 16))) for s in (0.02, 0.05)]
-    noiselook.draw(*samples, tmp_path / "run" / "noise.png")
-    noiselook.draw(samples[0], samples[0], tmp_path / "same.png")
+    noise_plot.draw(*samples, tmp_path / "run" / "noise.png")
+    noise_plot.draw(samples[0], samples[0], tmp_path / "same.png")
     with Image.open(tmp_path / "run" / "noise.png") as one, Image.open(tmp_path / "same.png") as other:
         assert one.size == (1200, 450)
         assert one.tobytes() != other.tobytes()
 
 
-def test_a_sampler_is_looked_at_beside_its_pictures(sampler: LUDVAE, tmp_path: Path) -> None:
+def test_a_sampler_is_looked_at_beside_its_images(sampler: LUDVAE, tmp_path: Path) -> None:
     clean = [photograph(seed)[..., :1] for seed in range(4)]
     noisy = [noised(torch.from_numpy(each), seeded(9)).numpy() for each in clean[:2]]
-    noiselook.look(sampler, noisy, clean[2:], tmp_path / "noise.png")
+    noise_plot.plot_noise(sampler, noisy, clean[2:], tmp_path / "noise.png")
     assert (tmp_path / "noise.png").stat().st_size > 10_000
 
 
@@ -479,8 +479,8 @@ def test_the_sigma_that_fits_gives_noise_of_that_strength(sampler: LUDVAE) -> No
     clean = [photograph(seed)[..., :1] for seed in range(2)]
     for wanted in (15.0, 22.0):
         blocks = NoiseSample(np.zeros((1, 16, 16)), np.full((1, 16, 16), wanted / 255))
-        sigma = noiselook.fitting_sigma(sampler, blocks, clean, side=96)
-        found = flat_noise(noiselook.sampled(sampler, clean, sigma=sigma, side=96)).sigma
+        sigma = noise_plot.fitting_sigma(sampler, blocks, clean, side=96)
+        found = flat_noise(noise_plot.sampled(sampler, clean, sigma=sigma, side=96)).sigma
         assert found == pytest.approx(wanted, abs=1.5)
 
 
@@ -511,8 +511,8 @@ def test_a_field_is_the_same_wherever_it_is_cut() -> None:
 @pytest.mark.parametrize("direction", ["clean-to-noisy", "noisy-to-clean"])
 def test_tiles_change_nothing(model: Path, direction: str) -> None:
     clean = torch.rand(3, 170, 150, generator=seeded())
-    drawer = open_model(str(model), direction=direction, device="cpu")
-    whole, *tiled = (replace(drawer, tile=tile).draw(clean, seeded(1)) for tile in (0, 96, 130))
+    noise_source = open_model(str(model), direction=direction, device="cpu")
+    whole, *tiled = (replace(noise_source, tile=tile).draw(clean, seeded(1)) for tile in (0, 96, 130))
     for noisy, words in tiled:
         assert words == whole[1]
         assert torch.allclose(noisy, whole[0], rtol=0, atol=2e-5)
@@ -520,24 +520,24 @@ def test_tiles_change_nothing(model: Path, direction: str) -> None:
 
 def test_a_draw_is_the_seed_and_the_level(model: Path) -> None:
     clean = torch.rand(3, 40, 30, generator=seeded())
-    drawer = open_model(str(model), device="cpu")
-    noisy, words = drawer.draw(clean, seeded(1))
-    assert (drawer.sigma, drawer.temperature) == ((10.0, 20.0), (1.0, 1.0))
+    noise_source = open_model(str(model), device="cpu")
+    noisy, words = noise_source.draw(clean, seeded(1))
+    assert (noise_source.sigma, noise_source.temperature) == ((10.0, 20.0), (1.0, 1.0))
     assert words.startswith("own-noise:sigma=1")
-    assert torch.equal(drawer.draw(clean, seeded(1))[0], noisy)
-    assert not torch.equal(drawer.draw(clean, seeded(2))[0], noisy)
-    again = pickle.loads(pickle.dumps(drawer))
-    assert again == drawer
+    assert torch.equal(noise_source.draw(clean, seeded(1))[0], noisy)
+    assert not torch.equal(noise_source.draw(clean, seeded(2))[0], noisy)
+    again = pickle.loads(pickle.dumps(noise_source))
+    assert again == noise_source
     assert torch.equal(again.draw(clean, seeded(1))[0], noisy)
-    assert drawer.spelled != open_model(str(model), sigma=(5, 20), device="cpu").spelled
+    assert noise_source.fingerprint != open_model(str(model), sigma=(5, 20), device="cpu").fingerprint
 
 
 def test_other_weights_are_another_noise(model: Path) -> None:
-    first = open_model(str(model)).spelled
+    first = open_model(str(model)).fingerprint
     network = tiny(sigma_x=20.0, sigma_y=10.0)
     network.outconv.bias.data += 1
     weights.save(model, network, weights.Card("own-noise", "ludvae", network.config))
-    assert open_model(str(model)).spelled != first
+    assert open_model(str(model)).fingerprint != first
 
 
 def run(*arguments: object) -> str:
@@ -547,13 +547,13 @@ def run(*arguments: object) -> str:
     return result.output
 
 
-def test_synth_pairs_takes_a_model(model: Path, picture_folder: Path, tmp_path: Path) -> None:
+def test_synth_pairs_takes_a_model(model: Path, image_folder: Path, tmp_path: Path) -> None:
     noisy, back = tmp_path / "noisy", tmp_path / "back"
-    asked = ("--from", picture_folder, "--to", noisy, "--model", model, "--sigma", "12-18", "--device", "cpu")
+    asked = ("--from", image_folder, "--to", noisy, "--model", model, "--sigma", "12-18", "--device", "cpu")
     assert "5 done in " in run(*asked)
     rows = [json.loads(line) for line in (noisy / MANIFEST).read_text().splitlines()]
     assert {row["noise"] for row in rows} == {"own-noise"}
-    assert "sigma=12-18,temperature=1 sha256:" in rows[0]["spelled"]
+    assert "sigma=12-18,temperature=1 sha256:" in rows[0]["fingerprint"]
     levels = [float(row["drawn"].split("sigma=")[1].split(",")[0]) for row in rows]
     assert all(12 <= level <= 18 for level in levels)
     assert len(set(levels)) == 5
@@ -563,14 +563,14 @@ def test_synth_pairs_takes_a_model(model: Path, picture_folder: Path, tmp_path: 
     assert "sigma=0,temperature=1" in (back / MANIFEST).read_text()
 
 
-def test_what_a_model_cannot_do_is_a_letter(model: Path, picture_folder: Path, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="noise for pictures in colour, not in gray"):
+def test_what_a_model_cannot_do_is_a_letter(model: Path, image_folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="noise for images in colour, not in gray"):
         open_model(str(model), device="cpu").draw(torch.rand(1, 20, 20), seeded())
     with pytest.raises(ModelError, match="cannot generate it"):
         open_model("photo")
     with pytest.raises(RecipeError, match="upside down"):
         open_model(str(model), sigma=(20, 10))
-    places = ("--from", picture_folder, "--to", tmp_path / "noisy")
+    places = ("--from", image_folder, "--to", tmp_path / "noisy")
     assert "one of them" in run(*places, "-m", model, "--noise", "gaussian:5")
     assert "need a --model" in run(*places, "--sigma", 5)
     assert "neither a number" in run(*places, "-m", model, "--sigma", "5..6")

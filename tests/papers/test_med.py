@@ -1,4 +1,4 @@
-"""What a faithful MeD must show, and what each method without clean pictures owes the loop."""
+"""What a faithful MeD must show, and what each method without clean images owes the loop."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from torch import Generator, Tensor, nn
 from medcli.archs.split import SplitUNet
 from medcli.archs.swin import PositionBias, SwinTx
 from medcli.archs.unet import ResidualUNet
-from medcli.engine import Denoiser
+from medcli.blind_spot import around
+from medcli.engine.denoiser import Denoiser
 from medcli.errors import RecipeError
 from medcli.images import read
+from medcli.losses import charbonnier, log_mse
 from medcli.methods.base import Batch, Method
-from medcli.methods.losses import charbonnier, log_mse
-from medcli.methods.masking import around
 from medcli.methods.med import MeD, choices, mix
 from medcli.methods.n2n import Noise2Noise
 from medcli.methods.n2s import Noise2Self
@@ -67,12 +67,12 @@ def scenes(count: int, side: int, seed: int) -> Tensor:
     line = torch.linspace(-1, 1, side)
     made = []
     for _ in range(count):
-        picture = torch.rand(3, 1, 1, generator=generator) + 0.2 * line * torch.randn(3, 1, 1, generator=generator)
+        image = torch.rand(3, 1, 1, generator=generator) + 0.2 * line * torch.randn(3, 1, 1, generator=generator)
         for _ in range(4):
             normal, offset = torch.randn(2, generator=generator), 0.5 * torch.randn((), generator=generator)
             beyond = (normal[0] * line[:, None] + normal[1] * line + offset) > 0
-            picture = torch.where(beyond, picture, 0.5 * picture + 0.5 * torch.rand(3, 1, 1, generator=generator))
-        made.append(picture.expand(3, side, side).clamp(0, 1))
+            image = torch.where(beyond, image, 0.5 * image + 0.5 * torch.rand(3, 1, 1, generator=generator))
+        made.append(image.expand(3, side, side).clamp(0, 1))
     return torch.stack(made)
 
 
@@ -104,13 +104,13 @@ class TestSwin:
         assert counts == [4_061_019, 1_884_708, 2_176_311]
 
     @pytest.mark.parametrize("patch", [1, 2])
-    def test_the_latent_has_the_tokens_of_the_padded_picture(self, patch: int) -> None:
-        """An odd picture of 50x61 is 56x64 to a network in steps of 8."""
+    def test_the_latent_has_the_tokens_of_the_padded_image(self, patch: int) -> None:
+        """An odd image of 50x61 is 56x64 to a network in steps of 8."""
         network = SwinTx(width=16, depths=(1, 1), heads=2, window=8 // patch, patch=patch)
         (latent,) = network.encode(torch.rand(2, 3, 56, 64))
         assert latent.flatten(2).mT.shape == (2, 56 * 64 // patch**2, 16)
-        picture = np.random.default_rng(0).random((50, 61, 3), dtype=np.float32)
-        assert Denoiser(network, device="cpu")(picture).shape == (50, 61, 3)
+        image = np.random.default_rng(0).random((50, 61, 3), dtype=np.float32)
+        assert Denoiser(network, device="cpu")(image).shape == (50, 61, 3)
 
     @pytest.mark.parametrize("size", [(12, 20), (4, 4), (4, 12)])
     def test_equals_the_naive_network_with_its_gradients(self, size: tuple[int, int]) -> None:
@@ -158,7 +158,7 @@ class TestPurity:
         assert method.model(torch.full((1, 3, 16, 16), 0.4)).mean() > 0.3
 
     def test_the_noise_of_a_trained_twin_follows_no_offset(self, build: type[SplitUNet]) -> None:
-        twin = build().noise_twin()
+        twin = build().make_noise_network()
         zeros = tuple(torch.zeros_like(level) for level in twin.encode(torch.rand(1, 3, 16, 16)))
         assert not twin.decode(zeros).any()
 
@@ -190,7 +190,7 @@ class TestMixture:
             assert torch.equal(mix([first, second, third], torch.full_like(choice, number)), view)
 
     def test_latent_and_target_have_masks_of_their_own(self) -> None:
-        """A network whose latent is the picture itself: with one mask for both, nothing would remain."""
+        """A network whose latent is the image itself: with one mask for both, nothing would remain."""
         method = MeD(_Transparent(), noise=0, cross=0, mix=1)
         batch = batch_of(scenes(2, 16, 0), 0)
         difference = (batch.views[0] - batch.views[1]).abs().mean()
@@ -225,7 +225,7 @@ class TestNoise:
 
 
 class _Transparent(nn.Module):
-    """Splits, and changes nothing: the latent is the picture."""
+    """Splits, and changes nothing: the latent is the image."""
 
     latent_widths = (3,)
 
@@ -240,13 +240,13 @@ class _Transparent(nn.Module):
     def decode(self, latent: tuple[Tensor, ...]) -> Tensor:
         return latent[0]
 
-    def noise_twin(self) -> _Transparent:
+    def make_noise_network(self) -> _Transparent:
         return _Transparent()
 
 
 @pytest.fixture(scope="module")
 def trained() -> MeD:
-    """A small MeD after a few seconds on pictures of flat shapes with Gaussian noise of sigma 25."""
+    """A small MeD after a few seconds on images of flat shapes with Gaussian noise of sigma 25."""
     torch.manual_seed(0)
     torch.set_num_threads(1)
     method = MeD(SplitUNet(widths=[32], encoders=[1], decoders=[1]))
@@ -323,10 +323,10 @@ def shipped(name: str) -> SplitUNet | SwinTx:
     return network
 
 
-@pytest.mark.skipif(not CBSD68.is_dir(), reason="the pictures of CBSD68 are not beside this checkout")
+@pytest.mark.skipif(not CBSD68.is_dir(), reason="the images of CBSD68 are not beside this checkout")
 @pytest.mark.parametrize("sigma", [15, 25, 50])
-def test_the_shipped_model_is_near_to_one_that_saw_clean_pictures(sigma: int) -> None:
-    """The rows of both in the paper's Table 1 are 0.2 to 0.5 dB apart; these are the middles of eight pictures."""
+def test_the_shipped_model_is_near_to_one_that_saw_clean_images(sigma: int) -> None:
+    """The rows of both in the paper's Table 1 are 0.2 to 0.5 dB apart; these are the middles of eight images."""
     clean = torch.stack([middle(path, 128) for path in sorted(CBSD68.iterdir())[::9]])
     batch, networks = batch_of(clean, 0, sigma=sigma), (shipped("med-gaussian"), shipped("gaussian"))
     with torch.no_grad():
@@ -357,14 +357,14 @@ class TestShipped:
 def _odd_sizes(network: nn.Module) -> None:
     denoiser = Denoiser(network, device="cpu", precision="fp32", tile=0)
     for height, width in [(33, 47), (1, 1), (9, 8), (97, 65), (481, 321)]:
-        picture = np.random.default_rng(0).random((height, width, 3), dtype=np.float32)
-        restored = denoiser(picture)
-        assert restored.shape == picture.shape
+        image = np.random.default_rng(0).random((height, width, 3), dtype=np.float32)
+        restored = denoiser(image)
+        assert restored.shape == image.shape
         assert np.isfinite(restored).all()
-    picture = np.random.default_rng(1).random((64, 64, 3), dtype=np.float32)
+    image = np.random.default_rng(1).random((64, 64, 3), dtype=np.float32)
     with torch.no_grad():
-        direct = network.eval()(torch.from_numpy(picture).permute(2, 0, 1)[None])[0].permute(1, 2, 0).numpy()
-    np.testing.assert_allclose(denoiser(picture), direct, atol=1e-5)
+        direct = network.eval()(torch.from_numpy(image).permute(2, 0, 1)[None])[0].permute(1, 2, 0).numpy()
+    np.testing.assert_allclose(denoiser(image), direct, atol=1e-5)
 
 
 @pytest.mark.parametrize("build", [tiny_split, tiny_swin], ids=["split", "swin"])
@@ -482,7 +482,7 @@ class TestMeD:
 
 class TestMissingPixels:
     @pytest.mark.parametrize(("missing", "least", "most"), [(True, 0.58, 0.62), (False, 0.2, 0.5)])
-    def test_the_best_answer_is_the_picture_only_if_black_is_no_target(
+    def test_the_best_answer_is_the_image_only_if_black_is_no_target(
         self, missing: bool, least: float, most: float
     ) -> None:
         """Of gray 0.6 under noise, with 40 % of the pixels missing, answered by one value everywhere."""
@@ -548,7 +548,7 @@ class TestRecorrupted:
     def test_noises_of_input_and_target_are_uncorrelated(self, sigma: float) -> None:
         clean = torch.full((4, 3, 64, 64), 0.5)
         batch = batch_of(clean, 0, 1)
-        noisier, target = (picture - clean for picture in Recorrupted(nn.Identity(), sigma=sigma).recorrupted(batch))
+        noisier, target = (image - clean for image in Recorrupted(nn.Identity(), sigma=sigma).recorrupted(batch))
         assert torch.corrcoef(torch.stack([noisier.flatten(), target.flatten()]))[0, 1].abs() < 0.02
         assert noisier.std().item() == pytest.approx(SIGMA * 1.25**0.5, rel=0.02)
         assert target.std().item() == pytest.approx(SIGMA * 5**0.5, rel=0.02)

@@ -13,9 +13,9 @@ from rich.filesize import decimal
 from medcli.cli import options
 from medcli.cli.lazy import EXIT_CODES
 from medcli.errors import OutputError
+from medcli.files.checksum import sha256_of
 from medcli.zoo import catalog
 from medcli.zoo.catalog import Entry
-from medcli.zoo.checksum import sha256_of
 
 HELP = """Pack models for machines without a network.
 

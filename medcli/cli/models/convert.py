@@ -54,13 +54,13 @@ def command(
     quiet: bool,
 ) -> None:
     from medcli.errors import OutputError
-    from medcli.zoo.convert import Wish, import_file
+    from medcli.zoo.convert import ImportOptions, import_file
 
     if output.suffix != ".safetensors":
         raise click.UsageError(f"A weight file is called .safetensors, not {output.name}.")
     if output.exists() and not force:
         raise OutputError(f"{output} exists.", "Give another name, or --force to overwrite it.")
-    wish = Wish(name or output.stem, arch, _config(config), _renames(names), licence)
+    wish = ImportOptions(name or output.stem, arch, _config(config), _renames(names), licence)
     found = import_file(file, output, wish)
     if not quiet:
         for line in _report(file, output, found):
@@ -113,5 +113,5 @@ def _report(file: Path, output: Path, found: Found) -> list[str]:
         f"  {config}",
         f"  {found.parameters:,} parameters{'; ' + found.remark if found.remark else ''}",
         *([] if card.licence else ["  licence unknown: say it with --licence before passing the file on"]),
-        f"{output} is ready: med denoise PICTURE --model {output}",
+        f"{output} is ready: med denoise IMAGE --model {output}",
     ]

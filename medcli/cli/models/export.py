@@ -49,7 +49,7 @@ def _size(value: str) -> tuple[int, int] | None:
     metavar="HxW|dynamic",
     default="dynamic",
     show_default=True,
-    help="Of the pictures it takes.",
+    help="Of the images it takes.",
 )
 @options.threads()
 @click.option("-f", "--force", is_flag=True, help="Overwrite.")

@@ -75,9 +75,9 @@ def _network(entry: Entry) -> Iterator[tuple[str, str]]:
     yield "network", entry.architecture + (f": {config}" if config else "")
     yield "applied", entry.strategy
     low, high = entry.value_range
-    yield "pictures", f"{entry.channels} channels, values from {low:g} to {high:g}, sides multiples of {entry.multiple}"
+    yield "images", f"{entry.channels} channels, values from {low:g} to {high:g}, sides multiples of {entry.multiple}"
     yield "sees", f"{entry.receptive_field} pixels to each side"
     yield "costs", f"{entry.parameters:,} parameters, {entry.macs_per_pixel:,} multiplications per pixel"
     words = {True: "learned", False: "not learned, hardly changed", None: "not measured"}
-    yield "gray pictures", "its only kind" if entry.channels == 1 else words[entry.gray]
-    yield "half precision", "gives the same pictures" if entry.half_safe else "not known to be safe, and not used"
+    yield "gray images", "its only kind" if entry.channels == 1 else words[entry.gray]
+    yield "half precision", "gives the same images" if entry.half_safe else "not known to be safe, and not used"

@@ -24,7 +24,7 @@ HEADINGS = ("model", "title", "domain", "size", "where", "licence")
 
 
 @click.command(name="list", help=HELP, epilog=EXIT_CODES)
-@click.option("--domain", type=click.Choice(list(DOMAINS)), help="Only models for such pictures.")
+@click.option("--domain", type=click.Choice(list(DOMAINS)), help="Only models for such images.")
 @click.option("--json", "as_objects", is_flag=True, help="All that is known, as one JSON list.")
 def command(domain: str | None, as_objects: bool) -> None:
     chosen = [entry for entry in entries().values() if domain in (None, entry.domain)]

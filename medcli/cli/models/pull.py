@@ -11,11 +11,11 @@ import click
 
 from medcli.cli import options
 from medcli.cli.lazy import EXIT_CODES
-from medcli.cli.progress import letter
+from medcli.cli.progress import message_lines
 from medcli.errors import MedcliError, ModelError, SomeFailed
+from medcli.files.checksum import CHUNK
 from medcli.zoo import catalog
 from medcli.zoo.catalog import Entry
-from medcli.zoo.checksum import CHUNK
 from medcli.zoo.fetch import Say, ignore
 
 HELP = """Fetch models, to use them without a network from then on.
@@ -69,7 +69,7 @@ def each(chosen: list[Entry], work: Callable[[Entry], None]) -> None:
             if len(chosen) == 1:
                 raise
             failed += 1
-            click.echo("\n".join(letter(error)), err=True)
+            click.echo("\n".join(message_lines(error)), err=True)
     if failed:
         raise SomeFailed(f"{failed} of {len(chosen)} models could not be had.")
 
@@ -98,12 +98,12 @@ def _agreed(packed: Entry, known: Mapping[str, Entry]) -> Entry:
 
 def install(entry: Entry, folder: Path, say: Say) -> None:
     """Copies one model from a bundle into the store, where its checksum is right. Raises MedcliError."""
-    from medcli.images.landing import landing
+    from medcli.files.atomic import atomic_write
 
     if entry.hub is not None and not _is_sound(entry):
         source = folder / entry.plain_name
         say(f"{entry.id}: {entry.size} from {folder} to {entry.path.parent}")
-        with landing(entry.path) as file:
+        with atomic_write(entry.path) as file:
             sha = hashlib.sha256()
             for block in _blocks(source):
                 sha.update(block)

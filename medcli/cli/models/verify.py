@@ -6,14 +6,14 @@ import click
 
 from medcli.cli import options
 from medcli.cli.lazy import EXIT_CODES
-from medcli.cli.progress import letter
+from medcli.cli.progress import message_lines
 from medcli.errors import MedcliError, ModelError
 from medcli.zoo import catalog
 from medcli.zoo.catalog import Entry
 
 HELP = """Check weights against their checksum and their test vector.
 
-The checksum says that they are the bytes that were published. The test vector, a tiny picture and what the model makes
+The checksum says that they are the bytes that were published. The test vector, a tiny image and what the model makes
 of it, says that this machine still does with them what was done then. Without ID, every model on this machine is
 checked. No network is needed; the exit code is 1 if a model is not as it should be.
 """
@@ -32,7 +32,7 @@ def command(ctx: click.Context, names: tuple[str, ...]) -> None:
             click.echo(f"{entry.id}: whole, {verified(entry)}")
         except MedcliError as error:
             bad += 1
-            click.echo("\n".join(letter(error)), err=True)
+            click.echo("\n".join(message_lines(error)), err=True)
     if bad:
         ctx.exit(MedcliError.exit_code)
 
@@ -47,7 +47,7 @@ def verified(entry: Entry) -> str:
     difference = test_vectors.check(entry.vector, network)
     if not difference <= entry.tolerance:
         raise ModelError(
-            f"'{entry.id}' gives other pictures than it should: they differ by {difference:.3g} grey levels of 255, "
+            f"'{entry.id}' gives other images than it should: they differ by {difference:.3g} grey levels of 255, "
             f"and {entry.tolerance:g} are allowed.",
             "Install medcli and PyTorch again; if that does not help, please report the machine.",
         )

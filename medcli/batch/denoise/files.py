@@ -1,0 +1,192 @@
+"""The two ends of the pipeline: images from files or standard input, results into files or standard output.
+
+Also what must not be done: a result that is up to date is not made again, and a file that is no result of ours is not
+replaced.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import BinaryIO
+
+from medcli.batch.denoise.manifest import Identity, Manifest, blake2b_of
+from medcli.batch.denoise.plan import STREAM, Job, is_special
+from medcli.batch.denoise.report import Outcome
+from medcli.errors import InputError, OutputError
+from medcli.files.atomic import atomic_write, hint_for
+from medcli.images import MAX_PIXELS, DecodedImage, format_of, read, write
+from medcli.images.format_limits import check
+
+
+@dataclass(frozen=True)
+class Settings:
+    """All that shapes the bytes of a result, apart from its input. Device and tile do not: they are how, not what.
+
+    weights: digest of the weight file; strength: 0 to 1; quality: 1 to 100, None for the source's; format: None for
+    that of the output's name. upscale: factor of each side. mask: "black", or digest of a mask's file. refine, samples,
+    seed: of masks that hide pixels, None for the model's own. range: as `medcli.images.values.parse_range` reads it;
+    nodata: the value that means nothing, None for that of the file.
+    """
+
+    weights: str
+    strength: float = 1.0
+    ensemble: bool = False
+    precision: str = "auto"
+    format: str | None = None
+    quality: int | None = None
+    upscale: int = 1
+    mask: str = ""
+    refine: int | None = None
+    samples: int | None = None
+    seed: int | None = None
+    range: str = "auto"
+    nodata: float | None = None
+
+    def digest(self) -> str:
+        return hashlib.blake2b(json.dumps(asdict(self), sort_keys=True).encode(), digest_size=20).hexdigest()
+
+
+@dataclass(frozen=True)
+class Streams:
+    """Standard input and output, binary."""
+
+    stdin: BinaryIO
+    stdout: BinaryIO
+
+
+class ImageFiles:
+    """Reads and writes the images of one run, and knows what earlier runs have done.
+
+    keep_time: gives each result the modification time of its input.
+    masks: files that shape the results of jobs beside their inputs; one may serve many, and is read once.
+    """
+
+    def __init__(
+        self,
+        jobs: Sequence[Job],
+        settings: Settings,
+        streams: Streams,
+        *,
+        masks: Mapping[Job, Path] | None = None,
+        max_pixels: int = MAX_PIXELS,
+        keep_time: bool = False,
+    ) -> None:
+        self._settings, self._streams, self._max_pixels = settings, streams, max_pixels
+        masks = masks or {}
+        digests = {path: blake2b_of(path) for path in set(masks.values())}
+        self._masks = {job: digests[path] for job, path in masks.items()}
+        self._manifests = {root: Manifest(root) for root in {job.root for job in jobs} if root is not None}
+        self._sources: dict[Job, Identity] = {}
+        self._keep_time, self._told = keep_time, set[str]()
+        self._received = b""  # from standard input
+
+    def existing_outcome(self, job: Job) -> Outcome | None:
+        """The outcome of a job that needs no work or must not be done; None for one to be done."""
+        if job.error is not None:
+            return Outcome(job, "failed", error=job.error)
+        try:
+            return self._settled(job)
+        except OSError as error:
+            return Outcome(job, "failed", error=OutputError(f"{job.target}: {error.strerror}.", hint_for(error)))
+
+    def _settled(self, job: Job) -> Outcome | None:
+        if job.target == STREAM or not job.target.exists() or is_special(job.target):
+            return None
+        manifest = self._manifests.get(job.root) if job.root else None
+        if manifest and manifest.up_to_date(job.target, job.source, self._digest(job)):
+            return Outcome(job, "skipped")
+        if manifest and manifest.made(job.target):
+            return None
+        what = ", and is no result of an earlier run here, or was changed since" if manifest else " already"
+        hint = "Add --force to overwrite it, or choose another -o."
+        return Outcome(job, "failed", error=OutputError(f"{job.target} exists{what}.", hint))
+
+    def expected_outcome(self, job: Job) -> Outcome:
+        """What is known of a job that is to be done, before its input is read."""
+        try:
+            missing = job.source != STREAM and not job.source.exists()
+        except OSError as error:
+            return Outcome(
+                job, "failed", error=InputError(f"{job.source}: {error.strerror}.", "Check its permissions.")
+            )
+        return Outcome(job, "failed", error=_absent(job)) if missing else Outcome(job, "planned")
+
+    def read(self, job: Job) -> DecodedImage:
+        """Raises InputError, OSError; OutputError where the result's format cannot hold what the image has."""
+        if job.source == STREAM:
+            self._received = self._streams.stdin.read()
+            image = read(self._received, name="Standard input", max_pixels=self._max_pixels)
+        elif not job.source.exists():
+            raise _absent(job)
+        else:
+            if job.root is not None:
+                self._sources[job] = Identity.of(job.source)
+            image = read(job.source, max_pixels=self._max_pixels)
+        check(image, self._format(job, image))
+        return image
+
+    def write(self, job: Job, image: DecodedImage) -> None:
+        """Raises OutputError, OSError. A file appears whole or not at all."""
+        if job.target == STREAM or is_special(job.target):
+            self._pour(image, job)
+            return
+        with atomic_write(job.target, partial(self._finish, job, image), partial(self._remark, image)) as file:
+            self._encode(image, file, job)
+
+    def _pour(self, image: DecodedImage, job: Job) -> None:
+        """Into a stream, all of it or nothing."""
+        buffer = io.BytesIO()
+        self._encode(image, buffer, job)
+        if job.target == STREAM:
+            self._streams.stdout.write(buffer.getbuffer())
+            self._streams.stdout.flush()
+        else:
+            job.target.write_bytes(buffer.getbuffer())
+
+    def _encode(self, image: DecodedImage, file: BinaryIO, job: Job) -> None:
+        asked = self._settings
+        as_it_is = asked.strength == 0 and asked.upscale == 1 and asked.quality is None
+        if as_it_is and self._format(job, image) == image.format:
+            image.notes[:] = ["At strength 0 nothing changes: the file was copied."]
+            file.write(self._received if job.source == STREAM else job.source.read_bytes())
+            return
+        write(image, file, format=self._format(job, image), quality=self._settings.quality)
+
+    def _format(self, job: Job, image: DecodedImage) -> str:
+        return self._settings.format or format_of(job.target) or image.format
+
+    def _remark(self, image: DecodedImage, note: str) -> None:
+        """What is true of a whole share is told once, not with each image."""
+        if note not in self._told:
+            self._told.add(note)
+            image.remark(note)
+
+    def _finish(self, job: Job, image: DecodedImage, finished: Path) -> None:
+        """The last touch to a file that is whole but for its name."""
+        if self._keep_time and job.source != STREAM:
+            times = job.source.stat()
+            try:
+                os.utime(finished, ns=(times.st_atime_ns, times.st_mtime_ns))
+            except OSError as error:
+                self._remark(image, f"{job.target.parent} keeps no times of its files: {error.strerror}.")
+        if job.root is not None:
+            self._remember(job, job.root, finished)
+
+    def _remember(self, job: Job, root: Path, finished: Path) -> None:
+        source = self._sources.pop(job)
+        self._manifests[root].record(job.target, self._digest(job), source, Identity.of(finished))
+
+    def _digest(self, job: Job) -> str:
+        """Of all that shapes the job's result."""
+        return replace(self._settings, mask=self._masks.get(job, self._settings.mask)).digest()
+
+
+def _absent(job: Job) -> InputError:
+    return InputError(f"There is no file {job.source}.")

@@ -1,0 +1,92 @@
+"""One image through an engine: every page, gray or colour, with its alpha untouched."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Protocol
+
+from medcli.batch.denoise.plan import Job
+from medcli.batch.denoise.report import ImageStats
+from medcli.engine.page import Engine, Progress, restore_page
+from medcli.images import DecodedImage, Page
+from medcli.images.values import dtype_range, range_of
+
+if TYPE_CHECKING:
+    from medcli.engine.denoiser import Denoiser
+
+
+PageWork = Callable[[int, Page, Engine, Progress | None], Page]
+
+
+class ImageTask(Protocol):
+    """What a run does with each of its images."""
+
+    def __call__(self, job: Job, image: DecodedImage, engine: Engine, progress: Progress | None) -> None:
+        """Restores the pages in place. Raises MedcliError."""
+
+
+@dataclass(frozen=True)
+class Denoise:
+    """The task of a run that asks for nothing else."""
+
+    strength: float = 1.0
+
+    def __call__(self, job: Job, image: DecodedImage, engine: Engine, progress: Progress | None) -> None:
+        restore(image, engine, self._page, progress)
+
+    def _page(self, number: int, page: Page, engine: Engine, progress: Progress | None) -> Page:
+        return restore_page(page, engine, self.strength, progress)
+
+
+def restore(image: DecodedImage, engine: Engine, work: PageWork, progress: Progress | None = None) -> None:
+    """Restores the pages of `image` in place, so that a stack is never in memory twice.
+
+    work: called with the number of a page from 0 on, the page, `engine`, which is told the page's nodata, and its
+    progress; returns the restored page.
+    progress: called with (passes of the network done, in all), over all pages.
+    """
+    count = len(image.pages)
+    for number, page in enumerate(image.pages):
+        told = engine if page.nodata is None else partial(engine, nodata=page.nodata)  # type: ignore[call-arg]
+        image.pages[number] = work(number, page, told, progress and _of_stack(progress, number, count))
+
+
+def _of_stack(progress: Progress, number: int, count: int) -> Progress:
+    """Progress of one page as progress of the stack, all pages counting alike."""
+    return lambda done, total: progress(number * total + done, count * total)
+
+
+def measured(
+    task: ImageTask, job: Job, image: DecodedImage, denoiser: Denoiser, progress: Progress | None = None
+) -> ImageStats:
+    """Does the task, and says what it took. All pages are read in one range of values."""
+    from medcli.engine.device import PRECISIONS
+
+    precision = denoiser.precision_in_force(image.pages[0].pixels)
+    for page in image.pages:
+        page.nodata = page.nodata if denoiser.nodata is None else denoiser.nodata
+    image.values = range_of(denoiser.range, image.pages)
+    own = dtype_range(image.pages[0].pixels.dtype)
+    reruns, passed_over, started = denoiser.reruns, denoiser.passed_over, time.perf_counter()
+    task(job, image, partial(denoiser, values=image.values), progress)
+    seconds = time.perf_counter() - started
+    width, height = image.size
+    if denoiser.reruns > reruns:
+        image.remark(f"{denoiser.reruns - reruns} tiles were not finite in half precision and were run again in fp32.")
+    if denoiser.passed_over > passed_over:
+        count = denoiser.passed_over - passed_over
+        image.remark(f"{count:,} pixels hold no data or lie far outside the range: left as they were.")
+    return ImageStats(
+        width=width,
+        height=height,
+        pages=len(image.pages),
+        pixels=sum(page.pixels.shape[0] * page.pixels.shape[1] for page in image.pages),
+        tile=denoiser.tile_in_force(height, width),
+        precision=next(name for name, dtype in PRECISIONS.items() if dtype == precision),
+        seconds=seconds,
+        values=image.values,
+        by_type=image.values == own,
+    )

@@ -1,0 +1,126 @@
+"""Methods against pairs: every image through every method, each result measured. The noisy input is a method too."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from medcli.batch.pairs import Pair, Pixels, as_floats, as_stored
+from medcli.engine.classical import classical
+from medcli.errors import MedcliError
+from medcli.images.values import ValueRange
+from medcli.metrics import Fid, Metric
+from medcli.noise.base import Noise
+from medcli.noise.gaussian import Gaussian
+
+WARM_UP = 64  # side in pixels of the first, untimed call: what loads late should not count as slow
+
+
+@dataclass(frozen=True)
+class EvaluatedMethod:
+    """A row of the table. restore: (H, W) or (H, W, 3), integers or floats, and which of its values are 0 and 1.
+
+    It gives back the same shape, dtype and range.
+    """
+
+    name: str
+    restore: Callable[[Pixels, ValueRange], Pixels]
+
+
+@dataclass(frozen=True)
+class Score:
+    """One image after one method. values: metric -> figure, "psnr" always among them.
+
+    change: PSNR gained over the noisy input, in dB. drawn: the noise with its level, empty for files.
+    """
+
+    image: str
+    method: str
+    values: Mapping[str, float]
+    change: float
+    seconds: float
+    pixels: int
+    drawn: str = ""
+
+
+@dataclass(frozen=True)
+class Result:
+    """All scores, in the order they were made, and the FID of each method where it was asked for."""
+
+    scores: Sequence[Score]
+    fid: Mapping[str, float]
+
+
+def _untouched(noisy: Pixels, _values: ValueRange) -> Pixels:
+    return noisy
+
+
+IDENTITY = EvaluatedMethod("noisy input", _untouched)
+
+
+def baseline(name: str, noise: Noise | None) -> EvaluatedMethod:
+    """A classical denoiser that is told the noise's level where every image has the same, and estimates it elsewhere.
+
+    Raises MedcliError where its package is missing.
+    """
+    sigma = known_sigma(noise)
+    restore = classical(name, sigma)
+    told = "sigma estimated" if sigma is None else f"sigma {sigma:g}"
+
+    def scaled(noisy: Pixels, values: ValueRange) -> Pixels:
+        return as_stored(restore(as_floats(noisy, values)), noisy.dtype, values)
+
+    return EvaluatedMethod(f"{name} ({told})", scaled)
+
+
+def known_sigma(noise: Noise | None) -> float | None:
+    """Grey levels of 255 where the noise is Gaussian of one level and nothing else."""
+    return noise.low if isinstance(noise, Gaussian) and noise.low == noise.high else None
+
+
+def evaluate(
+    pairs: Iterable[Pair],
+    methods: Sequence[EvaluatedMethod],
+    metrics: Mapping[str, Metric],
+    *,
+    fid: bool = False,
+    begin: Callable[[str], None] = lambda _: None,
+) -> Result:
+    """Scores of the noisy input and of each method, on the scale of the clean image, clipped to [0, 1].
+
+    metrics: "psnr" must be among them. begin: called with a name before each image and method.
+    Raises MedcliError, naming image and method, where an image cannot be restored or measured.
+    """
+    rows = [IDENTITY, *methods]
+    distances = {method.name: Fid() for method in rows} if fid else {}
+    scores: list[Score] = []
+    for pair in pairs:
+        if not scores:
+            _warm_up(methods, pair)
+        for method in rows:
+            begin(f"{method.name}: {pair.name}")
+            try:
+                scores.append(_score(method, pair, metrics, distances.get(method.name)))
+            except MedcliError as error:
+                raise type(error)(f"{pair.name}, {method.name}: {error.problem}", error.hint) from error
+    return Result(scores, {name: distance.value() for name, distance in distances.items()})
+
+
+def _score(method: EvaluatedMethod, pair: Pair, metrics: Mapping[str, Metric], distance: Fid | None) -> Score:
+    before = metrics["psnr"](as_floats(pair.noisy, pair.scale).clip(0, 1), pair.clean)
+    started = time.perf_counter()
+    answer = method.restore(pair.noisy, pair.scale)
+    seconds = time.perf_counter() - started
+    restored = as_floats(answer, pair.scale).clip(0, 1)
+    values = {name: metric(restored, pair.clean) for name, metric in metrics.items()}
+    if distance is not None:
+        distance.add(restored, pair.clean)
+    change = 0.0 if values["psnr"] == before else values["psnr"] - before  # two infinities have no difference
+    height, width = pair.clean.shape[:2]
+    return Score(pair.name, method.name, values, change, seconds, height * width, pair.drawn)
+
+
+def _warm_up(methods: Sequence[EvaluatedMethod], pair: Pair) -> None:
+    for method in methods:
+        method.restore(pair.noisy[:WARM_UP, :WARM_UP].copy(), pair.scale)

@@ -1,0 +1,408 @@
+"""The noisy mates of clean images, as files with a manifest, made by as many processes as there are.
+
+A mate depends on the clean file, its relative name, the noise, the seed and the number of the draw alone, so neither
+the number of processes nor an interruption changes it. Workers make files, which appear whole or not at all; this
+process keeps the manifest. A mate whose row was lost with a killed run is known by its bytes, which can be made again.
+"""
+
+from __future__ import annotations
+
+import io
+import time
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from medcli import __version__
+from medcli.batch.denoise.plan import folds_case
+from medcli.batch.denoise.report import Status
+from medcli.batch.executors.processes import Lost, spread
+from medcli.batch.pairs import Floats, as_floats, as_stored, one_draw, with_noise
+from medcli.data.folders import images_in, nested
+from medcli.data.pairs import MANIFEST, PAGES, PairRecord, Side, digest, parsed, present, way
+from medcli.errors import InputError, MedcliError, OutputError
+from medcli.files.atomic import atomic_write, remove_stale
+from medcli.images import DecodedImage, Page, format_of, read, write
+from medcli.images.filling import broadcast
+from medcli.images.formats import FORMATS
+from medcli.images.values import RangeChoice, dtype_range, missing, range_of
+from medcli.noise.base import Noise, spell
+from medcli.noise.chain import Chain
+from medcli.noise.pool import Pool
+from medcli.seeding import keyed_generator
+
+DEPTHS: Mapping[str, str] = {"8": "uint8", "16": "uint16", "float": "float32"}
+LOSSLESS = ("png", "tiff", "bmp")
+
+
+class NoiseSource(Protocol):
+    """What makes an image noisy: a noise with a notation, or a model that has learned one. Workers get a pickle of it.
+
+    name: what people call it, part of the key of every draw. spelled: all of it, such that equal words mean an equal
+    noise: a pool with its shares, or the digest of a model's weights. makes: which of the two the result is.
+    """
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def fingerprint(self) -> str: ...
+
+    @property
+    def makes(self) -> Side: ...
+
+    def draw(self, clean: Tensor, generator: torch.Generator, /) -> tuple[Tensor, str]:
+        """(C, H, W) float in [0, 1] -> (noisy of the same shape, what was drawn with its parameters)."""
+
+
+@dataclass(frozen=True)
+class NotatedNoise:
+    """A noise from `medcli.noise`, settled for each page before it is drawn."""
+
+    noise: Noise
+    makes: Side = "noisy"
+
+    @property
+    def name(self) -> str:
+        return str(self.noise)
+
+    @property
+    def fingerprint(self) -> str:
+        return _spelled(self.noise)
+
+    def draw(self, clean: Tensor, generator: torch.Generator, /) -> tuple[Tensor, str]:
+        return one_draw(self.noise, clean, generator)
+
+
+@dataclass(frozen=True)
+class SynthOptions:
+    """What is to be made. clean, noisy: folders. count: draws per image, each in a folder of its own if above 1.
+
+    depth: a key of DEPTHS, None for that of the clean file. format: one of LOSSLESS, None for the clean file's if that
+    is lossless and can hold the depth. overwrite: also what is up to date, and files that nobody here has made.
+    range: which values of the clean files are black and white.
+    """
+
+    clean: Path
+    noisy: Path
+    noise_source: NoiseSource
+    seed: int = 0
+    count: int = 1
+    depth: str | None = None
+    format: str | None = None
+    overwrite: bool = False
+    range: RangeChoice = "auto"
+
+
+@dataclass(frozen=True)
+class SynthTask:
+    """One mate. source, output: relative to the folders, with slashes. draw: its number, from 0.
+
+    error: why it cannot be made, where that is known from the start.
+    """
+
+    source: str
+    output: str
+    draw: int
+    error: MedcliError | None = None
+
+
+@dataclass(frozen=True)
+class SynthOutcome:
+    """What became of a task. row: of a mate that is there; error: of one that failed. notes: a line per conversion.
+
+    seconds: that one which is done took.
+    """
+
+    task: SynthTask
+    status: Status
+    row: PairRecord | None = None
+    notes: tuple[str, ...] = ()
+    error: MedcliError | None = None
+    seconds: float = 0.0
+
+
+class PairManifest:
+    """The manifest of a folder, one row per mate: appended to while a run lasts, sorted and written anew in the end."""
+
+    def __init__(self, folder: Path) -> None:
+        """Raises OutputError for a file of this name that is something else; a line torn by a killed run is ignored."""
+        self._folder, self.path = folder, folder / MANIFEST
+        content = self.path.read_bytes() if self.path.exists() else b""
+        try:
+            self._rows = {row.output: row for row in parsed(content)}
+        except (ValueError, TypeError):
+            raise OutputError(f"{self.path} is no manifest of noisy mates.", "Choose another --to.") from None
+        self._gap = bool(content) and not content.endswith(b"\n")
+
+    def past(self, task: SynthTask) -> PairRecord | None:
+        """The last row of the task's output."""
+        return self._rows.get(task.output)
+
+    def append(self, row: PairRecord) -> None:
+        try:
+            with self.path.open("ab") as file:
+                file.write(b"\n" * self._gap + row.line())
+        except OSError as error:
+            raise OutputError(f"{self.path} cannot be written: {error.strerror}.", "Make room.") from error
+        self._gap, self._rows[row.output] = False, row
+
+    def tidy(self) -> None:
+        """One row for each mate that exists, sorted by output; the same rows give the same bytes."""
+        rows = [self._rows[output] for output in sorted(self._rows) if (self._folder / output).is_file()]
+        content = b"".join(row.line() for row in rows)
+        if self.path.exists() and self.path.read_bytes() != content:
+            with atomic_write(self.path) as file:
+                file.write(content)
+
+
+def plan(
+    clean: Path, noisy: Path, *, count: int = 1, depth: str | None = None, format: str | None = None
+) -> list[SynthTask]:
+    """Every draw of every image, in a stable order, each with an output of its own. What is given: see `Order`.
+
+    Raises InputError for a folder without images, OutputError where the folders lie in one another or where two
+    images would become one.
+    """
+    _refuse_overlap(clean, noisy)
+    folders = [f"{draw:04d}/" for draw in range(count)] if count > 1 else [""]
+    locked: dict[Path, InputError] = {}
+    names = images_in(clean, locked)
+    outputs = [_output(name, depth, format).as_posix() for name in names]
+    _refuse_collisions(names, outputs, noisy)
+    pairs = zip(names, outputs, strict=True)
+    tasks = [SynthTask(name.as_posix(), f + output, draw) for name, output in pairs for draw, f in enumerate(folders)]
+    return tasks + [SynthTask(name.as_posix(), name.as_posix(), 0, error) for name, error in locked.items()]
+
+
+def dry_run(order: SynthOptions, tasks: Sequence[SynthTask]) -> Generator[SynthOutcome, None, None]:
+    """What `synthesise` would skip, and what it would make."""
+    ledger = PairManifest(order.noisy)
+    for task in tasks:
+        past = ledger.past(task)
+        if task.error is not None:
+            yield SynthOutcome(task, "failed", error=task.error)
+            continue
+        try:
+            current = past and _is_current(past, task, order, digest((order.clean / task.source).read_bytes()))
+            yield SynthOutcome(task, "skipped", past) if current else SynthOutcome(task, "planned")
+        except OSError as error:
+            yield _failed(error, task, order)
+
+
+def synthesise(
+    order: SynthOptions, tasks: Sequence[SynthTask], processes: int = 1
+) -> Generator[SynthOutcome, None, None]:
+    """Makes the mates and yields what became of each, in the order of the tasks; mates that are current are skipped.
+
+    An image that cannot be read or written, and one whose process is killed, is yielded as failed. Stopping early
+    (closing the iterator, Ctrl-C) lets the files in progress be finished. Raises OutputError for a manifest that cannot
+    be kept.
+    """
+    ledger = PairManifest(order.noisy)
+    folders = {(order.noisy / task.output).parent for task in tasks}
+    remove_stale(folders)
+    todo = [(task, ledger.past(task)) for task in tasks]
+    early: dict[int, SynthOutcome] = {}
+    due = 0
+    with _swept(folders), closing(spread(partial(make, order=order), todo, processes)) as results:
+        for number, result in results:
+            made = _failed(result, tasks[number], order) if isinstance(result, Lost) else result
+            if made.row and made.row != ledger.past(made.task):
+                ledger.append(made.row)
+            early[number] = made
+            while due in early:
+                yield early.pop(due)
+                due += 1
+    ledger.tidy()
+
+
+@contextmanager
+def _swept(folders: set[Path]) -> Iterator[None]:
+    """In the end nothing is left of what a worker was writing that had to be killed."""
+    try:
+        yield
+    finally:
+        remove_stale(folders)
+
+
+def make(todo: tuple[SynthTask, PairRecord | None], order: SynthOptions) -> SynthOutcome:
+    """One mate, unless it is there already. todo: what, and the row of an earlier run for the same output."""
+    started = time.perf_counter()
+    try:
+        if error := todo[0].error:
+            raise error
+        return replace(_made(*todo, order), seconds=time.perf_counter() - started)
+    except (MedcliError, OSError, MemoryError) as error:
+        return _failed(error, todo[0], order)
+
+
+def add_noise(image: DecodedImage, task: SynthTask, order: SynthOptions) -> tuple[str, str]:
+    """Makes the colours of `image` noisy in place, in the depth of `order`; returns what was drawn, and the protocol.
+
+    Draw 0 is that of `med eval` for the same seed, noise and name; further draws add their number to the key. Pages are
+    drawn one after the other. Values that are not finite count as black or white, and floats keep them.
+    What is no data stays. Raises InputError where the noise does not fit the image.
+    """
+    values = range_of(order.range, image.pages)
+    generator = keyed_generator(order.seed, order.noise_source.name, task.source, *([task.draw] if task.draw else []))
+    own, drawn = dtype_range(image.pages[0].pixels.dtype), []
+    for number, page in enumerate(image.pages):
+        depth = DEPTHS[order.depth] if order.depth else str(page.pixels.dtype)
+        span = values if depth == page.pixels.dtype else None
+        noisy, words = _noisy(as_floats(page.pixels, values), order.noise_source, generator, keep=depth == "float32")
+        alpha = page.alpha
+        if alpha is not None and alpha.dtype != depth:
+            alpha = as_stored(as_floats(alpha), depth)
+        pixels, lost = as_stored(noisy, depth, span), missing(page.pixels, page.nodata)
+        if span and lost is not None:
+            np.copyto(pixels, page.pixels, where=broadcast(lost, pixels))
+        image.pages[number] = Page(pixels, alpha)
+        drawn.append(words)
+    depths = dict.fromkeys(str(page.pixels.dtype) for page in image.pages)
+    told = [] if values == own else [f"range {values.words}"]
+    return PAGES.join(drawn if len(set(drawn)) > 1 else drawn[:1]), "; ".join([*told, *map(_protocol, depths)])
+
+
+def _spelled(noise: Noise) -> str:
+    if isinstance(noise, Pool):
+        return "(" + "|".join(f"{spell(weight)}*{_spelled(each)}" for weight, each in noise.noises) + ")"
+    return "+".join(map(_spelled, noise.noises)) if isinstance(noise, Chain) else str(noise)
+
+
+def _refuse_overlap(clean: Path, noisy: Path) -> None:
+    if noisy.exists() and not noisy.is_dir():
+        raise OutputError(f"{noisy} is a file.", "Let --to name a folder.")
+    if nested(clean, noisy):
+        raise OutputError(
+            f"{noisy} would mix noisy images with the clean ones of {clean}.",
+            "Neither folder may lie in the other: choose another --to.",
+        )
+
+
+def _output(name: Path, depth: str | None, format: str | None) -> Path:
+    """The relative name of a mate: that of its source, but for the extension where the source's will not do."""
+    named = format_of(name)
+    if format:
+        wanted = format
+    elif named in LOSSLESS and (depth is None or DEPTHS[depth] in FORMATS[named].depths):
+        wanted = named
+    else:
+        wanted = "tiff" if depth == "float" else "png"
+    return name if named == wanted else name.with_suffix(FORMATS[wanted].suffixes[0])
+
+
+def _refuse_collisions(names: Sequence[Path], outputs: Sequence[str], folder: Path) -> None:
+    folds = folds_case(folder)
+    taken: dict[str, Path] = {}
+    for name, output in zip(names, outputs, strict=True):
+        first = taken.setdefault(output.casefold() if folds else output, name)
+        if first is not name:
+            raise OutputError(f"Both {first} and {name} would become {output}.", "Rename one of them.")
+
+
+def _is_current(past: PairRecord, task: SynthTask, order: SynthOptions, source_sha256: str) -> bool:
+    """Whether the past row is what would be made now, and its file is there."""
+    asked = (
+        task.source,
+        task.draw,
+        order.seed,
+        order.noise_source.name,
+        order.noise_source.fingerprint,
+        order.depth,
+        str(order.range),
+    )
+    known = (past.source, past.draw, past.seed, past.noise, past.fingerprint, past.depth, past.range)
+    if order.overwrite or (*known, past.source_sha256) != (*asked, source_sha256):
+        return False
+    return past.output_sha256 == present(order.noisy / task.output)
+
+
+def _made(task: SynthTask, past: PairRecord | None, order: SynthOptions) -> SynthOutcome:
+    source, target = order.clean / task.source, order.noisy / task.output
+    content = source.read_bytes()
+    stamp = digest(content)
+    if past and _is_current(past, task, order, stamp):
+        return SynthOutcome(task, "skipped", replace(past, folder=way(order.noisy, order.clean)))
+    image = read(content, name=str(source))
+    drawn, protocol = add_noise(image, task, order)
+    encoded = _encoded(image, target)
+    row = PairRecord(
+        source=task.source,
+        folder=way(order.noisy, order.clean),
+        output=task.output,
+        makes=order.noise_source.makes,
+        draw=task.draw,
+        seed=order.seed,
+        noise=order.noise_source.name,
+        fingerprint=order.noise_source.fingerprint,
+        drawn=drawn,
+        depth=order.depth,
+        protocol=protocol,
+        source_sha256=stamp,
+        output_sha256=digest(encoded),
+        medcli=__version__,
+        range=str(order.range),
+    )
+    _land(encoded, target, (row.output_sha256, past.output_sha256 if past else ""), order)
+    return SynthOutcome(task, "done", row, tuple(image.notes))
+
+
+def _land(encoded: bytes, target: Path, ours: tuple[str, str], order: SynthOptions) -> None:
+    """Writes the file unless it is there. ours: digests that a file to be replaced may have, the new one first."""
+    there = present(target)
+    if there and there not in ours and not order.overwrite:
+        problem = f"{target} exists, and is no result of an earlier run here, or was changed since."
+        raise OutputError(problem, "Add --overwrite to replace it, or choose another --to.")
+    if there != ours[0]:
+        with atomic_write(target) as file:
+            file.write(encoded)
+
+
+def _noisy(clean: Floats, noise_source: NoiseSource, generator: torch.Generator, *, keep: bool) -> tuple[Floats, str]:
+    """(H, W) or (H, W, 3) -> the same with noise, and what was drawn. keep: give back values that are not finite."""
+    finite = np.isfinite(clean)
+    sound = clean if finite.all() else np.nan_to_num(clean, nan=0.0, posinf=1.0, neginf=0.0)
+    pixels, words = with_noise(sound, noise_source.name, noise_source.draw, generator)
+    return (np.where(finite, pixels, clean) if keep else pixels), words
+
+
+def _protocol(depth: str) -> str:
+    if np.dtype(depth).kind == "f":
+        return "noise added in float, clipped and rounded only where the noise says so"
+    return f"noise added in float, clipped at the end, rounded to {np.iinfo(depth).bits} bits"
+
+
+def _encoded(image: DecodedImage, target: Path) -> bytes:
+    """The file's content; raises OutputError where the format would change the values."""
+    name = format_of(target) or "png"
+    for page in image.pages:
+        if str(page.pixels.dtype) not in FORMATS[name].depths:
+            raise OutputError(f"{name.upper()} cannot hold {page.pixels.dtype}.", "Choose a --depth, or --format tiff.")
+    buffer = io.BytesIO()
+    write(image, buffer, format=name)
+    return buffer.getvalue()
+
+
+def _failed(error: MedcliError | OSError | MemoryError | Lost, task: SynthTask, order: SynthOptions) -> SynthOutcome:
+    """The error as a letter that names the image."""
+    source = str(order.clean / task.source)
+    if isinstance(error, Lost):
+        hint = "If memory ran out, try fewer --processes; the same command goes on with what is missing."
+        message_lines = MedcliError(f"{source}: the process that worked on it {error.how}.", hint)
+    elif isinstance(error, MemoryError):
+        message_lines = InputError(f"{source}: there is not enough memory for this image.", "Try fewer --processes.")
+    elif isinstance(error, OSError):
+        message_lines = InputError(f"{error.filename or source}: {error.strerror or error}.")
+    elif source in error.problem or str(order.noisy / task.output) in error.problem:
+        message_lines = error
+    else:
+        message_lines = type(error)(f"{source}: {error.problem}", error.hint)
+    return SynthOutcome(task, "failed", error=message_lines)

@@ -1,0 +1,149 @@
+"""`pairs.jsonl`: which file of a folder is the mate of which other, how it was made, and whether both still are so."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from medcli.data.folders import listed
+from medcli.errors import InputError
+
+MANIFEST = "pairs.jsonl"
+PAGES = " | "  # between what was drawn for one page and for the next
+Side = Literal["noisy", "clean"]
+
+
+@dataclass(frozen=True)
+class PairRecord:
+    """A line of the manifest.
+
+    source: relative to `folder`, where the images lie of which mates were made, itself relative to the manifest's
+    folder, as output is. draw: its number, from 0. makes: which of the two the output is. noise, spelled: what made it,
+    by name and to the last number; drawn: what came of it, page by page where pages differ. depth: as asked, None for
+    that of the source; protocol: what became of the values. medcli: the version that made the file, which is no part of
+    its identity. range: which values are black and white, as asked.
+    """
+
+    source: str
+    folder: str
+    output: str
+    makes: Side
+    draw: int
+    seed: int
+    noise: str
+    fingerprint: str
+    drawn: str
+    depth: str | None
+    protocol: str
+    source_sha256: str
+    output_sha256: str
+    medcli: str
+    range: str = "auto"
+
+    def line(self) -> bytes:
+        return json.dumps(asdict(self)).encode() + b"\n"
+
+
+def parsed(content: bytes) -> Iterator[PairRecord]:
+    """The rows of a manifest. A line that a killed run has torn is passed over.
+
+    Raises ValueError, TypeError for what is no manifest.
+    """
+    for line in content.splitlines():
+        if (row := _parsed(line)) is not None:
+            yield row
+
+
+def _parsed(line: bytes) -> PairRecord | None:
+    """The row; None for the beginning of one."""
+    try:
+        return PairRecord(**_renamed(json.loads(line)))
+    except ValueError:
+        start = b'{"source": '
+        if line.startswith(start) or start.startswith(line):
+            return None
+        raise
+
+
+def _renamed(values: Any) -> Any:
+    """Records written before carry `spelled` where `fingerprint` is now."""
+    if isinstance(values, dict) and "spelled" in values:
+        values["fingerprint"] = values.pop("spelled")
+    return values
+
+
+def way(start: Path, end: Path) -> str:
+    """The path from one folder to another, with slashes; absolute where they lie on different drives."""
+    try:
+        return Path(os.path.relpath(end.resolve(), start.resolve())).as_posix()
+    except ValueError:  # Windows
+        return end.resolve().as_posix()
+
+
+def digest(content: bytes) -> str:
+    """SHA-256 in hexadecimal digits."""
+    return hashlib.sha256(content).hexdigest()
+
+
+def present(path: Path) -> str:
+    """Digest of the file there; empty where there is none."""
+    return digest(path.read_bytes()) if path.is_file() else ""
+
+
+def recorded_pairs(folder: Path, sources: Path | None = None) -> list[tuple[Path, Path]]:
+    """(noisy, clean) of each line of the folder's manifest, every draw of it.
+
+    sources: where the images lie now of which mates were made, if they were moved. Raises InputError where there is
+    no manifest, and where a file of a pair is gone or was changed since.
+    """
+    rows = _rows(folder)
+    places = [((sources or (folder / row.folder).resolve()) / row.source, folder / row.output) for row in rows]
+    _refuse_strangers(folder, rows, places)
+    return [pair[::-1] if row.makes == "noisy" else pair for row, pair in zip(rows, places, strict=True)]
+
+
+def recorded_noises(folder: Path) -> dict[str, set[str]]:
+    """Of each noise in the folder's manifest, to the last number, all that was drawn of it.
+
+    Raises InputError where there is no manifest.
+    """
+    found: dict[str, set[str]] = {}
+    for row in _rows(folder):
+        found.setdefault(row.fingerprint, set()).update(row.drawn.split(PAGES))
+    return found
+
+
+def _rows(folder: Path) -> list[PairRecord]:
+    path = folder / MANIFEST
+    hint = "'med synth-pairs' writes it. Two folders of equal names are given with --noisy and --clean."
+    if not path.is_file():
+        raise InputError(f"{folder} holds no {MANIFEST}, which says what belongs together.", hint)
+    try:
+        rows = list({row.output: row for row in parsed(path.read_bytes())}.values())
+    except (ValueError, TypeError):
+        raise InputError(f"{path} is no manifest of noisy mates.", hint) from None
+    if not rows:
+        raise InputError(f"{path} names no pair.", "Make some: med synth-pairs")
+    return rows
+
+
+def _refuse_strangers(folder: Path, rows: Sequence[PairRecord], places: Sequence[tuple[Path, Path]]) -> None:
+    """Each file must be there, and be what it was when the mate was made."""
+    promised = {place: row.source_sha256 for row, (place, _) in zip(rows, places, strict=True)}
+    mates = {place: row.output_sha256 for row, (_, place) in zip(rows, places, strict=True)}
+    if gone := [str(place) for place in (*promised, *mates) if not place.is_file()]:
+        raise InputError(
+            f"{len(gone)} files of {folder / MANIFEST} are gone: {listed(gone)}.",
+            "If the clean images were moved, say where they are with --clean. Where some were removed, remove their "
+            "mates too, and run 'med synth-pairs' again.",
+        )
+    if changed := [str(place) for place, stamp in (promised | mates).items() if present(place) != stamp]:
+        raise InputError(
+            f"{len(changed)} files of {folder / MANIFEST} were changed since the mates were made: {listed(changed)}.",
+            "Run 'med synth-pairs' again as before, or name with --clean the folder of which they were made.",
+        )

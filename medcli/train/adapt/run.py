@@ -1,0 +1,220 @@
+"""A model goes on learning on the very images that it is to denoise, and is kept only where that has made it better.
+
+No clean image is needed. Some pixels are hidden and guessed; the guess cannot know their noise, so the model learns
+the image. Bands of each image are not trained on: they judge both models (`medcli.train.adapt.sure`).
+
+How it learns and what is hidden to judge it, a method says that adapts such models (`AdaptsModels`). For models that
+see all pixels, both need noise that neighbouring pixels do not share: with other noise nothing is adapted, for there
+noisy images alone could not tell a gain from a loss. Models that are asked through masks learn and are judged in
+sub-images so wide apart that their pixels do not share their noise.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from torch import channels_last, nn
+
+from medcli import __version__
+from medcli.data.cache import PixelCache, Reading, open_cache, silent
+from medcli.data.crops import CropSampler, RecordedImages
+from medcli.data.noise_correlation import noise_correlation
+from medcli.data.noise_level import flat_noise
+from medcli.engine.strategies import parse
+from medcli.errors import InputError, ModelError, RecipeError
+from medcli.methods.base import Adaptation, AdaptsModels, Method
+from medcli.registry import METHODS, resolve
+from medcli.train import checkpoint
+from medcli.train.adapt.holdout import dealt, squares, usable
+from medcli.train.adapt.sure import Comparison, HoldoutScore, NoiseStatistics
+from medcli.train.hardware import Hardware
+from medcli.train.loop import Limits, Line, Trainer
+from medcli.train.recipe import Recipe
+from medcli.train.validation import applied
+from medcli.zoo import weights
+
+SQUARE = 64  # pixels, or the next multiple that a network takes
+STEPS, RATE = 100_000, 1e-4  # the time ends the run long before
+
+
+@dataclass(frozen=True)
+class AdaptationPlan:
+    """How a model learns from noisy images and is judged by them; it follows from how the model is asked.
+
+    method: name of one that adapts such models. plan: what it does. side: of the squares that judge, in pixels.
+    """
+
+    method: str
+    plan: Adaptation
+    side: int
+    sure: HoldoutScore
+
+    @property
+    def rows(self) -> int:
+        """The height of an image that has enough to learn from on both sides of what judges."""
+        return self.side + 2 * max(SQUARE, self.plan.step)
+
+
+def adaptation_plan(network: nn.Module, card: weights.Card, seen: NoiseStatistics) -> AdaptationPlan:
+    """Raises ModelError for a network that no method can adapt as it is asked."""
+    application, multiple = applied(card.strategy), int(network.multiple)  # type: ignore[arg-type]
+    for name in METHODS:
+        kind = resolve(METHODS, name, kind="method", error=RecipeError)
+        plan = kind.adaptation(application, multiple, seen.stride) if isinstance(kind, AdaptsModels) else None
+        if plan:
+            return AdaptationPlan(
+                name, plan, _multiple(SQUARE, plan.step), HoldoutScore(parse(card.strategy), plan.hiding)
+            )
+    raise ModelError(f"'{card.id}' is asked through '{card.strategy}', which cannot be adapted.", "Try -m photo.")
+
+
+def _multiple(least: int, step: int) -> int:
+    return -(-least // step) * step
+
+
+@dataclass(frozen=True)
+class Adapted:
+    """start, learned: both models; verdict: on them. The latter two are None where nothing was learned.
+
+    method: by which it was learned.
+
+    interrupted: whether Ctrl-C ended the learning.
+    """
+
+    start: nn.Module
+    method: str
+    learned: nn.Module | None = None
+    comparison: Comparison | None = None
+    steps: int = 0
+    interrupted: bool = False
+
+    @property
+    def network(self) -> nn.Module:
+        """The better one."""
+        return self.learned if self.learned and self.comparison and self.comparison.better else self.start
+
+
+@dataclass(frozen=True)
+class AdaptationJob:
+    """A model, the images that it can learn from, perhaps none, and what was seen of their noise."""
+
+    network: nn.Module
+    card: weights.Card
+    images: PixelCache
+    seen: NoiseStatistics
+    way: AdaptationPlan
+
+    @property
+    def obstacle(self) -> str:
+        """Why nothing can be adapted, in words; empty where it can."""
+        way = self.way
+        if not len(self.images):
+            return f"no image has the {way.side} x {way.rows} pixels that it takes to learn and to judge"
+        if not self.seen.stride:
+            return "no noise was found in a flat place"
+        return way.plan.why if self.seen.stride > way.plan.most_stride else ""
+
+
+def adaptation_job(network: nn.Module, card: weights.Card, images: PixelCache) -> AdaptationJob:
+    """What there is to learn from; raises ModelError for a network that no method can adapt."""
+    seen = noise_statistics(images)
+    way = adaptation_plan(network, card, seen)
+    return AdaptationJob(network, card, usable(images, way.rows, way.side), seen, way)
+
+
+def noise_statistics(images: PixelCache) -> NoiseStatistics:
+    """Measures the noise. Never raises for images: where none is found, the stride is 0."""
+    views = [images[place] for place in range(len(images))]
+    try:
+        correlation, sample = noise_correlation(views), flat_noise(views)
+    except InputError:
+        return NoiseStatistics()
+    edges = sample.edges()
+    found = [(t, s / 255) for t, s in zip((edges[1:] + edges[:-1]) / 2, sample.by_tone(edges), strict=True) if s > 0]
+    tones, levels = zip(*found, strict=True) if found else ((0.5,), (sample.sigma / 255,))
+    stride = correlation.stride()
+    lags = correlation.lags if stride > 1 else None
+    return NoiseStatistics(stride, correlation.sigma, tuple(map(float, tones)), levels, lags)
+
+
+def open_images(
+    paths: Sequence[Path], folder: Path, reading: Reading | None = None, say: Callable[[str], None] = silent
+) -> PixelCache:
+    """The images, decoded into `folder`. Raises TrainingError where none can be read."""
+    return open_cache(paths, folder, smallest=1, reading=reading or Reading(), say=say)
+
+
+def adapt(
+    adaptation_job: AdaptationJob,
+    *,
+    folder: Path,
+    hardware: Hardware,
+    minutes: float,
+    seed: int = 0,
+    report: Callable[[Line], None],
+) -> Adapted:
+    """Trains a copy of the network for so long, in `folder`, and returns both with the verdict on them.
+
+    lesson: without an obstacle. Ctrl-C ends the training, not the judging.
+    """
+    way, card = adaptation_job.way, adaptation_job.card
+    start = adaptation_job.network.to(hardware.device, memory_format=channels_last).eval()  # type: ignore[call-overload]
+    learning, judging = dealt(adaptation_job.images, way.side)
+    recipe = _recipe(card, way, _patch(learning, way), seed)
+    kind = resolve(METHODS, recipe.method, kind="method", error=RecipeError)
+    method: Method = kind(copy.deepcopy(start).train(), **recipe.options)
+    trainer = Trainer(method, recipe, hardware, folder, report)
+    source = RecordedImages([learning], CropSampler(recipe.patch, card.channels), seed)
+    interrupted = False
+    try:
+        trainer.run(source, Limits(minutes=minutes, save_every=STEPS, report_every=10))
+    except KeyboardInterrupt:
+        interrupted = True
+    if not checkpoint.saved(trainer.checkpoints):
+        return Adapted(start, way.method, interrupted=interrupted)
+    learned = trainer.average.eval()
+    tiles = squares(judging, card.channels, way.side, seed).to(hardware.device)
+    comparison = way.sure(start, learned, tiles, adaptation_job.seen, seed)
+    return Adapted(start, way.method, learned, comparison, trainer.step, interrupted)
+
+
+def _recipe(card: weights.Card, way: AdaptationPlan, patch: int, seed: int) -> Recipe:
+    return Recipe(
+        id=f"{card.id}-adapted",
+        title=card.title,
+        steps=STEPS,
+        method=way.method,
+        options=dict(way.plan.options),
+        architecture=card.architecture,
+        config=card.config,
+        patch=patch,
+        batch=way.plan.batch,
+        optimizer="adam",
+        learning_rate=RATE,
+        warmup=10,
+        ema=0.98,
+        seed=seed,
+    )
+
+
+def _patch(images: PixelCache, way: AdaptationPlan) -> int:
+    step = way.plan.step
+    return min(way.plan.patch, *(min(slot.shape[:2]) // step * step for slot in images.slots))
+
+
+def save(path: Path, adapted: Adapted, card: weights.Card, names: Sequence[str]) -> None:
+    """The better network as a weight file that says from which model it comes and which images it has seen."""
+    ours = replace(
+        card,
+        id=path.stem,
+        title=f"{card.id}, adapted to {len(names)} noisy images",
+        method=adapted.method,
+        recipe=f"adapted from {card.id}",
+        training_data=[*card.training_data, *names],
+        steps=adapted.steps,
+        version=__version__,
+    )
+    weights.save(path, adapted.network, ours)
