@@ -209,7 +209,7 @@ def test_a_model_with_masks_learns_in_sub_images_of_the_noise(
     assert way.method == "amsnet"
     assert way.plan.options["pd"] == pd
     assert way.plan.options["fill"] == ("mean" if "mean" in strategy else "zero")
-    assert way.plan.options["branches"] == way.sure.hiding.branches == (3 if "k=3" in strategy else 2)
+    assert way.plan.options["branches"] == way.score.hiding.branches == (3 if "k=3" in strategy else 2)
     assert (way.side, way.plan.patch) == (side, patch)
     assert way.side % (pd * 16) == way.plan.patch % (pd * 16) == 0
 

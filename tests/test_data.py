@@ -299,7 +299,7 @@ class TestSources:
         (judge / "clean").symlink_to(clean)
         found = sources(tmp_path, Needs(clean="mates"), noisy=[noisy], clean=[clean], val=judge)
         assert found.validation.by_psnr
-        with pytest.raises(RecipeError, match="cannot judge"):
+        with pytest.raises(RecipeError, match="cannot be used for validation"):
             sources(tmp_path, Needs(clean="mates"), noisy=[noisy], clean=[clean], val=noisy)
 
     @pytest.mark.parametrize(
@@ -309,8 +309,8 @@ class TestSources:
             (Needs(views=3), "noisy", "needs 3 noisy images"),
             (Needs(clean="mates"), "", "needs clean images"),
             (Needs(), "", "nothing to train on"),
-            (Needs(), "noisy clean", "'supervised' looks at no clean images"),
-            (Needs(views=2), "data clean", "'supervised' looks at no clean images"),
+            (Needs(), "noisy clean", "'supervised' uses no clean images"),
+            (Needs(views=2), "data clean", "'supervised' uses no clean images"),
         ],
     )
     def test_what_is_missing_is_named(

@@ -95,7 +95,7 @@ class TestWords:
         assert [clock(seconds) for seconds in (42.9, 727, 11100)] == ["0:42", "12:07", "3:05:00"]
 
     def test_names_of_the_log(self) -> None:
-        names = [*line(), "psnr", "psnr_input", "val_ssim", "cycle", "invalid"]
+        names = [*line(), "psnr", "psnr_input", "val_ssim", "cycle", "invalid", "rate/critic", "gradient/critic"]
         assert [name for name in names if is_term(name)] == ["log_mse", "cycle", "invalid"]
         assert [name for name in names if is_figure(name)] == ["psnr", "val_ssim"]
 
@@ -179,6 +179,11 @@ class TestPanel:
         assert re.search(r"lpips\s+0\.5000\s+0\.2500", seen)
         assert re.search(r"noisy input\s+24\.60", seen)
         assert "left" not in seen  # the run is over
+
+    def test_each_update_has_its_gradient(self, terminal: Terminal) -> None:
+        with TrainDisplay(100, stream=terminal) as display:
+            display.report(line(50) | {"gradient/critic": 2.25})
+        assert "gradient/critic" in terminal.getvalue()
 
     def test_the_best_score_is_the_highest(self, terminal: Terminal) -> None:
         with TrainDisplay(20000, stream=terminal) as display:
@@ -310,6 +315,11 @@ class TestCurves:
         for missing in ("psnr", "psnr_input", "rate", "log_mse"):
             fewer = [{name: value for name, value in each.items() if name != missing} for each in lines]
             assert (drawn(tmp_path, *fewer) != whole).any(), missing
+
+    def test_each_update_has_its_learning_rate(self, tmp_path: Path) -> None:
+        lines = [{"step": step, "l1": 1.0, "rate/critic": 1e-3, "rate/others": 1e-3 / step} for step in (100, 200, 300)]
+        fewer = [{name: value for name, value in each.items() if name != "rate/others"} for each in lines]
+        assert (drawn(tmp_path, *lines) != drawn(tmp_path, *fewer)).any()
 
     @pytest.mark.parametrize("values", [[math.nan], [math.inf, 1.0], [1e-9, 1.0, 1e9], [-5.0]])
     def test_no_value_is_too_odd(self, tmp_path: Path, values: list[float]) -> None:

@@ -120,7 +120,7 @@ class Series:
         """Last value; beside it the best of a figure, and of anything else the mean of what came lately."""
         beside = self.best if is_figure(self.name) else sum(self.recent) / len(self.recent)
         name = self.name.removeprefix("val_")
-        points = () if name == "gradient" else tuple(self.trend.points)
+        points = () if name.partition("/")[0] == "gradient" else tuple(self.trend.points)
         return TableRow(name, shown(self.name, self.recent[-1]), shown(self.name, beside), points)
 
 
@@ -288,7 +288,7 @@ class TrainDisplay:
             return
         self._line, self._reported = dict(line), time.monotonic()
         for name, value in line.items():
-            if is_term(name) or is_figure(name) or name in ("gradient", INPUT):
+            if is_term(name) or is_figure(name) or name.partition("/")[0] == "gradient" or name == INPUT:
                 self._courses.setdefault(name, Series(name)).add(value)
         if self._live is None:
             self.say(plain(line, self._total))

@@ -58,7 +58,7 @@ def save(
 
 
 def unwritable(path: Path, folder: Path, error: OSError) -> TrainingError:
-    """The letter for a file of the run that the disk does not take."""
+    """The error for a file of the run that cannot be written."""
     return TrainingError(
         f"{path} cannot be written: {error.strerror}.",
         f"Make room and go on with --resume; the last good checkpoint is in {folder}.",

@@ -53,7 +53,7 @@ class Recipe:
     per step and process.
     loss: the method's own unless given; options: further arguments of the method. ema: decay of the averaged weights
     that become the model. init: a model to start from. enlarge_share: see `medcli.data.crops`. held_out: share of
-    the images that are not trained on but judge the model, where no others are given for it. id: also the name of the
+    the images that are kept for validation, where no others are given for it. id: also the name of the
     model's file.
 
     Raises RecipeError where a number is out of its range, or a name is none.

@@ -148,7 +148,7 @@ def opened(
 
 
 def _translated(error: RuntimeError, hardware: Hardware) -> Exception:
-    """The letter for what a machine does to a run, or the error itself."""
+    """The message for an error of memory or of a worker process, or the error itself."""
     if ran_out(error):
         return TrainingError(f"The memory of {hardware.device} ran out.", "Go on with --resume and a smaller --batch.")
     if "DataLoader worker" in str(error):
@@ -197,7 +197,7 @@ def _architecture_of(network: nn.Module) -> str:
 
 
 def _scores(trainer: Trainer) -> dict[str, float]:
-    """Protocol to figure, for the model card; empty where no clean image judged."""
+    """Protocol to figure, for the model card; empty where validation had no clean images."""
     score = checkpoint.score(trainer.checkpoints / checkpoint.BEST)
     if score is None or not (trainer.validation and trainer.validation.by_psnr):
         return {}
@@ -211,10 +211,10 @@ def _introduce(
         say(f"left out: {line}")
     parameters = sum(parameter.numel() for parameter in method.model.parameters())
     several = f", {group.size} processes" if group.size > 1 else ""
-    judged = f"{sources.held_out} held out to judge by" if sources.held_out else "none to judge by"
+    held_out = f"{sources.held_out or 'none'} held out for validation"
     dtype = str(hardware.dtype).removeprefix("torch.")
     size = f"{parameters:,} parameters"
-    say(f"{name}: {sources.images} images, {judged}; {size}; {hardware.device}, {dtype}{several}")
+    say(f"{name}: {sources.images} images, {held_out}; {size}; {hardware.device}, {dtype}{several}")
 
 
 def _in_turn(group: ProcessGroup, device: torch.device, act: Callable[[], T]) -> T:

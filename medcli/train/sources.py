@@ -1,4 +1,4 @@
-"""Which images a run trains on and which judge it: from folders and a method's needs to sources of samples."""
+"""Which images a run trains on and which validate it: from folders and a method's needs to sources of samples."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Folders:
     noise. noisy, clean: recorded; with data that are made noisy, clean are the other scenes of an unpaired method.
 
     pairs: folders of mates with a manifest; clean then says where the images lie now of which the mates were made.
-    val: judges the model; like data, or with a manifest or subfolders `noisy` and `clean` where images are recorded.
+    val: for validation; like data, or with a manifest or subfolders `noisy` and `clean` where images are recorded.
     cache: where decoded images are kept. range: which values are black and white. say: hears how far
     decoding is.
     """
@@ -84,10 +84,10 @@ def open_sources(recipe: Recipe, needs: Needs, folders: Folders, *, denoises: bo
     if folders.val is not None:
         held = _checked(_validation_paths(folders.val, needs, recorded=recorded), recipe, folders)
     validation = validation_of(make(held), needs, denoises=denoises) if held else None
-    judges = len(held.first) if held else 0
+    held_out = len(held.first) if held else 0
     skipped = [*check.skipped, *(held.skipped if held and folders.val is not None else [])]
     noises = list(dict.fromkeys(each for folder in folders.pairs for each in _noises(folder)))
-    return Sources(make(trained), validation, len(trained.first), judges, gray, skipped, noises)
+    return Sources(make(trained), validation, len(trained.first), held_out, gray, skipped, noises)
 
 
 @dataclass(frozen=True)
@@ -118,7 +118,7 @@ class _Images:
         return [line for cache in self.all for line in cache.skipped]
 
     def split(self, share: float, seed: int) -> tuple[_Images, _Images | None]:
-        """(to train on, to judge by): chosen by name, so that new images do not shift the old ones.
+        """(for training, for validation): chosen by name, so that new images do not shift the old ones.
 
         Where few names stand for many images, that of the folder counts too. Pages of one file stay together, for
         they look alike, unless there are few files; so do all images that have the same clean mate.
@@ -161,7 +161,7 @@ def _recorded(recipe: Recipe, needs: Needs, folders: Folders) -> _Paths:
     if folders.pairs:
         return _of_manifests(recipe, needs, folders)
     if folders.clean and needs.clean == "none":
-        raise RecipeError(f"'{recipe.method}' looks at no clean images.", "Leave --clean out.")
+        raise RecipeError(f"'{recipe.method}' uses no clean images.", "Leave --clean out.")
     noisy = folders.noisy or folders.data
     clean = folders.clean if folders.noisy else ()
     if needs.clean != "none" and not clean:
@@ -220,7 +220,7 @@ def _validation_paths(folder: Path, needs: Needs, *, recorded: bool) -> _Paths:
     if needs.clean == "none" or not (folder / "noisy").is_dir() or not (folder / "clean").is_dir():
         views = "Leave --val out: some of the scenes are held out then."
         hint = views if needs.clean == "none" else f"It must hold {MANIFEST}, or two folders, 'noisy' and 'clean'."
-        raise RecipeError(f"{folder} cannot judge this run.", hint)
+        raise RecipeError(f"{folder} cannot be used for validation.", hint)
     noisy, clean = folder / "noisy", folder / "clean"
     if needs.clean == "others":
         return _Paths([_files([noisy])], _files([clean]))

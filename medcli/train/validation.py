@@ -23,8 +23,8 @@ STEP = -1  # no step of training has this number, so its draws are nobody else's
 class Validation:
     """64 patches of held-out images, drawn by the seed.
 
-    source: where they come from. by_psnr: whether a clean mate is known, so that PSNR can judge; otherwise the method's
-    own terms do, which needs no clean image.
+    source: where they come from. by_psnr: whether the clean image is known, so that PSNR can be measured; otherwise
+    the score is minus the method's own loss, which needs no clean image.
     """
 
     source: SampleSource
@@ -127,7 +127,7 @@ def in_place(model: nn.Module, other: nn.Module) -> Iterator[None]:
 def validation_of(source: SampleSource, needs: Needs, *, denoises: bool = True) -> Validation:
     """Made noise always knows its clean image; recorded images know it where they have mates.
 
-    denoises: whether the model removes noise; one that generates it is judged by its loss terms.
+    denoises: whether the model removes noise; one that generates it is validated by its loss terms.
     """
     if isinstance(source, SyntheticPairs) and denoises:
         return Validation(source.judged(), by_psnr=True)
@@ -135,7 +135,7 @@ def validation_of(source: SampleSource, needs: Needs, *, denoises: bool = True) 
 
 
 def fitting(image: Tensor, network: Any, strategy: Strategy) -> Tensor:
-    """As much of (B, C, H, W) as the network takes, asked in this way."""
+    """As much of (B, C, H, W) as the network takes, applied by this strategy."""
     step = strategy.multiple(int(network.multiple))
     height, width = (side - side % step for side in image.shape[2:])
     return image[..., :height, :width].contiguous(memory_format=torch.channels_last)

@@ -1,4 +1,4 @@
-"""Which rows of an image are learned from and which are kept to judge; they do not overlap."""
+"""Which rows of an image are trained on and which are held out; they do not overlap."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from medcli.data.cache import CachedImage, PixelCache
 from medcli.data.crops import Crop
 from medcli.seeding import keyed_generator
 
-PERIOD = 5  # one band in so many judges
-MOST_PIXELS = 96 * 64**2  # to judge by
+PERIOD = 5  # one band in so many is held out
+MOST_PIXELS = 96 * 64**2  # held out at most
 
 
 def usable(images: PixelCache, height: int, width: int) -> PixelCache:
@@ -23,7 +23,7 @@ def usable(images: PixelCache, height: int, width: int) -> PixelCache:
 
 
 def dealt(images: PixelCache, side: int) -> tuple[PixelCache, PixelCache]:
-    """(to learn from, to judge by): bands of rows of each image; those that judge are `side` rows high."""
+    """(for training, held out): bands of rows of each image; those held out are `side` rows high."""
     bands = [(place, *band) for place, slot in enumerate(images.slots) for band in _bands(slot, side)]
 
     def those(held: bool) -> PixelCache:

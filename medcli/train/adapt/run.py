@@ -1,12 +1,12 @@
 """A model goes on learning on the very images that it is to denoise, and is kept only where that has made it better.
 
 No clean image is needed. Some pixels are hidden and guessed; the guess cannot know their noise, so the model learns
-the image. Bands of each image are not trained on: they judge both models (`medcli.train.adapt.sure`).
+the image. Bands of each image are held out: both models are compared there (`medcli.train.adapt.sure`).
 
-How it learns and what is hidden to judge it, a method says that adapts such models (`AdaptsModels`). For models that
-see all pixels, both need noise that neighbouring pixels do not share: with other noise nothing is adapted, for there
-noisy images alone could not tell a gain from a loss. Models that are asked through masks learn and are judged in
-sub-images so wide apart that their pixels do not share their noise.
+Training and what is hidden for the comparison are those of the first method that adapts such models (`AdaptsModels`).
+Models that see all pixels need noise that is independent from pixel to pixel: with other noise nothing is adapted, for
+noisy images alone cannot tell a gain from a loss then. Blind-spot models are trained and compared in sub-images whose
+pixels are so far apart that they do not share their noise.
 """
 
 from __future__ import annotations
@@ -42,24 +42,24 @@ STEPS, RATE = 100_000, 1e-4  # the time ends the run long before
 
 @dataclass(frozen=True)
 class AdaptationPlan:
-    """How a model learns from noisy images and is judged by them; it follows from how the model is asked.
+    """How a model is trained on noisy images and compared; it follows from how the model is applied.
 
-    method: name of one that adapts such models. plan: what it does. side: of the squares that judge, in pixels.
+    method: name of one that adapts such models. plan: what it does. side: of the held-out squares, in pixels.
     """
 
     method: str
     plan: Adaptation
     side: int
-    sure: HoldoutScore
+    score: HoldoutScore
 
     @property
     def rows(self) -> int:
-        """The height of an image that has enough to learn from on both sides of what judges."""
+        """The height of an image that has enough to train on above and below what is held out."""
         return self.side + 2 * max(SQUARE, self.plan.step)
 
 
 def adaptation_plan(network: nn.Module, card: weights.Card, seen: NoiseStatistics) -> AdaptationPlan:
-    """Raises ModelError for a network that no method can adapt as it is asked."""
+    """Raises ModelError for a network that no method can adapt as it is applied."""
     application, multiple = applied(card.strategy), int(network.multiple)  # type: ignore[arg-type]
     for name in METHODS:
         kind = resolve(METHODS, name, kind="method", error=RecipeError)
@@ -68,7 +68,7 @@ def adaptation_plan(network: nn.Module, card: weights.Card, seen: NoiseStatistic
             return AdaptationPlan(
                 name, plan, _multiple(SQUARE, plan.step), HoldoutScore(parse(card.strategy), plan.hiding)
             )
-    raise ModelError(f"'{card.id}' is asked through '{card.strategy}', which cannot be adapted.", "Try -m photo.")
+    raise ModelError(f"'{card.id}' is applied by '{card.strategy}', which cannot be adapted.", "Try -m photo.")
 
 
 def _multiple(least: int, step: int) -> int:
@@ -112,7 +112,7 @@ class AdaptationJob:
         """Why nothing can be adapted, in words; empty where it can."""
         way = self.way
         if not len(self.images):
-            return f"no image has the {way.side} x {way.rows} pixels that it takes to learn and to judge"
+            return f"no image has the {way.side} x {way.rows} pixels that training and comparison need"
         if not self.seen.stride:
             return "no noise was found in a flat place"
         return way.plan.why if self.seen.stride > way.plan.most_stride else ""
@@ -158,7 +158,7 @@ def adapt(
 ) -> Adapted:
     """Trains a copy of the network for so long, in `folder`, and returns both with the verdict on them.
 
-    lesson: without an obstacle. Ctrl-C ends the training, not the judging.
+    lesson: without an obstacle. Ctrl-C ends the training, not the comparison.
     """
     way, card = adaptation_job.way, adaptation_job.card
     start = adaptation_job.network.to(hardware.device, memory_format=channels_last).eval()  # type: ignore[call-overload]
@@ -177,7 +177,7 @@ def adapt(
         return Adapted(start, way.method, interrupted=interrupted)
     learned = trainer.average.eval()
     tiles = squares(judging, card.channels, way.side, seed).to(hardware.device)
-    comparison = way.sure(start, learned, tiles, adaptation_job.seen, seed)
+    comparison = way.score(start, learned, tiles, adaptation_job.seen, seed)
     return Adapted(start, way.method, learned, comparison, trainer.step, interrupted)
 
 
