@@ -357,9 +357,9 @@ class TestRun:
 
     def test_killed_runs_resume_to_the_same_weights(self, image_folder: Path, tmp_path: Path) -> None:
         recipe = tmp_path / "tiny.yaml"
-        recipe.write_text(tiny(steps=520).dump())
+        recipe.write_text(tiny(steps=120).dump())
         command = [sys.executable, "-m", "medcli", "train", "--data", image_folder, "--recipe", recipe]
-        command += ["--device", "cpu", "--precision", "fp32", "--workers", "0"]
+        command += ["--device", "cpu", "--precision", "fp32", "--workers", "0", "--save-every", "40"]
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "XDG_CACHE_HOME": str(tmp_path / "home")}
         subprocess.run([*command, "-o", tmp_path / "whole", "-q"], env=environment, check=True)
         victim = subprocess.Popen([*command, "-o", tmp_path / "killed"], env=environment, stderr=subprocess.DEVNULL)
