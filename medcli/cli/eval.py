@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from medcli.images.values import RangeChoice, ValueRange
     from medcli.metrics import Metric
     from medcli.noise.base import Noise
+    from medcli.zoo.model import Model
 
 HELP = """Measure denoisers on images whose clean mate is known.
 
@@ -86,46 +87,41 @@ class EngineOptions:
     strength: float
     tile: TileSize
 
-    def load(self, names: Iterable[str], say: Callable[[str], None]) -> dict[str, Denoiser]:
-        """Models by the names they were asked for; `say` hears of what is fetched. Raises ModelError, DeviceError."""
+    def load(self, names: Iterable[str], say: Callable[[str], None]) -> list[tuple[Model, Denoiser]]:
+        """Each model once, in the order of their names; `say` hears of fetching. Raises ModelError, DeviceError."""
         from medcli.api import load
         from medcli.zoo.model import find_model
 
         found = [find_model(name, say) for name in dict.fromkeys(names)]
-        return {
-            model.name: load(
-                model, device=self.device, precision=self.precision, tile=self.tile, ensemble=self.ensemble
-            )
-            for model in found
-        }
+        loaded = partial(load, device=self.device, precision=self.precision, tile=self.tile, ensemble=self.ensemble)
+        return [(model, loaded(model)) for model in found]
 
-    def methods(self, denoisers: Mapping[str, Denoiser], display: ProgressDisplay) -> list[EvaluatedMethod]:
+    def methods(self, models: Iterable[tuple[Model, Denoiser]], display: ProgressDisplay) -> list[EvaluatedMethod]:
         from medcli.batch.evaluate.run import EvaluatedMethod
 
         return [
             EvaluatedMethod(
-                name, _warned(name, partial(denoiser, strength=self.strength, progress=display.advance), display)
+                model.name, _warned(model, partial(each, strength=self.strength, progress=display.advance), display)
             )
-            for name, denoiser in denoisers.items()
+            for model, each in models
         ]
 
-    def words(self, denoisers: Mapping[str, Denoiser]) -> str:
+    def words(self, models: Sequence[tuple[Model, Denoiser]]) -> str:
         """How the models were run, for the protocol; empty without models."""
-        if not denoisers:
+        if not models:
             return ""
-        device = next(iter(denoisers.values())).device
+        device = models[0][1].device
         passes = ", eight flips and turns" if self.ensemble else ""
         return f"models on {device}, precision {self.precision}, strength {self.strength:g}{passes}"
 
 
 def _warned(
-    name: str, restore: Callable[..., Pixels], display: ProgressDisplay
+    model: Model, restore: Callable[..., Pixels], display: ProgressDisplay
 ) -> Callable[[Pixels, ValueRange], Pixels]:
     """The same, with a line at the first gray image where the model is known not to restore them."""
     from medcli.images.decoded_image import is_gray
-    from medcli.zoo.model import find_model
 
-    warnings = iter([line] if (line := find_model(name).gray_warning) else [])
+    warnings = iter(filter(None, [model.gray_warning]))
 
     def method(noisy: Pixels, values: ValueRange) -> Pixels:
         if is_gray(noisy) and (line := next(warnings, "")):
@@ -238,14 +234,14 @@ def command(
     rulers, fid = _rulers(metrics)
     tasks = [EvalTask(each, pairs, _baselines(classical, each)) for each, pairs in _sources(request)]
     machine = EngineOptions(device, precision, ensemble, strength, tile)
-    denoisers = machine.load(models, ignore if quiet else partial(click.echo, err=True))
+    loaded = machine.load(models, ignore if quiet else partial(click.echo, err=True))
     tables: list[Table] = []
     for task in tasks:
-        steps = len(task.pairs) * (1 + len(denoisers) + len(task.baselines))
+        steps = len(task.pairs) * (1 + len(loaded) + len(task.baselines))
         with ProgressDisplay(steps, animate=terminal_can_animate(), quiet=quiet) as display:
-            methods = [*machine.methods(denoisers, display), *task.baselines]
+            methods = [*machine.methods(loaded, display), *task.baselines]
             result = evaluate(task.pairs, methods, rulers, fid=fid, begin=display.begin)
-        tables.append(Table(_protocol(request, task, machine.words(denoisers)), result))
+        tables.append(Table(_protocol(request, task, machine.words(loaded)), result))
         _show(tables[-1], first=len(tables) == 1)
         OutputFiles(csv, json, markdown).write(tables)
 
