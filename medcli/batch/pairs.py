@@ -121,8 +121,8 @@ def one_draw(noise: Noise, clean: Tensor, generator: torch.Generator, /, *, clip
 
     clip: to [0, 1] after every component of the noise.
     """
-    with_parameters = noise.sample_parameters(generator)
-    return (clipped(with_parameters) if clip else with_parameters)(clean, generator), str(with_parameters)
+    sampled = noise.sample_parameters(generator)
+    return (clipped(sampled) if clip else sampled)(clean, generator), str(sampled)
 
 
 def with_noise(clean: Floats, name: str, draw: Draw, generator: torch.Generator) -> tuple[Floats, str]:

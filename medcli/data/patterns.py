@@ -103,8 +103,8 @@ def line_art(side: int, generator: Generator) -> Plane:
             cv2.line(canvas, first, second, grey, thickness, cv2.LINE_AA)
         else:
             axes = (1 + _below(side // 2, generator), 1 + _below(side // 2, generator))
-            inpainted = -1 if uniform(0, 1, generator) < 0.3 else thickness
-            cv2.ellipse(canvas, first, axes, _below(180, generator), 0, 360, grey, inpainted, cv2.LINE_AA)
+            filled = -1 if uniform(0, 1, generator) < 0.3 else thickness
+            cv2.ellipse(canvas, first, axes, _below(180, generator), 0, 360, grey, filled, cv2.LINE_AA)
     return _unit(canvas)
 
 

@@ -28,12 +28,12 @@ def fill_hidden(pixels: Pixels, alpha: Pixels) -> Pixels:
         return pixels
     bands = [slice(top, top + BLOCK) for top in range(0, len(pixels), BLOCK)]
     colours = block_colours((pixels[band], ~hidden[band]) for band in bands)
-    inpainted: Pixels = pixels.copy()
+    filled: Pixels = pixels.copy()
     for number, band in enumerate(bands):  # so that no float copy of the whole image is made
         if hidden[band].any():
             row = np.repeat(colours[number], BLOCK, axis=0)[: pixels.shape[1]]
-            inpainted[band] = np.where(broadcast(hidden[band], pixels), stored(row, pixels.dtype), pixels[band])
-    return inpainted
+            filled[band] = np.where(broadcast(hidden[band], pixels), stored(row, pixels.dtype), pixels[band])
+    return filled
 
 
 def restore_hidden(restored: Pixels, original: Pixels, alpha: Pixels) -> Pixels:

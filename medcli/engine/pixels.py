@@ -16,7 +16,7 @@ from torch import Tensor
 
 from medcli.engine.tiling import Span
 from medcli.errors import InputError, ModelError
-from medcli.images.filling import BLOCK, REACH, block_colours, inpainted
+from medcli.images.filling import BLOCK, REACH, block_colours, with_holes_filled
 from medcli.images.values import TYPES, Floats, Mask, ValueRange, missing
 
 Pixels = npt.NDArray[Any]
@@ -136,7 +136,7 @@ def _filled(canvas: Canvas, deep: Floats, rows: Span, columns: Span) -> Floats:
     if not hole[inner].any():
         return np.ascontiguousarray(unit[inner])
     down, along = (reflected(span, side) // BLOCK for span, side in zip(wide, canvas.pixels.shape, strict=False))
-    return np.ascontiguousarray(inpainted(unit, hole, deep[np.ix_(down, along)])[inner])
+    return np.ascontiguousarray(with_holes_filled(unit, hole, deep[np.ix_(down, along)])[inner])
 
 
 def _remedy(found: int) -> str:

@@ -40,7 +40,7 @@ def block_colours(strips: Iterable[tuple[Array, Mask]]) -> Floats:
     return _spread(np.array(sums, np.float32), np.array(counts, np.float32))
 
 
-def inpainted(values: Floats, hole: Mask, deep: Floats) -> Floats:
+def with_holes_filled(values: Floats, hole: Mask, deep: Floats) -> Floats:
     """(H, W, C) with `hole`, (H, W), filled; values there may be anything. deep: same shape, for what lies far inside.
 
     Within REACH of the border it depends on what lies beyond.
@@ -72,7 +72,7 @@ def unit_filled(pixels: Array, values: ValueRange, nodata: float | None = None) 
     tops = range(0, len(layers), BLOCK)
     colours = block_colours((layers[top : top + BLOCK], ~hole[top : top + BLOCK]) for top in tops)
     down, along = (np.arange(side) // BLOCK for side in hole.shape)
-    return inpainted(layers, hole, colours[np.ix_(down, along)]).reshape(unit.shape)
+    return with_holes_filled(layers, hole, colours[np.ix_(down, along)]).reshape(unit.shape)
 
 
 def broadcast(mask: Array, pixels: Array) -> Array:

@@ -201,10 +201,10 @@ def _of_type(nodata: float | None, dtype: np.dtype[Any]) -> Any:
 def _fitted(ends: tuple[float, float], own: ValueRange, dtype: np.dtype[Any]) -> ValueRange:
     """The type's own range where the robust ends fill it, else the ends."""
     low, high = ends
-    inpainted = high - low >= FILLED * (own.high - own.low)
-    if dtype == np.uint16 and (inpainted or high == low):
+    fills = high - low >= FILLED * (own.high - own.low)
+    if dtype == np.uint16 and (fills or high == low):
         return own
-    if dtype.kind == "f" and low >= -SLACK and high <= 1 + SLACK and (inpainted or high == low):
+    if dtype.kind == "f" and low >= -SLACK and high <= 1 + SLACK and (fills or high == low):
         return own
     if high > low:
         return ValueRange(low, high)

@@ -185,7 +185,7 @@ class Sensor(Noise):
         """The chain of the parts that chance switched on, with their levels."""
         parts = PRESETS[self.preset]
         drawn = [part for probability, part in parts if uniform(0, 1, generator) < probability]
-        with_parameters = [part.sample_parameters(generator) for part in drawn or [parts[self.fallback][1]]]
+        sampled = [part.sample_parameters(generator) for part in drawn or [parts[self.fallback][1]]]
         if self.space == "linear":
-            with_parameters = [Power(DISPLAY_GAMMA), *with_parameters, Power(1 / DISPLAY_GAMMA)]
-        return chained(*with_parameters)
+            sampled = [Power(DISPLAY_GAMMA), *sampled, Power(1 / DISPLAY_GAMMA)]
+        return chained(*sampled)

@@ -14,5 +14,5 @@ def views(noise: Noise, clean: Tensor, generator: Generator, count: int = 2) -> 
     Source: Lehtinen et al., Noise2Noise (ICML 2018). For views that differ in kind or level, call the noise itself
     once per view.
     """
-    with_parameters = noise.sample_parameters(generator)
-    return torch.stack([with_parameters(clean, generator) for _ in range(count)])
+    sampled = noise.sample_parameters(generator)
+    return torch.stack([sampled(clean, generator) for _ in range(count)])

@@ -76,7 +76,7 @@ def gap(log: BinaryIO) -> bytes:
 def keep_best(folder: Path) -> None:
     """Links the checkpoint of the highest score, of those that are there and the best so far, as BEST."""
     best = folder / BEST
-    scored = {path: comparison for path in (best, *saved(folder)) if (comparison := score(path)) is not None}
+    scored = {path: value for path in (best, *saved(folder)) if (value := score(path)) is not None}
     path = max(scored, key=lambda path: scored[path], default=best)
     if path != best:
         partial = folder / f".{BEST}.tmp"
@@ -139,10 +139,10 @@ def score(path: Path) -> float | None:
     """What validation said of a checkpoint; None where it said nothing, or the file is not there or damaged."""
     try:
         with safe_open(path, "pt") as file:
-            comparison: float | None = _facts(file.metadata()).get("score")
+            value: float | None = _facts(file.metadata()).get("score")
     except (SafetensorError, OSError, KeyError, ValueError, TypeError):
         return None
-    return comparison
+    return value
 
 
 def _below(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -200,10 +200,10 @@ def _noises(folder: Path) -> Iterator[str]:
     for fingerprint, drawn in recorded_noises(folder).items():
         for notation in entries(fingerprint):
             try:
-                with_parameters = str(parse(notation).sample_parameters(keyed_generator(0)))
+                sampled = str(parse(notation).sample_parameters(keyed_generator(0)))
             except RecipeError:  # the name of a model
                 continue
-            if with_parameters != notation or with_parameters in drawn:
+            if sampled != notation or sampled in drawn:
                 yield notation
 
 
