@@ -1,7 +1,7 @@
-"""What this CPU is good at and how much of it this process may use: number format, threads, how threads wait.
+"""CPU features, and limits of this process: fast number format, cores, threads, control groups.
 
-Nothing here imports torch at its own import: what torch's libraries read from the environment when they are loaded has
-to be there before.
+Importing this module does not import torch: its libraries read the environment when they are loaded, so that has to be
+set before.
 """
 
 from __future__ import annotations
@@ -56,44 +56,43 @@ def usable_cores() -> int:
 
     A quota of one and a half cores counts as two.
     """
-    cores = _affinity()
-    return max(1, math.ceil(min([cores, *_quotas()])))
+    return max(1, math.ceil(min([_affinity(), *_quotas()])))
 
 
 def _affinity() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _quotas() -> Iterator[float]:
-    """Limits of the control groups that this process is in, in cores; none on systems that have no such groups."""
+def control_groups(controller: str) -> Iterator[Path]:
+    """Folders of the control groups of version 2 or 1 that limit this process.
+
+    controller: "cpu" or "memory". None where the system has no such groups. Inside a container the top folder may be
+    the process's own group, while its name is the one outside; a folder that is named need not exist.
+    """
     try:
-        lines = OWN_GROUPS.read_text().splitlines()
+        lines = [line.split(":", 2) for line in OWN_GROUPS.read_text().splitlines()]
     except OSError:
-        return
-    for line in lines:
-        _, controllers, path = line.split(":", 2)
-        if controllers and "cpu" not in controllers.split(","):
+        lines = []
+    for _, controllers, name in lines:
+        if not controllers or controller in controllers.split(","):
+            for top in {CONTROL_GROUPS / controllers, CONTROL_GROUPS / controller if controllers else CONTROL_GROUPS}:
+                inside = top / name.lstrip("/")
+                yield from (folder for folder in (inside, *inside.parents) if folder.is_relative_to(top))
+
+
+def _quotas() -> Iterator[float]:
+    """Limits in cores of the control groups that set one."""
+    for group in control_groups("cpu"):
+        try:
+            if (group / "cpu.max").exists():
+                limit, period = (group / "cpu.max").read_text().split()
+            else:
+                limit, period = ((group / f"cpu.cfs_{what}_us").read_text() for what in ("quota", "period"))
+            cores = int(limit) / int(period)
+        except (OSError, ValueError):  # no such group, or the limit is the word "max"
             continue
-        top = CONTROL_GROUPS / controllers
-        own = top / path.lstrip("/")
-        for group in (own, *own.parents):  # in a container the path may be the host's; then only its top is there
-            if not group.is_relative_to(top):
-                break
-            yield from _quota(group)
-
-
-def _quota(group: Path) -> Iterator[float]:
-    """The limit that a group sets itself, of version 2 or 1, if it sets one."""
-    try:
-        if (group / "cpu.max").exists():
-            limit, period = (group / "cpu.max").read_text().split()
-        else:
-            limit, period = ((group / f"cpu.cfs_{what}_us").read_text() for what in ("quota", "period"))
-        cores = int(limit) / int(period)
-    except (OSError, ValueError):  # no such group, or the limit is the word "max"
-        return
-    if cores > 0:
-        yield cores
+        if cores > 0:
+            yield cores
 
 
 def set_openmp_defaults() -> None:

@@ -7,7 +7,6 @@ must already be on this machine: nothing is downloaded.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medcli.errors import InputError, MedcliError
+from medcli.files.checksum import sha256_of
 from medcli.registry import nearest
 
 if TYPE_CHECKING:
@@ -179,7 +179,7 @@ def weights_at_hand(what: str, file: str) -> Path:
             f"{what} needs the weights {file}, which are not on this machine.",
             f"medcli downloads nothing here. Put the file into {path.parent}, or leave {what} out of --metrics.",
         )
-    if not hashlib.sha256(path.read_bytes()).hexdigest().startswith(path.stem.rpartition("-")[2]):
+    if not sha256_of(path).startswith(path.stem.rpartition("-")[2]):
         raise MedcliError(f"{path} is damaged or another file: its checksum differs.", "Put the right one there.")
     return path
 

@@ -27,6 +27,7 @@ from medcli.batch.denoise.run import Stages, run
 from medcli.engine.alpha import Pixels, fill_hidden, restore_hidden
 from medcli.engine.page import Progress, restore_page
 from medcli.errors import InputError, ModelError, OutputError
+from medcli.files import jsonl
 from medcli.files.atomic import atomic_write, remove_stale
 from medcli.images import DecodedImage, Page
 
@@ -295,8 +296,8 @@ class TestManifest:
             assert tmp_path / "out/b.png" in Manifest(tmp_path / "out").results()
 
     @pytest.mark.parametrize("line", [b"", b"[]", b"{}", b"\xff", b'{"output": 1', b'{"source": 1, "result": 2}'])
-    def test_nonsense_is_no_entry(self, line: bytes) -> None:
-        assert ManifestEntry.parse(line) is None
+    def test_lines_of_other_programs_are_no_entries(self, line: bytes) -> None:
+        assert not [entry for values in jsonl.parse(line) if (entry := ManifestEntry.parse(values))]
 
 
 class TestLanding:
@@ -643,6 +644,7 @@ WORKER = """
 import sys, time
 from pathlib import Path
 from medcli.batch.denoise.files import ImageFiles, Settings, Streams
+from medcli.files import jsonl
 from medcli.files.atomic import remove_stale
 from medcli.batch.denoise.plan import OutputNaming, make_plan
 from medcli.batch.denoise.report import ImageStats

@@ -426,13 +426,15 @@ def test_auto_follows_the_free_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     assert engine(Toy(multiple=16)).tile_in_force(9000, 9000) == memory.SMALLEST_TILE
 
 
-def groups(tmp_path: Path, own: str, files: dict[str, str]) -> int:
-    """What is left in control groups that hold these files."""
+def room_left(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, own: str, files: dict[str, str]) -> int:
+    """Bytes left in control groups with these files."""
+    monkeypatch.setattr(cpu, "OWN_GROUPS", tmp_path / "own")
+    monkeypatch.setattr(cpu, "CONTROL_GROUPS", tmp_path / "root")
     (tmp_path / "own").write_text(own)
     for name, content in files.items():
         (tmp_path / "root" / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "root" / name).write_text(content)
-    return memory.container_room(tmp_path / "root", tmp_path / "own")
+    return memory.container_room()
 
 
 STAT = "cache 9\ninactive_file 50\ntotal_inactive_file 70\n"
@@ -463,8 +465,10 @@ FIRST = "9:name=systemd:/x\n4:cpu,memory:/a/b\n0::/\n"
         ("", {}, sys.maxsize),
     ],
 )
-def test_the_tightest_control_group_counts(tmp_path: Path, own: str, files: dict[str, str], room: int) -> None:
-    assert groups(tmp_path, own, files) == room
+def test_the_tightest_control_group_counts(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, own: str, files: dict[str, str], room: int
+) -> None:
+    assert room_left(monkeypatch, tmp_path, own, files) == room
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux counts addresses as ulimit says")

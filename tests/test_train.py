@@ -150,15 +150,14 @@ class TestLoop:
         self, image_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         trainer = trainer_in(tmp_path / "run", tiny())
-        write = Path.write_bytes
+        replace = Path.replace
 
-        def full(path: Path, data: bytes) -> int:
-            if "0000008" in path.name:
-                write(path, data[:100])
+        def full(path: Path, target: Path) -> Path:
+            if "0000008" in target.name:
                 raise OSError(errno.ENOSPC, "No space left on device")
-            return write(path, data)
+            return replace(path, target)
 
-        monkeypatch.setattr(Path, "write_bytes", full)
+        monkeypatch.setattr(Path, "replace", full)
         with pytest.raises(TrainingError, match="No space left") as caught:
             trainer.run(crops_of(image_folder, tmp_path), Limits(save_every=4))
         assert "--resume" in caught.value.hint

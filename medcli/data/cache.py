@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import mmap
-import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
@@ -21,6 +19,8 @@ from tqdm import tqdm
 
 from medcli import images
 from medcli.errors import InputError, OutputError, TrainingError
+from medcli.files.atomic import open_atomic, remove_stale
+from medcli.files.checksum import blake2b
 from medcli.images.decoded_image import Page
 from medcli.images.filling import unit_filled
 from medcli.images.values import RangeChoice, ValueRange, dtype_range, joint_range, missing, range_of
@@ -208,10 +208,9 @@ def _in_order(page: Page, values: ValueRange) -> NDArray[Any]:
 
 def _fingerprint(paths: Sequence[Path], smallest: int, reading: Reading, scenes: Sequence[Sequence[Path]]) -> str:
     """Of all that decides the index. Paths count as they are spelled too: so the images are called in it."""
-    digest = hashlib.blake2b(f"{FORMAT} {smallest} {reading.range} {reading.nodata}".encode(), digest_size=16)
-    for path in (*paths, *chain.from_iterable(scenes)):
-        digest.update(f"\n{path}\t{path.absolute()}\t{_state(path)}".encode(errors="surrogateescape"))
-    return digest.hexdigest()
+    lines = [f"{FORMAT} {smallest} {reading.range} {reading.nodata}"]
+    lines += [f"{path}\t{path.absolute()}\t{_state(path)}" for path in (*paths, *chain.from_iterable(scenes))]
+    return blake2b("\n".join(lines).encode(errors="surrogateescape"), digits=32)
 
 
 def _state(path: Path) -> str:
@@ -224,26 +223,20 @@ def _state(path: Path) -> str:
 
 
 def _build(images: Iterable[tuple[str, NDArray[Any] | None]], index_path: Path, pixel_path: Path) -> None:
-    index_path.parent.mkdir(parents=True, exist_ok=True)
+    remove_stale([index_path.parent])
     skipped: list[str] = []
     names: list[str] = []
     slots: list[tuple[int, tuple[int, ...], str]] = []
-    partial = pixel_path.with_suffix(f".{os.getpid()}.tmp")
-    try:
-        with partial.open("wb") as out:
-            for name, pixels in images:
-                if pixels is None:
-                    skipped.append(name)
-                    continue
-                out.write(bytes(-out.tell() % ALIGNMENT))
-                slots.append((out.tell(), pixels.shape, pixels.dtype.name))
-                names.append(name)
-                out.write(pixels.data)
-            out.write(bytes(ALIGNMENT))  # an empty file cannot be mapped
-            size = out.tell()
-        partial.replace(pixel_path)
-    finally:
-        partial.unlink(missing_ok=True)
-    text = index_path.with_suffix(f".{os.getpid()}.tmp")
-    text.write_text(json.dumps({"names": names, "slots": slots, "skipped": skipped, "bytes": size}))
-    text.replace(index_path)
+    with open_atomic(pixel_path) as out:
+        for name, pixels in images:
+            if pixels is None:
+                skipped.append(name)
+                continue
+            out.write(bytes(-out.tell() % ALIGNMENT))
+            slots.append((out.tell(), pixels.shape, pixels.dtype.name))
+            names.append(name)
+            out.write(pixels.data)
+        out.write(bytes(ALIGNMENT))  # an empty file cannot be mapped
+        size = out.tell()
+    with open_atomic(index_path) as out:
+        out.write(json.dumps({"names": names, "slots": slots, "skipped": skipped, "bytes": size}).encode())

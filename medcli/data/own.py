@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 
+from medcli.files import jsonl
 from medcli.images import supported
 
 RESULTS = (".medcli.jsonl", "pairs.jsonl")  # each line names one as its `output`, relative to the file's folder
@@ -34,13 +35,8 @@ def images_of_the_user(folder: Path, leave_out: Sequence[Path] = ()) -> list[Pat
 
 
 def _outputs(notes: Path) -> Iterator[Path]:
-    """Lines that are torn, or of another program, name none."""
-    try:
-        lines = notes.read_bytes().splitlines()
-    except OSError:
-        return
-    for line in lines:
-        try:
-            yield notes.parent / json.loads(line)["output"]
-        except (ValueError, KeyError, TypeError):
-            continue
+    """What the lines of a manifest name; none where it cannot be read or is of another program."""
+    with suppress(OSError):
+        for values in jsonl.parse(notes.read_bytes()):
+            if isinstance(output := values.get("output"), str):
+                yield notes.parent / output

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from medcli.data.folders import listed
 from medcli.errors import InputError
+from medcli.files import jsonl
+from medcli.files.checksum import sha256_of
 
 MANIFEST = "pairs.jsonl"
 PAGES = " | "  # between what was drawn for one page and for the next
@@ -45,36 +45,16 @@ class PairRecord:
     medcli: str
     range: str = "auto"
 
-    def line(self) -> bytes:
-        return json.dumps(asdict(self)).encode() + b"\n"
-
 
 def parsed(content: bytes) -> Iterator[PairRecord]:
-    """The rows of a manifest. A line that a killed run has torn is passed over.
+    """The records of a manifest; a line that a killed run has torn is passed over.
 
     Raises ValueError, TypeError for what is no manifest.
     """
-    for line in content.splitlines():
-        if (row := _parsed(line)) is not None:
-            yield row
-
-
-def _parsed(line: bytes) -> PairRecord | None:
-    """The row; None for the beginning of one."""
-    try:
-        return PairRecord(**_renamed(json.loads(line)))
-    except ValueError:
-        start = b'{"source": '
-        if line.startswith(start) or start.startswith(line):
-            return None
-        raise
-
-
-def _renamed(values: Any) -> Any:
-    """Records written before carry `spelled` where `fingerprint` is now."""
-    if isinstance(values, dict) and "spelled" in values:
-        values["fingerprint"] = values.pop("spelled")
-    return values
+    for values in jsonl.parse(content, start=b'{"source": '):
+        if "spelled" in values:  # as version 0.1.0 called it
+            values["fingerprint"] = values.pop("spelled")
+        yield PairRecord(**values)
 
 
 def way(start: Path, end: Path) -> str:
@@ -85,14 +65,9 @@ def way(start: Path, end: Path) -> str:
         return end.resolve().as_posix()
 
 
-def digest(content: bytes) -> str:
-    """SHA-256 in hexadecimal digits."""
-    return hashlib.sha256(content).hexdigest()
-
-
 def present(path: Path) -> str:
-    """Digest of the file there; empty where there is none."""
-    return digest(path.read_bytes()) if path.is_file() else ""
+    """SHA-256 of the file there; empty where there is none."""
+    return sha256_of(path) if path.is_file() else ""
 
 
 def recorded_pairs(folder: Path, sources: Path | None = None) -> list[tuple[Path, Path]]:

@@ -1,4 +1,4 @@
-"""How much room there is, which tile fits it, and what being out of it looks like."""
+"""Free memory, the largest tile that fits it, and detection of running out of it."""
 
 from __future__ import annotations
 
@@ -6,12 +6,14 @@ import ctypes
 import gc
 import math
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
 import psutil
 import torch
+
+from medcli import cpu
 
 # What a network may hold at its peak; the shipped U-Net was seen to take about a quarter of it.
 BYTES_PER_PIXEL = 2048
@@ -20,7 +22,6 @@ LARGEST_TILE = {"cpu": 768}
 LARGEST_GPU_TILE = 2048
 SMALLEST_TILE = 64
 
-CONTROL_GROUPS, OWN_GROUPS = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
 # Limits, use and droppable cache, as version 2 and version 1 of control groups name them.
 VERSIONS = (
     (("memory.max", "memory.high"), "memory.current", "inactive_file"),
@@ -89,39 +90,20 @@ def process_room() -> int:
     return max(0, min(rooms, default=sys.maxsize))
 
 
-def container_room(root: Path = CONTROL_GROUPS, own: Path = OWN_GROUPS) -> int:
+def container_room() -> int:
     """Bytes left under the limits of the control groups of this process, which the system-wide figure does not know.
 
-    Huge without a limit. root: where the groups lie, of version 1 or 2. own: the file that names those of this process.
+    Huge without a limit. Of what a group uses, cached files can be dropped.
     """
-    return min((_group_room(folder) for folder in _groups(root, own)), default=sys.maxsize)
-
-
-def _groups(root: Path, own: Path) -> Iterator[Path]:
-    """The group of this process that counts memory and those above it: each may have a limit.
-
-    Inside a container the root may be the group itself, while its name is that from outside.
-    """
-    try:
-        lines = [line.split(":", 2) for line in own.read_text().splitlines()]
-    except OSError:
-        lines = []
-    for _, controllers, name in [line for line in lines if len(line) == 3]:
-        if controllers in ("", "memory") or "memory" in controllers.split(","):
-            top = root / "memory" if controllers else root
-            inside = top / name.lstrip("/")
-            yield from (folder for folder in (inside, *inside.parents) if folder.is_relative_to(top))
-    yield from (root, root / "memory")
-
-
-def _group_room(folder: Path) -> int:
-    """Bytes left under the limit of one group; of what it uses, cached files can be dropped."""
-    for limits, usage, cached in VERSIONS:
-        limit = min((value for name in limits if (value := _number(folder / name)) is not None), default=None)
-        used = _number(folder / usage)
-        if limit is not None and used is not None:
-            return max(0, limit - used + _statistic(folder / "memory.stat", cached))
-    return sys.maxsize
+    room = sys.maxsize
+    for folder in (*cpu.control_groups("memory"), cpu.CONTROL_GROUPS, cpu.CONTROL_GROUPS / "memory"):
+        for limits, usage, cached in VERSIONS:
+            limit = min((value for name in limits if (value := _number(folder / name)) is not None), default=None)
+            used = _number(folder / usage)
+            if limit is not None and used is not None:
+                room = min(room, max(0, limit - used + _statistic(folder / "memory.stat", cached)))
+                break
+    return room
 
 
 def _number(path: Path) -> int | None:

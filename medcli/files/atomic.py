@@ -1,7 +1,7 @@
-"""How a result gets its name: written beside its place under a temporary name, whole or not at all.
+"""Atomic writes: a file is written under a temporary name in the same folder and renamed when it is complete.
 
-A temporary file is locked as long as its run lives. One that is not locked belongs to a run that was killed, and the
-next run in that folder sweeps it away.
+A temporary file is locked as long as its process lives. One without a lock is left from a killed run, and the next run
+in that folder removes it.
 """
 
 from __future__ import annotations
@@ -17,21 +17,21 @@ from typing import BinaryIO
 
 from medcli.errors import OutputError
 
-PREFIX, ENDING = ".medcli-", ".part"
-# What shares (gvfs, CIFS, NFS, exFAT) answer to what they do not offer.
+PREFIX, SUFFIX = ".medcli-", ".part"
+# Errors of file systems (gvfs, CIFS, NFS, exFAT) that lack an operation.
 UNSUPPORTED = frozenset(
     (errno.EPERM, errno.EACCES, errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOTTY)
 )
 HINTS = {
-    errno.ENOSPC: "Make room, or choose another place with -o.",
-    errno.EDQUOT: "Your quota is used up: make room, or choose another place with -o.",
-    errno.EACCES: "Check the permissions of the folder, or choose another place with -o.",
-    errno.EPERM: "Check the permissions of the folder, or choose another place with -o.",
-    errno.EROFS: "The file system is read-only: choose another place with -o.",
+    errno.ENOSPC: "Make room, or choose another folder with -o.",
+    errno.EDQUOT: "Your quota is used up: make room, or choose another folder with -o.",
+    errno.EACCES: "Check the permissions of the folder, or choose another folder with -o.",
+    errno.EPERM: "Check the permissions of the folder, or choose another folder with -o.",
+    errno.EROFS: "The file system is read-only: choose another folder with -o.",
     errno.ENAMETOOLONG: "Choose a shorter name with -o.",
-    errno.EIO: "The disk or the connection to it may be failing: choose another place with -o.",
+    errno.EIO: "The disk or the connection to it may be failing: choose another folder with -o.",
 }
-ELSEWHERE = "Choose another place with -o."
+ELSEWHERE = "Choose another folder with -o."
 
 
 def hint_for(error: OSError) -> str:
@@ -40,60 +40,63 @@ def hint_for(error: OSError) -> str:
 
 
 def _silent(note: str) -> None:
-    """Where nobody asks for notes."""
+    """Where nobody reads notes."""
 
 
 @contextmanager
 def atomic_write(
     target: Path, before: Callable[[Path], None] | None = None, remark: Callable[[str], None] = _silent
 ) -> Iterator[BinaryIO]:
-    """A binary file that becomes `target` when the block ends, or vanishes where it raises.
-
-    `before` is called with the finished temporary file just before it is renamed. Folders are made as needed. A share
-    that knows no permissions, flushing or locks is written to all the same; `remark` is called with a line on each.
-    Raises OutputError where the place cannot be written.
-    """
+    """As `open_atomic`, and raises OutputError with a hint where the file cannot be written."""
     try:
-        target = target.resolve() if target.is_symlink() else target
-        if target.exists() and not target.is_file():
-            raise OutputError(f"{target} is not a plain file and cannot be replaced.", "Name a file, or use '-o -'.")
-        target.parent.mkdir(parents=True, exist_ok=True)
-        partial = target.with_name(f"{PREFIX}{secrets.token_hex(6)}{ENDING}")
-        with _removed_on_error(partial), partial.open("x+b") as file:
-            try:
-                _lock(file)
-            except OSError:
-                remark(f"{target.parent} is on a file system without locks: what a killed run leaves there stays.")
+        with open_atomic(target, before, remark) as file:
             yield file
-            _settle(file, partial, target, before, remark)
     except OSError as error:
         raise OutputError(f"{target} cannot be written: {error.strerror or error}.", hint_for(error)) from error
 
 
-def _settle(
-    file: BinaryIO,
-    partial: Path,
-    target: Path,
-    before: Callable[[Path], None] | None,
-    remark: Callable[[str], None],
-) -> None:
-    file.flush()
-    where = f"{target.parent} is on a file system that"
-    with _optional(lambda: remark(f"{where} cannot be told to flush: after a power cut, results may be missing.")):
-        os.fsync(file.fileno())
-    if target.exists():
-        with _optional(lambda: remark(f"{where} keeps no permissions: those of files that were replaced are gone.")):
-            shutil.copymode(target, partial)
-    if before is not None:
-        before(partial)
-    if os.name == "nt":  # where an open file cannot be renamed; elsewhere it stays locked until it has its name
-        file.close()
-    partial.replace(target)
+@contextmanager
+def open_atomic(
+    target: Path, before: Callable[[Path], None] | None = None, remark: Callable[[str], None] = _silent
+) -> Iterator[BinaryIO]:
+    """A binary file that becomes `target` when the block ends, or vanishes where it raises.
+
+    `before` is called with the finished temporary file just before it is renamed. Folders are made as needed. File
+    systems without permissions, flushing or locks are written to all the same; `remark` is called with a line on each.
+    Raises OSError, and OutputError where `target` is a folder or a device.
+    """
+    target = target.resolve() if target.is_symlink() else target
+    if target.exists() and not target.is_file():
+        raise OutputError(f"{target} is not a plain file and cannot be replaced.", "Name a file, or use '-o -'.")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    partial = target.with_name(f"{PREFIX}{secrets.token_hex(6)}{SUFFIX}")
+    where = f"{target.parent} is on a file system"
+    try:
+        with partial.open("x+b") as file:
+            try:
+                _lock(file)
+            except OSError:
+                remark(f"{where} without locks: temporary files of killed runs stay there.")
+            yield file
+            file.flush()
+            with _unless_supported(lambda: remark(f"{where} without flushing: a power cut may lose results.")):
+                os.fsync(file.fileno())
+            if target.exists():
+                with _unless_supported(lambda: remark(f"{where} without permissions: replaced files lose theirs.")):
+                    shutil.copymode(target, partial)
+            if before is not None:
+                before(partial)
+            if os.name == "nt":  # where an open file cannot be renamed; elsewhere it stays locked until it has its name
+                file.close()
+            partial.replace(target)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
 
 
 @contextmanager
-def _optional(otherwise: Callable[[], None]) -> Iterator[None]:
-    """For what a share may refuse; a disk that is full or broken is another matter."""
+def _unless_supported(otherwise: Callable[[], None]) -> Iterator[None]:
+    """Calls `otherwise` where the file system does not offer what the block does; other errors are raised."""
     try:
         yield
     except OSError as error:
@@ -102,19 +105,10 @@ def _optional(otherwise: Callable[[], None]) -> Iterator[None]:
         otherwise()
 
 
-@contextmanager
-def _removed_on_error(partial: Path) -> Iterator[None]:
-    try:
-        yield
-    except BaseException:
-        partial.unlink(missing_ok=True)
-        raise
-
-
 def remove_stale(folders: Iterable[Path]) -> None:
-    """Removes what killed runs left in these folders; the files of living runs stay."""
+    """Removes the temporary files of killed runs from these folders; those of running processes stay."""
     for folder in set(folders):
-        for partial in folder.glob(f"{PREFIX}*{ENDING}"):
+        for partial in folder.glob(f"{PREFIX}*{SUFFIX}"):
             with suppress(OSError), partial.open("r+b") as file:
                 _lock(file)
                 if os.name == "nt":
@@ -123,7 +117,7 @@ def remove_stale(folders: Iterable[Path]) -> None:
 
 
 def _lock(file: BinaryIO) -> None:
-    """Marks a temporary file as ours; raises OSError where a living run holds it. Windows refuses by itself."""
+    """Raises OSError where another process has locked the file. On Windows an open file cannot be removed anyway."""
     if os.name != "nt":
         import fcntl
 

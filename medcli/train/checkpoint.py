@@ -10,7 +10,7 @@ import os
 import re
 import shutil
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from medcli.errors import TrainingError
+from medcli.files.atomic import remove_stale
 from medcli.zoo.weights import write_tensors
 
 KEY = "medcli-checkpoint"
@@ -46,14 +47,12 @@ def save(
     # clone: averaged weights may share storage with the live ones, which safetensors refuses
     whole = {name: tensor.clone() for name, tensor in tensors.items()}
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        remove_stale([folder])
         write_tensors(path, whole, {KEY: json.dumps({"step": step, "score": score})})
         keep_best(folder)
         for old in saved(folder)[:-keep]:
             old.unlink()
     except OSError as error:
-        for partial in folder.glob(".*.tmp"):
-            partial.unlink()
         raise unwritable(path, folder, error) from error
 
 
@@ -63,14 +62,6 @@ def unwritable(path: Path, folder: Path, error: OSError) -> TrainingError:
         f"{path} cannot be written: {error.strerror}.",
         f"Make room and go on with --resume; the last good checkpoint is in {folder}.",
     )
-
-
-def gap(log: BinaryIO) -> bytes:
-    """What has to stand before the next line of a log: an end for the last one, where a killed run has torn it."""
-    if log.seek(0, os.SEEK_END) == 0:
-        return b""
-    log.seek(-1, os.SEEK_END)
-    return b"" if log.read(1) == b"\n" else b"\n"
 
 
 def keep_best(folder: Path) -> None:

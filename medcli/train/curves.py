@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any, NamedTuple
+
+from medcli.files import jsonl
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -91,13 +92,8 @@ def read_log(log: Path) -> list[dict[str, float]]:
 
 
 def _parsed(log: Path) -> Iterator[dict[str, float]]:
-    text = log.read_text(encoding="utf-8", errors="replace") if log.is_file() else ""
-    for each in text.splitlines():
-        try:
-            line = json.loads(each)
-        except ValueError:
-            continue
-        if isinstance(line, dict) and _is_number(line.get("step")):
+    for line in jsonl.parse(log.read_bytes() if log.is_file() else b""):
+        if _is_number(line.get("step")):
             yield {name: value for name, value in line.items() if _is_number(value)}
 
 

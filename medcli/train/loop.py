@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import json
 import signal
 import threading
 import time
@@ -20,6 +19,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from medcli.data.crops import SampleSource, Stacked, stacked
 from medcli.errors import TrainingError
+from medcli.files import jsonl
 from medcli.methods.base import Batch, Method
 from medcli.seeding import derived_seed
 from medcli.train import checkpoint
@@ -258,8 +258,7 @@ class Trainer:
 
     def _write(self, line: Line) -> None:
         try:
-            with self.log.open("ab+") as log:
-                log.write(checkpoint.gap(log) + json.dumps(line).encode() + b"\n")
+            jsonl.append(self.log, line)
         except OSError as error:
             raise checkpoint.unwritable(self.log, self.checkpoints, error) from error
         self.report(line)

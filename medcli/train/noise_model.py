@@ -7,7 +7,6 @@ settings, is never taken for that of these.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 import shutil
@@ -20,7 +19,7 @@ from medcli.data.crops import RecordedImages
 from medcli.data.folders import images_in
 from medcli.errors import OutputError, RecipeError
 from medcli.files.atomic import atomic_write
-from medcli.files.checksum import sha256_of
+from medcli.files.checksum import sha256, sha256_of
 from medcli.images.values import parse_range
 from medcli.methods.base import CountsInSteps
 from medcli.registry import METHODS, NOISE_MODEL_RECIPE, resolve
@@ -235,10 +234,8 @@ def learn(recipe: Recipe, job: NoiseModelJob, command: str, report: Callable[[Li
 
 def _digest(folder: Path) -> str:
     """Of names and contents of all its images; those that cannot be read count by name."""
-    whole = hashlib.sha256()
-    for name in images_in(folder):
-        whole.update(f"{name.as_posix()}\t{_content(folder / name)}\n".encode(errors="surrogateescape"))
-    return whole.hexdigest()
+    lines = (f"{name.as_posix()}\t{_content(folder / name)}\n" for name in images_in(folder))
+    return sha256("".join(lines).encode(errors="surrogateescape"))
 
 
 def _content(path: Path) -> str:

@@ -16,6 +16,7 @@ from torch import nn
 from medcli import __version__
 from medcli.data.cache import silent
 from medcli.errors import ModelError, OutputError, RecipeError, TrainingError, ran_out
+from medcli.files.atomic import atomic_write
 from medcli.images.values import RangeChoice
 from medcli.losses import LOSSES
 from medcli.methods.base import FitsPatchSize, HasStrategy, Method
@@ -246,12 +247,8 @@ def _prepare(options: TrainOptions, group: ProcessGroup) -> Path:
 
 
 def _freeze(recipe: Recipe, folder: Path) -> None:
-    partial = folder / f".{RECIPE}.tmp"
-    try:
-        partial.write_text(recipe.dump(), encoding="utf-8")
-        partial.replace(folder / RECIPE)
-    except OSError as error:
-        raise OutputError(f"{folder} cannot be written: {error.strerror}.") from error
+    with atomic_write(folder / RECIPE) as file:
+        file.write(recipe.dump().encode())
 
 
 def build_method(recipe: Recipe, hardware: Hardware) -> Method:

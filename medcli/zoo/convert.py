@@ -6,7 +6,6 @@ the network, and every parameter of the network is in the file.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import tempfile
 from collections.abc import Mapping
@@ -16,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from medcli.errors import ModelError, OutputError
-from medcli.files.checksum import checksums
+from medcli.files.checksum import checksums, sha256
 from medcli.registry import ARCHITECTURES, nearest
 from medcli.zoo.checkpoint_formats import NAMINGS, Reading, Tensors, detect, renamed
 from medcli.zoo.unpickle import checked_name, unpickled
@@ -201,12 +200,8 @@ def _write(place: Path, card: Card, tensors: Tensors) -> None:
     """Like `weights.save`, but with the weights as exact as they came; several processes may do it at once."""
     import torch
 
-    place.parent.mkdir(parents=True, exist_ok=True)
     exact = {name: tensor.float() if tensor.dtype == torch.float64 else tensor for name, tensor in tensors.items()}
-    with tempfile.TemporaryDirectory(prefix=".medcli-", dir=place.parent) as scratch:
-        whole = Path(scratch) / place.name
-        write_tensors(whole, exact, card.metadata())
-        whole.replace(place)
+    write_tensors(place, exact, card.metadata())
 
 
 def _digest(raw: Path, card: Card, naming: str) -> str:
@@ -216,4 +211,4 @@ def _digest(raw: Path, card: Card, naming: str) -> str:
     """
     state = raw.stat()
     parts = [EDITION, naming, replace(card, domain="").as_dict(), state.st_size, state.st_mtime_ns]
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
+    return sha256(json.dumps(parts, sort_keys=True).encode())[:16]

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from medcli.errors import ModelError
+from medcli.files.atomic import open_atomic
 from medcli.registry import ARCHITECTURES, resolve
 
 if TYPE_CHECKING:
@@ -188,10 +189,9 @@ def save(path: Path, network: nn.Module, card: Card) -> None:
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str]) -> None:
-    """A safetensors file, written beside its place and moved there when it is whole."""
+    """A safetensors file, written atomically. Raises OSError."""
     from safetensors.torch import save
 
-    partial = path.with_name(f".{path.name}.tmp")
-    whole = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    partial.write_bytes(save(whole, metadata))  # not save_file: it gives the file to its owner alone
-    partial.replace(path)
+    data = save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, metadata)
+    with open_atomic(path) as file:  # not save_file: it gives the file to its owner alone
+        file.write(data)

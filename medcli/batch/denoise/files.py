@@ -6,7 +6,6 @@ replaced.
 
 from __future__ import annotations
 
-import hashlib
 import io
 import json
 import os
@@ -16,11 +15,12 @@ from functools import partial
 from pathlib import Path
 from typing import BinaryIO
 
-from medcli.batch.denoise.manifest import Identity, Manifest, blake2b_of
+from medcli.batch.denoise.manifest import Identity, Manifest
 from medcli.batch.denoise.plan import STREAM, Job, is_special
 from medcli.batch.denoise.report import Outcome
 from medcli.errors import InputError, OutputError
 from medcli.files.atomic import atomic_write, hint_for
+from medcli.files.checksum import blake2b, blake2b_of
 from medcli.images import MAX_PIXELS, DecodedImage, format_of, read, write
 from medcli.images.format_limits import check
 
@@ -50,7 +50,7 @@ class Settings:
     nodata: float | None = None
 
     def digest(self) -> str:
-        return hashlib.blake2b(json.dumps(asdict(self), sort_keys=True).encode(), digest_size=20).hexdigest()
+        return blake2b(json.dumps(asdict(self), sort_keys=True).encode())
 
 
 @dataclass(frozen=True)

@@ -6,17 +6,17 @@ its name, so a result that exists is always known, and a run killed at any momen
 
 from __future__ import annotations
 
-import hashlib
-import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from threading import Lock
 from typing import Any
 
 from medcli.errors import OutputError
+from medcli.files import jsonl
+from medcli.files.checksum import blake2b_of
 
 FILE_NAME = ".medcli.jsonl"
-CHUNK = 1 << 20
 RENAMING_NS = 2 * 10**9  # from the last look at a result to its final name
 
 
@@ -55,15 +55,6 @@ class Identity:
             return False
 
 
-def blake2b_of(path: Path) -> str:
-    """BLAKE2b of a file's content, 40 hexadecimal digits."""
-    state = hashlib.blake2b(digest_size=20)
-    with path.open("rb") as file:
-        while block := file.read(CHUNK):
-            state.update(block)
-    return state.hexdigest()
-
-
 @dataclass(frozen=True)
 class ManifestEntry:
     """One result. output: path relative to the folder; settings: digest of the model and all that shapes the pixels."""
@@ -73,17 +64,13 @@ class ManifestEntry:
     source: Identity
     result: Identity
 
-    def line(self) -> bytes:
-        return json.dumps(asdict(self), separators=(",", ":")).encode() + b"\n"
-
     @classmethod
-    def parse(cls, line: bytes) -> ManifestEntry | None:
-        """The entry of a line; None for one that a killed run left torn."""
+    def parse(cls, values: Mapping[str, Any]) -> ManifestEntry | None:
+        """The entry of a line; None for one of another program."""
         try:
-            values: dict[str, Any] = json.loads(line)
             source, result = Identity(**values["source"]), Identity(**values["result"])
             return cls(values["output"], values["settings"], source, result)
-        except (ValueError, KeyError, TypeError):
+        except (KeyError, TypeError):
             return None
 
 
@@ -101,8 +88,7 @@ class Manifest:
             content = b""
         except OSError as error:
             raise OutputError(f"{self.path} cannot be read: {error.strerror}.") from error
-        self._torn = bool(content) and not content.endswith(b"\n")
-        for entry in filter(None, map(ManifestEntry.parse, content.splitlines())):
+        for entry in filter(None, map(ManifestEntry.parse, jsonl.parse(content))):
             self._entries.setdefault(entry.output, []).append(entry)
 
     def results(self) -> set[Path]:
@@ -124,9 +110,7 @@ class Manifest:
         """Appends an entry; call it before `target` gets its name."""
         entry = ManifestEntry(self._key(target), settings, source, result)
         with self._lock:
-            with self.path.open("ab") as file:
-                file.write(b"\n" * self._torn + entry.line())
-            self._torn = False
+            jsonl.append(self.path, asdict(entry))
             self._entries.setdefault(entry.output, []).append(entry)
 
     def _past(self, target: Path) -> list[ManifestEntry]:

@@ -11,7 +11,7 @@ import io
 import time
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Protocol
@@ -26,9 +26,11 @@ from medcli.batch.denoise.report import Status
 from medcli.batch.executors.processes import Lost, spread
 from medcli.batch.pairs import Floats, as_floats, as_stored, one_draw, with_noise
 from medcli.data.folders import images_in, nested
-from medcli.data.pairs import MANIFEST, PAGES, PairRecord, Side, digest, parsed, present, way
+from medcli.data.pairs import MANIFEST, PAGES, PairRecord, Side, parsed, present, way
 from medcli.errors import InputError, MedcliError, OutputError
+from medcli.files import jsonl
 from medcli.files.atomic import atomic_write, remove_stale
+from medcli.files.checksum import sha256
 from medcli.images import DecodedImage, Page, format_of, read, write
 from medcli.images.filling import broadcast
 from medcli.images.formats import FORMATS
@@ -140,7 +142,6 @@ class PairManifest:
             self._rows = {row.output: row for row in parsed(content)}
         except (ValueError, TypeError):
             raise OutputError(f"{self.path} is no manifest of noisy mates.", "Choose another --to.") from None
-        self._gap = bool(content) and not content.endswith(b"\n")
 
     def past(self, task: SynthTask) -> PairRecord | None:
         """The last row of the task's output."""
@@ -148,16 +149,15 @@ class PairManifest:
 
     def append(self, row: PairRecord) -> None:
         try:
-            with self.path.open("ab") as file:
-                file.write(b"\n" * self._gap + row.line())
+            jsonl.append(self.path, asdict(row))
         except OSError as error:
             raise OutputError(f"{self.path} cannot be written: {error.strerror}.", "Make room.") from error
-        self._gap, self._rows[row.output] = False, row
+        self._rows[row.output] = row
 
     def tidy(self) -> None:
         """One row for each mate that exists, sorted by output; the same rows give the same bytes."""
         rows = [self._rows[output] for output in sorted(self._rows) if (self._folder / output).is_file()]
-        content = b"".join(row.line() for row in rows)
+        content = b"".join(jsonl.line(asdict(row)) for row in rows)
         if self.path.exists() and self.path.read_bytes() != content:
             with atomic_write(self.path) as file:
                 file.write(content)
@@ -191,7 +191,7 @@ def dry_run(order: SynthOptions, tasks: Sequence[SynthTask]) -> Generator[SynthO
             yield SynthOutcome(task, "failed", error=task.error)
             continue
         try:
-            current = past and _is_current(past, task, order, digest((order.clean / task.source).read_bytes()))
+            current = past and _is_current(past, task, order, sha256((order.clean / task.source).read_bytes()))
             yield SynthOutcome(task, "skipped", past) if current else SynthOutcome(task, "planned")
         except OSError as error:
             yield _failed(error, task, order)
@@ -328,7 +328,7 @@ def _is_current(past: PairRecord, task: SynthTask, order: SynthOptions, source_s
 def _made(task: SynthTask, past: PairRecord | None, order: SynthOptions) -> SynthOutcome:
     source, target = order.clean / task.source, order.noisy / task.output
     content = source.read_bytes()
-    stamp = digest(content)
+    stamp = sha256(content)
     if past and _is_current(past, task, order, stamp):
         return SynthOutcome(task, "skipped", replace(past, folder=way(order.noisy, order.clean)))
     image = read(content, name=str(source))
@@ -347,7 +347,7 @@ def _made(task: SynthTask, past: PairRecord | None, order: SynthOptions) -> Synt
         depth=order.depth,
         protocol=protocol,
         source_sha256=stamp,
-        output_sha256=digest(encoded),
+        output_sha256=sha256(encoded),
         medcli=__version__,
         range=str(order.range),
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from pathlib import Path
@@ -99,17 +98,17 @@ def _agreed(packed: Entry, known: Mapping[str, Entry]) -> Entry:
 def install(entry: Entry, folder: Path, say: Say) -> None:
     """Copies one model from a bundle into the store, where its checksum is right. Raises MedcliError."""
     from medcli.files.atomic import atomic_write
+    from medcli.files.checksum import sha256_of
 
+    def verify(copy: Path) -> None:
+        if sha256_of(copy) != entry.sha256:
+            raise ModelError(f"{source} is corrupt: its checksum is another.", AGAIN)
+
+    source = folder / entry.plain_name
     if entry.hub is not None and not _is_sound(entry):
-        source = folder / entry.plain_name
         say(f"{entry.id}: {entry.size} from {folder} to {entry.path.parent}")
-        with atomic_write(entry.path) as file:
-            sha = hashlib.sha256()
-            for block in _blocks(source):
-                sha.update(block)
-                file.write(block)
-            if sha.hexdigest() != entry.sha256:
-                raise ModelError(f"{source} is corrupt: its checksum is another.", AGAIN)
+        with atomic_write(entry.path, before=verify) as file:
+            file.writelines(_blocks(source))
     _pull(entry, say)
 
 
