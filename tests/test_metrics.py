@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import builtins
-import hashlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -177,19 +176,9 @@ def test_learned_metrics_ask_for_weights_and_download_none(
     (checkpoints / file).write_bytes(b"something else")
     with pytest.raises(MedcliError, match="checksum"):
         make()
-    monkeypatch.setattr(hashlib, "sha256", lambda _: Checksum(file))
+    monkeypatch.setattr(metrics, "sha256_of", lambda _: file.rpartition("-")[2].partition(".")[0])
     with pytest.raises(MedcliError, match=r"pip install 'medcli\[perceptual\]'"):
         make()
-
-
-class Checksum:
-    """Agrees with the name of a file."""
-
-    def __init__(self, file: str) -> None:
-        self.file = file
-
-    def hexdigest(self) -> str:
-        return Path(self.file).stem.rpartition("-")[2]
 
 
 def test_unknown_metrics_are_named_with_the_nearest() -> None:

@@ -146,7 +146,7 @@ class TestModel:
         reads: list[Path] = []
         load, read = yaml.load, checksum._read
         monkeypatch.setattr(yaml, "load", lambda *given: loads.append(given) or load(*given))
-        monkeypatch.setattr(checksum, "_read", lambda path: reads.append(path) or read(path))
+        monkeypatch.setattr(checksum, "_read", lambda path, *states: reads.append(path) or read(path, *states))
         Image.new("L", (32, 32), 99).save(tmp_path / "in.png")
         command = ["denoise", tmp_path / "in.png", "-m", "amsnet-fast", "--samples", "1", "--device", "cpu"]
         result = CliRunner().invoke(med, [*map(str, command)], catch_exceptions=False)
