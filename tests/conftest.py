@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported, here and by the commands that tests start
 
@@ -32,3 +33,17 @@ def image_folder(tmp_path: Path) -> Path:
         levels = (np.stack(waves, -1) * 60 + 90).clip(0, 255).astype(np.uint8)
         Image.fromarray(levels).save(folder / f"{number}.png")
     return folder
+
+
+@pytest.fixture
+def locked(monkeypatch: pytest.MonkeyPatch) -> str:
+    """Name of folders that cannot be read."""
+    scan = os.scandir
+
+    def refuse(folder: Any) -> Any:
+        if Path(os.fsdecode(folder)).name == "lost+found":
+            raise PermissionError(13, "Permission denied", str(folder))
+        return scan(folder)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    return "lost+found"

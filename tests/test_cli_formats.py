@@ -90,6 +90,15 @@ def test_another_format_gets_a_letter_with_the_way(med: Med) -> None:
     assert "heif-dec" in told[1]
 
 
+@pytest.mark.parametrize("output", ["a.dng", "a.nef", "a.tif"])
+def test_a_raw_file_is_refused_as_such(output: str, med: Med) -> None:
+    Path("b.nef").write_bytes(by_pillow(RGB, "tiff"))
+    code, _, told = med("b.nef", "-o", output)
+    assert code == 1
+    assert told[0].startswith("error: b.nef cannot be read: it is a camera's raw file")
+    assert not Path(output).exists()
+
+
 def test_libraries_say_nothing(tmp_path: Path) -> None:
     weights = save_tiny(tmp_path / "tiny.safetensors")
     (tmp_path / "in").mkdir()

@@ -146,6 +146,13 @@ class TestProduct:
         assert "5 images" in said
         assert said.count("left out") == 2
 
+    def test_what_is_left_out_of_folders_is_reported(self, train: Train, image_folder: Path, locked: str) -> None:
+        (image_folder / locked).mkdir()
+        (image_folder / "a.heic").touch()
+        said = train("--data", "clean", "-o", "run")
+        assert f"left out: The folder clean/{locked} cannot be read: Permission denied." in said
+        assert "left out: 1 skipped: .heic" in said
+
     def test_images_left_out_of_val_are_named(self, train: Train, image_folder: Path) -> None:
         folder = gray_folder("judge")
         (folder / "bad.png").write_bytes(b"x")

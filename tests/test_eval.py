@@ -27,7 +27,7 @@ from medcli.cli import eval as door
 from medcli.cli import med
 from medcli.data.folders import images_in, matched
 from medcli.engine.classical import CLASSICAL, classical
-from medcli.errors import InputError, MedcliError, ModelError
+from medcli.errors import InputError, MedcliError, ModelError, SomeFailed
 from medcli.images import read
 from medcli.images.values import ValueRange
 from medcli.metrics import PER_IMAGE, psnr
@@ -67,6 +67,24 @@ def run(*arguments: object) -> None:
 
 def noised(folder: Path, spec: str = "gaussian:25", **options: Any) -> SyntheticPairsFromFiles:
     return SyntheticPairsFromFiles(folder, images_in(folder), parse(spec), **options)
+
+
+def test_what_is_left_out_is_reported(
+    image_folder: Path, noisy_folder: Path, locked: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (noisy_folder / "a.heic").touch()
+    (noisy_folder / "pairs.jsonl").touch()
+    arguments = ["--clean", image_folder, "--noisy", noisy_folder, "--metrics", "psnr"]
+    run(*arguments)
+    assert capsys.readouterr().err.splitlines()[-1] == "1 skipped: .heic"
+    for folder in (image_folder, noisy_folder):
+        (folder / locked).mkdir()
+    with pytest.raises(SomeFailed) as caught:
+        run(*arguments)
+    assert "5 images" in capsys.readouterr().out
+    assert caught.value.hint.splitlines() == [
+        f"The folder {folder / locked} cannot be read: Permission denied." for folder in (image_folder, noisy_folder)
+    ]
 
 
 def test_all_of_it(tiny: Path, image_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

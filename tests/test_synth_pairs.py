@@ -82,22 +82,19 @@ def test_the_pixels_are_those_of_med_eval(spec: str, image_folder: Path, noisy: 
 
 
 @pytest.mark.parametrize("processes", [1, 2])
-def test_a_locked_subfolder_fails_alone(
-    processes: int, image_folder: Path, noisy: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (image_folder / "lost+found").mkdir()
-    scan = os.scandir
-
-    def refuse(folder: str | Path) -> Any:
-        if Path(folder).name == "lost+found":
-            raise PermissionError(13, "Permission denied", str(folder))
-        return scan(folder)
-
-    monkeypatch.setattr(os, "scandir", refuse)
+def test_a_locked_subfolder_fails_alone(processes: int, image_folder: Path, noisy: Path, locked: str) -> None:
+    (image_folder / locked).mkdir()
     with pytest.raises(SomeFailed) as caught:
         run("--from", image_folder, "--to", noisy, "--noise", "gaussian:25", "--processes", processes)
-    assert caught.value.hint == f"The folder {image_folder / 'lost+found'} cannot be read: Permission denied."
+    assert caught.value.hint == f"The folder {image_folder / locked} cannot be read: Permission denied."
     assert len(rows(noisy)) == 5
+
+
+def test_other_files_are_counted(image_folder: Path, noisy: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("a.heic", "b.HEIC", ".hidden"):
+        (image_folder / name).touch()
+    run("--from", image_folder, "--to", noisy, "--noise", "gaussian:25")
+    assert capsys.readouterr().err.splitlines()[-1].endswith("; 2 skipped: .heic")
 
 
 def test_every_output_has_a_line(image_folder: Path, noisy: Path, capsys: pytest.CaptureFixture[str]) -> None:

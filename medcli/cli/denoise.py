@@ -204,9 +204,10 @@ def command(
 ) -> None:
     from medcli.batch.denoise.files import ImageFiles, Settings, Streams
     from medcli.batch.denoise.inpaint import Inpaint
-    from medcli.batch.denoise.plan import OutputNaming, make_plan, skipped
+    from medcli.batch.denoise.plan import SUFFIX, OutputNaming, make_plan
     from medcli.batch.denoise.restore import Denoise
     from medcli.cli.denoise_run import DenoiseOptions, DenoiseRun
+    from medcli.data.folders import skipped
     from medcli.zoo.description import NOISE_DOMAIN
     from medcli.zoo.model import find_model
 
@@ -243,7 +244,7 @@ def command(
     request = DenoiseOptions(
         found, task, device, precision, ensemble, tile, overlap, refine, samples, seed, values, nodata
     )
-    passed = skipped(inputs, recursive)
+    passed = skipped(inputs, recursive, SUFFIX)
     session = DenoiseRun(request, files, jobs, skipped=passed, as_objects=as_objects, quiet=quiet)
     if dry_run:
         session.dry_run(force=force)

@@ -15,6 +15,7 @@ from medcli.cli import options
 from medcli.cli.lazy import EXIT_CODES
 from medcli.cli.options import TileSize
 from medcli.cli.progress import ProgressDisplay, terminal_can_animate
+from medcli.errors import SomeFailed
 
 if TYPE_CHECKING:
     from medcli.batch.evaluate.run import EvaluatedMethod
@@ -227,6 +228,7 @@ def command(
 ) -> None:
     from medcli.batch.evaluate.run import evaluate
     from medcli.batch.evaluate.tables import Table
+    from medcli.data.folders import skipped, unreadable
     from medcli.zoo.fetch import ignore
 
     request = EvalOptions(clean, noisy, noise, clip, rounded, seed, limit, options.chosen_range(range_, range_from))
@@ -244,6 +246,12 @@ def command(
         tables.append(Table(_protocol(request, task, machine.words(loaded)), result))
         _show(tables[-1], first=len(tables) == 1)
         OutputFiles(csv, json, markdown).write(tables)
+    folders = [folder for folder in (clean, noisy) if folder is not None]
+    if (others := skipped(folders)) and not quiet:
+        click.echo(others, err=True)
+    if locked := unreadable(folders):
+        why = "\n".join(error.problem for error in locked)
+        raise SomeFailed(f"The images of {len(locked)} folders are left out:", why)
 
 
 @dataclass(frozen=True)

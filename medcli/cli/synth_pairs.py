@@ -200,6 +200,7 @@ def command(
     quiet: bool,
 ) -> None:
     from medcli.batch.synth.run import SynthOptions, plan
+    from medcli.data.folders import skipped
 
     _check(depth, format_)
     learned, taught = Learned(model, direction, sigma, temperature, device), Taught(like, minutes, option, config)
@@ -220,7 +221,7 @@ def command(
     )
     made = _outcomes(order, tasks, work.processes, dry_run=dry_run)
     with ProgressDisplay(len(tasks), animate=terminal_can_animate(), quiet=quiet) as display, closing(made):
-        tell_all(made, work, display)
+        tell_all(made, work, display, skipped([clean]))
 
 
 def _refuse_mixtures(noise: str | None, pool: str | None, learned: Learned, taught: Taught) -> None:
@@ -318,8 +319,10 @@ def _outcomes(
     return synth.dry_run(order, tasks) if dry_run else synth.synthesise(order, tasks, processes)
 
 
-def tell_all(outcomes: Iterable[SynthOutcome], work: Work, display: ProgressDisplay) -> None:
-    """Raises SomeFailed where some are done and others failed, MedcliError where none is done."""
+def tell_all(outcomes: Iterable[SynthOutcome], work: Work, display: ProgressDisplay, skipped: str = "") -> None:
+    """skipped: other files in the folder, in words.
+
+    Raises SomeFailed where some are done and others failed, MedcliError where none is done."""
     from medcli.batch.denoise.report import RunSummary
 
     run_summary = RunSummary()
@@ -331,7 +334,7 @@ def tell_all(outcomes: Iterable[SynthOutcome], work: Work, display: ProgressDisp
         for line in [*_lines(made, work), *_pace(run_summary, made, work)]:
             display.line(line, error=made.error is not None)
         display.advance(1, 1)
-    display.line(run_summary.summary(display.seconds))
+    display.line("; ".join(filter(None, (run_summary.summary(display.seconds), skipped))))
     _conclude(run_summary.errors, work.count)
 
 

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections import Counter, deque
+from collections.abc import Iterator, Sequence
+from functools import partial
+from itertools import chain
 from pathlib import Path
 
 from medcli.errors import InputError
 from medcli.images import supported
 
-LISTED = 10  # names in a letter
+LISTED = 10  # names in a message
+KINDS_LISTED = 6  # extensions of skipped files
+MANIFEST = "pairs.jsonl"  # in a folder of noisy images that 'med synth-pairs' has made
 
 
 def images_in(folder: Path, locked: dict[Path, InputError] | None = None) -> list[Path]:
@@ -20,15 +25,18 @@ def images_in(folder: Path, locked: dict[Path, InputError] | None = None) -> lis
     """
     if not folder.is_dir():
         raise InputError(f"There is no folder {folder}.", "Name a folder of images.")
-    found: list[Path] = []
     closed: dict[Path, InputError] = {} if locked is None else locked
-    for here, subfolders, names in os.walk(folder, onerror=lambda error: _note(error, folder, closed)):
-        subfolders[:] = [name for name in subfolders if not name.startswith(".")]
-        paths = (Path(here, name) for name in names if not name.startswith("."))
-        found += [path.relative_to(folder) for path in paths if supported(path)]
-    if not found:
-        raise InputError(f"The folder {folder} holds no images.")
+    paths = (path for path in _files(folder, closed) if supported(path))
+    if not (found := [path.relative_to(folder) for path in paths]):
+        raise InputError(f"The folder {folder} holds no images.", skipped([folder]))
     return sorted(found, key=Path.as_posix)
+
+
+def _files(folder: Path, locked: dict[Path, InputError]) -> Iterator[Path]:
+    """All files in a folder and its subfolders but hidden ones; locked: as for `images_in`."""
+    for here, subfolders, names in os.walk(folder, onerror=partial(_note, folder=folder, locked=locked)):
+        subfolders[:] = [name for name in subfolders if not name.startswith(".")]
+        yield from (Path(here, name) for name in names if not name.startswith("."))
 
 
 def _note(error: OSError, folder: Path, locked: dict[Path, InputError]) -> None:
@@ -37,6 +45,33 @@ def _note(error: OSError, folder: Path, locked: dict[Path, InputError]) -> None:
     if Path(error.filename) == folder:
         raise refused from error
     locked[Path(error.filename).relative_to(folder)] = refused
+
+
+def skipped(folders: Sequence[Path], recursive: bool = True, results: str | None = None) -> str:
+    """What lies in the folders and is no image by its extension: `3 skipped: .heic`, empty for nothing.
+
+    Hidden files and manifests do not count. results: ending of the names of subfolders that are passed over.
+    """
+    found: Counter[str] = Counter()
+    for _, subfolders, names in chain.from_iterable(os.walk(folder) for folder in folders):
+        visible = [name for name in subfolders if recursive and not name.startswith(".")]
+        subfolders[:] = [name for name in visible if results is None or not name.endswith(results)]
+        others = (Path(name) for name in names if not (supported(name) or name.startswith(".") or name == MANIFEST))
+        found.update(path.suffix.lower() or path.name for path in others)
+    kinds = found.most_common(KINDS_LISTED)
+    listed = [kind if len(found) == 1 else f"{kind} ({count})" for kind, count in kinds]
+    more = ", ..." if len(found) > len(kinds) else ""
+    return f"{found.total()} skipped: {', '.join(listed)}{more}" if found else ""
+
+
+def unreadable(folders: Sequence[Path]) -> list[InputError]:
+    """One error for each subfolder that cannot be read. Raises InputError where one of the folders cannot."""
+    found: list[InputError] = []
+    for folder in folders:
+        locked: dict[Path, InputError] = {}
+        deque(_files(folder, locked), maxlen=0)
+        found += locked.values()
+    return found
 
 
 def nested(one: Path, other: Path) -> bool:

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from medcli.data.folders import MANIFEST as MANIFEST
 from medcli.data.folders import listed
 from medcli.errors import InputError
 from medcli.files import jsonl
 from medcli.files.checksum import sha256_of
 
-MANIFEST = "pairs.jsonl"
 PAGES = " | "  # between what was drawn for one page and for the next
 Side = Literal["noisy", "clean"]
 

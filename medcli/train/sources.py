@@ -12,7 +12,7 @@ import torch
 
 from medcli.data.cache import PixelCache, Reading, open_cache, silent
 from medcli.data.crops import CropSampler, RecordedImages, SampleSource, SyntheticPairs
-from medcli.data.folders import images_in, matched
+from medcli.data.folders import images_in, matched, skipped, unreadable
 from medcli.data.pairs import MANIFEST, recorded_noises, recorded_pairs
 from medcli.data.variation import Variation
 from medcli.errors import RecipeError
@@ -50,6 +50,12 @@ class Folders:
     range: RangeChoice = "auto"
     say: Callable[[str], None] = silent
 
+    def left_out(self) -> list[str]:
+        """The subfolders that cannot be read, and the other files by extension: one line each."""
+        given = [*self.data, *self.noisy, *self.clean, *self.pairs, *filter(None, [self.val])]
+        distinct = [place for place in dict.fromkeys(given) if place.is_dir()]
+        return [*(error.problem for error in unreadable(distinct)), *filter(None, [skipped(distinct)])]
+
 
 @dataclass(frozen=True)
 class Sources:
@@ -85,9 +91,9 @@ def open_sources(recipe: Recipe, needs: Needs, folders: Folders, *, denoises: bo
         held = _checked(_validation_paths(folders.val, needs, recorded=recorded), recipe, folders)
     validation = validation_of(make(held), needs, denoises=denoises) if held else None
     held_out = len(held.first) if held else 0
-    skipped = [*check.skipped, *(held.skipped if held and folders.val is not None else [])]
+    unused = [*folders.left_out(), *check.skipped, *(held.skipped if held and folders.val is not None else [])]
     noises = list(dict.fromkeys(each for folder in folders.pairs for each in _noises(folder)))
-    return Sources(make(trained), validation, len(trained.first), held_out, gray, skipped, noises)
+    return Sources(make(trained), validation, len(trained.first), held_out, gray, unused, noises)
 
 
 @dataclass(frozen=True)

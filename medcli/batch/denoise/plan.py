@@ -7,20 +7,20 @@ first one is touched.
 from __future__ import annotations
 
 import os
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import chain
 from pathlib import Path
 
 from medcli.batch.denoise.manifest import Manifest
+from medcli.data.folders import skipped
 from medcli.errors import InputError, MedcliError, OutputError
 from medcli.images.formats import FORMATS, KNOWN, format_of, supported
+from medcli.images.raw import SUFFIXES as RAW_SUFFIXES
 
 SUFFIX = ".denoised"
 STREAM = Path("-")
 LONGEST_NAME = 255  # bytes; the limit of nearly all file systems
-KINDS_LISTED = 6  # of files that are skipped
 
 
 @dataclass(frozen=True)
@@ -149,7 +149,8 @@ def _single(source: Path, naming: OutputNaming) -> Job:
     if is_special(output):
         return Job(source, output)
     if output.suffix and not naming.folder and not is_folder(output):
-        _expect_format(output, naming.format)
+        if source.suffix.lower() not in RAW_SUFFIXES:  # a raw file is refused when it is read, whatever the output
+            _expect_format(output, naming.format)
         return Job(source, output)
     if source == STREAM:
         raise OutputError(f"-o {output} is no file name for the image from standard input.", "Try -o clean.png")
@@ -192,7 +193,7 @@ def _folder_jobs(folder: Path, naming: OutputNaming, recursive: bool) -> Iterato
         raise locked[folder]
     if not sources and not locked:
         raise InputError(
-            f"The folder {folder} holds no image to denoise{_in_brackets(skipped([folder], recursive))}.",
+            f"The folder {folder} holds no image to denoise{_in_brackets(skipped([folder], recursive, SUFFIX))}.",
             "" if recursive else "Add --recursive to look into its subfolders.",
         )
     for source in sources:
@@ -290,21 +291,6 @@ def folds_case(folder: Path) -> bool:
         here = here.parent
     swapped = here.parent / here.name.swapcase()
     return here != here.parent and swapped.exists() and swapped.samefile(here)
-
-
-def skipped(inputs: Sequence[Path], recursive: bool) -> str:
-    """What lies in the folders among `inputs` and has no image's name: `3 skipped: .heic`, empty for nothing."""
-    found: Counter[str] = Counter()
-    for _, subfolders, names in chain.from_iterable(os.walk(given) for given in inputs):
-        subfolders[:] = [
-            name for name in subfolders if recursive and not name.startswith(".") and not name.endswith(SUFFIX)
-        ]
-        others = (Path(name) for name in names if not supported(name) and not name.startswith("."))
-        found.update(path.suffix.lower() or path.name for path in others)
-    total, kinds = found.total(), found.most_common(KINDS_LISTED)
-    listed = [kind if len(found) == 1 else f"{kind} ({count})" for kind, count in kinds]
-    more = ", ..." if len(found) > len(kinds) else ""
-    return f"{total} skipped: {', '.join(listed)}{more}" if total else ""
 
 
 def _in_brackets(text: str) -> str:
