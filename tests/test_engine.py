@@ -426,6 +426,30 @@ def test_auto_follows_the_free_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     assert engine(Toy(multiple=16)).tile_in_force(9000, 9000) == memory.SMALLEST_TILE
 
 
+class Centred(Toy):
+    """Takes the mean of the image away."""
+
+    global_context = True
+
+    def answer(self, batch: Tensor) -> Tensor:
+        return batch - batch.mean((2, 3), keepdim=True)
+
+
+def test_networks_with_global_context_keep_large_tiles_and_say_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "free_bytes", lambda device: 0)
+    assert engine(Centred()).tile_in_force(9000, 9000) == memory.SMALLEST_GLOBAL_TILE
+    assert engine(Centred(), tile=64).tile_in_force(9000, 9000) == 64
+    assert "in tiles of 64 pixels" in engine(Centred(), tile=64).note_on_tiles(65, 10)
+    for quiet in (engine(Centred(), tile=64), engine(Centred(), tile=0), engine(Toy(), tile=64)):
+        assert quiet.note_on_tiles(64, 64) == ""
+    assert engine(Toy(), tile=64).note_on_tiles(65, 10) == ""
+    network = Centred()
+    monkeypatch.setattr(network, "answer", Greedy(1, MemoryError, "").answer)
+    with pytest.raises(DeviceError, match="tiles of 256 pixels too") as caught:
+        engine(network)(noise(500, 500))
+    assert "smaller tile" in caught.value.hint
+
+
 def room_left(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, own: str, files: dict[str, str]) -> int:
     """Bytes left in control groups with these files."""
     monkeypatch.setattr(cpu, "OWN_GROUPS", tmp_path / "own")

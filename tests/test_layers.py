@@ -116,6 +116,26 @@ def test_a_circle_through_a_function_is_seen() -> None:
     assert circular({"medcli.zoo.fetch": below, "medcli.zoo.catalog": {"medcli.zoo.fetch"}})
 
 
+def duplicate_classes(sources: dict[str, str]) -> dict[str, list[str]]:
+    """Public classes that several modules define, with these modules."""
+    found: dict[str, list[str]] = {}
+    for name, source in sources.items():
+        for node in ast.parse(source).body:
+            if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+                found.setdefault(node.name, []).append(name)
+    return {name: modules for name, modules in found.items() if len(modules) > 1}
+
+
+def test_no_public_class_name_stands_twice_outside_archs() -> None:
+    """Networks follow their papers' names."""
+    sources = {name: path.read_text(encoding="utf-8") for name, path in MODULES.items() if part(name) != "archs"}
+    assert duplicate_classes(sources) == {}
+
+
+def test_a_duplicate_class_is_seen() -> None:
+    assert duplicate_classes({"a": "class Row: ...", "b": "class Row: ...\nclass _Row: ..."}) == {"Row": ["a", "b"]}
+
+
 def named(source: str) -> set[str]:
     """The methods of the package that a module names: imported, as a string, or in words.
 

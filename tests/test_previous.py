@@ -66,6 +66,6 @@ def test_pairs_are_found_and_not_made_again(folder: Path) -> None:
 @pytest.mark.usefixtures("folder")
 def test_results_are_known_and_replaced_unless_they_were_changed() -> None:
     Path("restored", "1.png").write_bytes(Path("clean", "1.png").read_bytes())
-    result = CliRunner().invoke(med, "denoise noisy -o restored -m run --device cpu".split())
+    result = CliRunner().invoke(med, ["denoise", "noisy", "-o", "restored", "-m", "run", "--device", "cpu"])
     assert "1 done" in result.output
     assert "1.png exists, and is no result of an earlier run here" in result.output

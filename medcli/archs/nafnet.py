@@ -65,6 +65,7 @@ class NAFNet(nn.Module):
     """
 
     block: type[nn.Module] = GatedBlock
+    global_context = True
 
     def __init__(
         self,

@@ -104,6 +104,8 @@ class Restormer(nn.Module):
     tile, and a little on where it was cut.
     """
 
+    global_context = True
+
     def __init__(
         self,
         channels: int = 3,

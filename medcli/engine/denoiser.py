@@ -34,6 +34,9 @@ class Network(Protocol):
     def receptive_field(self) -> int:
         """Largest distance in pixels at which an input can influence an output."""
 
+    # Optional: `global_context`, whether outputs also depend on statistics over H and W (pooling, attention between
+    # channels), so that a tile's result depends on the size of the tile.
+
 
 class Denoiser:
     """A network ready to denoise arrays of any size.
@@ -45,6 +48,7 @@ class Denoiser:
         image's depth; `precision_in_force` tells it.
     tile: largest side of a tile in pixels, 0 for the whole image at once, "auto" for what the free memory holds.
         Only "auto" gives way when memory runs out: the tile is halved, for later images too.
+        For a network with `global_context` not below `memory.SMALLEST_GLOBAL_TILE`.
     overlap: pixels that neighbouring tiles share. Unless given: twice the receptive field, at most 64 pixels and at
         most a quarter of the tile.
     half_safe: whether the model bears fp16 and bf16; only "auto" asks.
@@ -54,6 +58,7 @@ class Denoiser:
         fills in what is missing.
 
     `passed_over` counts the pixels that came back as they were because they meant nothing or lay far outside the range.
+    `reported` holds notes that were given and are not repeated.
     `reruns` counts the tiles that came out non-finite in half precision and were run again in fp32.
     Use it from one thread at a time; others may decode and encode meanwhile.
     Raises DeviceError for a device or precision that is not there, MedcliError for a tile and overlap that do not fit.
@@ -81,11 +86,13 @@ class Denoiser:
         self.precision, self.half_safe = precision, half_safe
         traits = cast(Network, network)
         self.channels = traits.channels
+        self.global_context = bool(getattr(network, "global_context", False))
         self.multiple = self.strategy.multiple(traits.multiple)
         self.context_radius = self.strategy.context_radius(traits.receptive_field)
         self.tile, self.overlap = tile, overlap
         self.range, self.nodata = range, nodata
         self.reruns = self.passed_over = 0
+        self.reported: set[str] = set()
         self.keep_brightness = keep_brightness
         self._ceiling = sys.maxsize  # the largest tile that memory has not yet proved too small for
         _check_tiles(tile, overlap, self.multiple)
@@ -143,6 +150,13 @@ class Denoiser:
         """Largest side in pixels of the tiles for an image of this size; 0 when it runs whole."""
         tile = self._tile()
         return tile if tile and max(height, width) > tile else 0
+
+    def note_on_tiles(self, height: int, width: int) -> str:
+        """For an image of this size whose result depends on the size of the tiles; empty for others."""
+        tile = self.tile_in_force(height, width)
+        if not (tile and self.global_context):
+            return ""
+        return f"The model uses statistics of the whole image; in tiles of {tile} pixels the result differs slightly."
 
     def _fits(self, canvas: Canvas, target: Pixels, strength: float, progress: Progress | None) -> bool:
         """Fill `target`; False when memory ran out and smaller tiles, now in force, are worth a try."""
@@ -232,7 +246,8 @@ class Denoiser:
         return max(self._smallest(), min(memory.comfortable_tile(self.device), self._ceiling))
 
     def _smallest(self) -> int:
-        return max(memory.SMALLEST_TILE, 2 * self.multiple, 2 * (self.overlap or 0))
+        smallest = memory.SMALLEST_GLOBAL_TILE if self.global_context else memory.SMALLEST_TILE
+        return max(smallest, 2 * self.multiple, 2 * (self.overlap or 0))
 
     def _halved(self, tile: int, error: BaseException) -> int:
         if self.tile != "auto":
@@ -242,7 +257,8 @@ class Denoiser:
             ) from error
         if tile // 2 < self._smallest():
             raise DeviceError(
-                f"The memory of {self.device} ran out, with tiles of {tile} pixels too.", "Close other programs."
+                f"The memory of {self.device} ran out, with tiles of {tile} pixels too.",
+                "Close other programs" + (", or choose a smaller tile." if self.global_context else "."),
             ) from error
         return tile // 2
 

@@ -21,6 +21,7 @@ BYTES_PER_PIXEL = 2048
 LARGEST_TILE = {"cpu": 768}
 LARGEST_GPU_TILE = 2048
 SMALLEST_TILE = 64
+SMALLEST_GLOBAL_TILE = 256  # for networks with statistics over the whole image: the patches that they are trained on
 
 # Limits, use and droppable cache, as version 2 and version 1 of control groups name them.
 VERSIONS = (

@@ -23,7 +23,7 @@ MOST_LEVELS = 8
 
 
 @dataclass(frozen=True)
-class Reading:
+class ParsedCheckpoint:
     """A foreign checkpoint in our terms. remark: what was done to it beside renaming, in words."""
 
     config: dict[str, Any]
@@ -40,7 +40,7 @@ class Naming:
     origin: str
     keys: re.Pattern[str]
     sign: str
-    read: Callable[[Tensors], Reading]
+    read: Callable[[Tensors], ParsedCheckpoint]
 
     def fits(self, names: Iterable[str]) -> bool:
         """Whether these are the names of such a checkpoint, all of them."""
@@ -109,7 +109,7 @@ def _by_layer(tensors: Tensors, pattern: str) -> dict[str, Tensors]:
     return layers
 
 
-def _kair(tensors: Tensors) -> Reading:
+def _kair(tensors: Tensors) -> ParsedCheckpoint:
     """DnCNN as one sequence `model`: convolutions, batch normalisations right behind them, ReLUs between."""
     layers = {int(number): parts for number, parts in _by_layer(tensors, r"model\.(\d+)\.(\w+)").items()}
     convolutions: dict[int, Tensors] = {}
@@ -126,7 +126,7 @@ def _kair(tensors: Tensors) -> Reading:
     return _dncnn(list(convolutions.values()), remark)
 
 
-def _deepinv(tensors: Tensors) -> Reading:
+def _deepinv(tensors: Tensors) -> ParsedCheckpoint:
     """DnCNN as `in_conv`, `conv_list`, `out_conv`, whose answer is added: the last convolution changes its sign."""
     layers = _by_layer(tensors, r"(in_conv|conv_list\.\d+|out_conv)\.(\w+)")
     inner = sorted((name for name in layers if name.startswith("conv_list.")), key=lambda name: int(name[10:]))
@@ -135,7 +135,7 @@ def _deepinv(tensors: Tensors) -> Reading:
     return _dncnn(stack, "the last convolution's sign changed, because we take the noise away")
 
 
-def _dncnn(stack: list[Tensors], remark: str) -> Reading:
+def _dncnn(stack: list[Tensors], remark: str) -> ParsedCheckpoint:
     width, taken = stack[0]["weight"].shape[:2]
     given = stack[-1]["weight"].shape[0]
     if taken != given:
@@ -145,7 +145,7 @@ def _dncnn(stack: list[Tensors], remark: str) -> Reading:
         )
     config = {"channels": given, "width": width, "depth": len(stack), "batch_norm": False}
     named = {f"layers.{2 * place}.{part}": each[part] for place, each in enumerate(stack) for part in each}
-    return Reading(config, named, remark)
+    return ParsedCheckpoint(config, named, remark)
 
 
 def _convolution(name: str, parts: Tensors) -> Tensors:
@@ -224,7 +224,7 @@ def _spelled(tensors: Tensors, words: Mapping[str, str]) -> Tensors:
     return {pattern.sub(lambda found: words[found[0]], name): tensor for name, tensor in tensors.items()}
 
 
-def _basicsr(tensors: Tensors) -> Reading:
+def _basicsr(tensors: Tensors) -> ParsedCheckpoint:
     """NAFNet, whose gate halves the channels and whose blocks scale their branches exactly as ours do."""
     ours = _spelled(tensors, NAFNET)
     levels = _levels(_count(ours, "downs."))
@@ -236,10 +236,10 @@ def _basicsr(tensors: Tensors) -> Reading:
         "middle": _count(ours, "middle."),
         "decoders": [_count(ours, f"decoders.{level}.") for level in range(levels)],
     }
-    return Reading(config, ours)
+    return ParsedCheckpoint(config, ours)
 
 
-def _restormer(tensors: Tensors) -> Reading:
+def _restormer(tensors: Tensors) -> ParsedCheckpoint:
     ours = _spelled(tensors, RESTORMER)
     stages = ["encoders.0.", "encoders.1.", "encoders.2.", "middle."]
     width, channels = _sides(ours, "head.weight")
@@ -252,7 +252,7 @@ def _restormer(tensors: Tensors) -> Reading:
         "heads": [_sides(ours, f"{stage}0.attend.temperature")[0] for stage in stages],
         "expansion": _expansion([width * 2**level for level in range(len(stages))], hidden),
     }
-    return Reading(config, ours)
+    return ParsedCheckpoint(config, ours)
 
 
 def _count(names: Iterable[str], start: str) -> int:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from medcli.errors import ModelError, OutputError
 from medcli.files.checksum import checksums, sha256
 from medcli.registry import ARCHITECTURES, nearest
-from medcli.zoo.checkpoint_formats import NAMINGS, Reading, Tensors, detect, renamed
+from medcli.zoo.checkpoint_formats import NAMINGS, ParsedCheckpoint, Tensors, detect, renamed
 from medcli.zoo.unpickle import checked_name, unpickled
 from medcli.zoo.weights import METADATA_KEY, Card, check_fit, write_tensors
 
@@ -154,7 +154,7 @@ def _plain(path: Path) -> Tensors:
     return {checked_name(path, name): tensor for name, tensor in tensors.items()}
 
 
-def _understood(raw: Tensors, wish: ImportOptions) -> tuple[str, str, Reading]:
+def _understood(raw: Tensors, wish: ImportOptions) -> tuple[str, str, ParsedCheckpoint]:
     """(naming, prefix, reading) of a file; the naming is "" where its names, after renaming, are ours."""
     if wish.architecture is not None and wish.architecture not in ARCHITECTURES:
         names = nearest(wish.architecture, ARCHITECTURES)
@@ -162,13 +162,13 @@ def _understood(raw: Tensors, wish: ImportOptions) -> tuple[str, str, Reading]:
     if wish.renames:
         if wish.architecture is None:
             raise ModelError("A map of names needs the architecture that it maps to.", "Give --arch, and --config.")
-        return "", "", Reading({}, _sound(renamed(raw, wish.renames)))
+        return "", "", ParsedCheckpoint({}, _sound(renamed(raw, wish.renames)))
     try:
         naming, _ = detect(raw)
     except ModelError:
         if wish.architecture is None:
             raise
-        return "", "", Reading({}, _sound(raw))
+        return "", "", ParsedCheckpoint({}, _sound(raw))
     if wish.architecture not in (None, naming.architecture):
         raise ModelError(
             f"The file holds a {naming.architecture} in the naming of {naming.origin}, not a {wish.architecture}."
@@ -177,7 +177,7 @@ def _understood(raw: Tensors, wish: ImportOptions) -> tuple[str, str, Reading]:
     return naming.id, prefix, reading
 
 
-def _read_as(naming: str, raw: Tensors) -> tuple[str, Reading]:
+def _read_as(naming: str, raw: Tensors) -> tuple[str, ParsedCheckpoint]:
     """(prefix, reading) of tensors in a naming that is known; ModelError where they are in another."""
     seen, prefix = detect(raw)
     if seen.id != naming:

@@ -76,6 +76,9 @@ def measured(
     width, height = image.size
     if denoiser.reruns > reruns:
         image.remark(f"{denoiser.reruns - reruns} tiles were not finite in half precision and were run again in fp32.")
+    if (note := denoiser.note_on_tiles(height, width)) and note not in denoiser.reported:
+        denoiser.reported.add(note)  # once per run
+        image.remark(note)
     if denoiser.passed_over > passed_over:
         count = denoiser.passed_over - passed_over
         image.remark(f"{count:,} pixels hold no data or lie far outside the range: left as they were.")

@@ -49,12 +49,12 @@ def run(jobs: Sequence[Job], stages: Stages, *, budget: int = BUDGET) -> Generat
     readers = ThreadPoolExecutor(AHEAD, READER)
     with ThreadPoolExecutor(BEHIND, "med-write") as writers:
         try:
-            yield from _Line(deque(jobs), stages, readers, writers, budget).outcomes()
+            yield from _Pipeline(deque(jobs), stages, readers, writers, budget).outcomes()
         finally:
             readers.shutdown(wait=False, cancel_futures=True)
 
 
-class _Line:
+class _Pipeline:
     """The state of a run: who is being read, who is being written, and how many bytes that makes."""
 
     def __init__(
