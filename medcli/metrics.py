@@ -1,6 +1,8 @@
 """The ruler: how far a restored image is from the clean one, and how far two sets of images are from each other.
 
-Every metric takes (H, W) or (H, W, C) floats in [0, 1], restored and clean, and gives one number over all channels.
+Every metric takes (H, W) or (H, W, C) floats in [0, 1], restored and clean, and gives one number over all channels;
+`valid`, (H, W), says which pixels count. PSNR is over those, SSIM over the windows around them; the others look at the
+whole image, in which the pixels that do not count are equal.
 PSNR and MS-SSIM need nothing but the core; SSIM is scikit-image's; LPIPS and FID are torchmetrics', with weights that
 must already be on this machine: nothing is downloaded.
 """
@@ -11,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import cv2
 import numpy as np
@@ -26,7 +28,14 @@ if TYPE_CHECKING:
 
 Pixels = NDArray[np.floating[Any]]
 Doubles = NDArray[np.float64]
-Metric = Callable[[Pixels, Pixels], float]
+Mask = NDArray[np.bool_]
+
+
+class Metric(Protocol):
+    """valid: None where every pixel counts; where one does not, both images must have the same value."""
+
+    def __call__(self, restored: Pixels, clean: Pixels, valid: Mask | None = None, /) -> float: ...
+
 
 WINDOW = 11  # side of the Gaussian window of SSIM; its standard deviation is 1.5 pixels
 SCALE_WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)  # of MS-SSIM, fine to coarse; table 1 of its paper
@@ -34,44 +43,37 @@ ALEXNET = "alexnet-owt-7be5be79.pth"
 INCEPTION = "weights-inception-2015-12-05-6726825d.pth"
 
 
-def psnr(restored: Pixels, clean: Pixels) -> float:
+def psnr(restored: Pixels, clean: Pixels, valid: Mask | None = None, /) -> float:
     """Peak signal-to-noise ratio in dB for a peak of 1; infinite for equal images.
 
     Raises InputError for shapes that differ or are no image's, and for values that are no floats in [0, 1].
     """
     restored, clean = _checked(restored, clean)
-    error = float(np.mean((restored - clean) ** 2))
+    squares = (restored - clean) ** 2
+    error = float(np.mean(squares if valid is None else squares[valid]))
     return float(-10 * np.log10(error)) if error else float("inf")
 
 
-def ssim(restored: Pixels, clean: Pixels) -> float:
+def ssim(restored: Pixels, clean: Pixels, valid: Mask | None = None, /) -> float:
     """Structural similarity (Wang et al., 2004): 11x11 Gaussian window, sigma 1.5, population covariance.
 
     Raises what `psnr` does, InputError for sides under 11 pixels, MedcliError without scikit-image.
     """
     restored, clean = _checked(restored, clean, side=WINDOW)
-    similarity = _structural_similarity()(
-        restored,
-        clean,
-        data_range=1.0,
-        channel_axis=_channel_axis(clean),
-        gaussian_weights=True,
-        sigma=1.5,
-        use_sample_covariance=False,
-    )
-    return float(similarity)
+    options = {"gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False}
+    return _mean_ssim(restored, clean, valid, WINDOW, **options)
 
 
-def ssim7(restored: Pixels, clean: Pixels) -> float:
+def ssim7(restored: Pixels, clean: Pixels, valid: Mask | None = None, /) -> float:
     """Structural similarity by scikit-image's own choice: 7x7 uniform window, sample covariance.
 
     Raises what `psnr` does, InputError for sides under 7 pixels, MedcliError without scikit-image.
     """
     restored, clean = _checked(restored, clean, side=7)
-    return float(_structural_similarity()(restored, clean, data_range=1.0, channel_axis=_channel_axis(clean)))
+    return _mean_ssim(restored, clean, valid, 7)
 
 
-def ms_ssim(restored: Pixels, clean: Pixels) -> float:
+def ms_ssim(restored: Pixels, clean: Pixels, _valid: Mask | None = None, /) -> float:
     """Structural similarity over five scales (Wang et al., 2003, equation 7), channels averaged at each scale.
 
     Contrast and structure that are anticorrelated count as 0. Raises what `psnr` does, InputError for sides under 176
@@ -97,7 +99,7 @@ class Lpips:
             from torchmetrics.image.lpip import LearnedPerceptualImagePatchSimilarity
         self._network = LearnedPerceptualImagePatchSimilarity(net_type="alex", normalize=True)
 
-    def __call__(self, restored: Pixels, clean: Pixels) -> float:
+    def __call__(self, restored: Pixels, clean: Pixels, _valid: Mask | None = None, /) -> float:
         restored, clean = _checked(restored, clean, side=64)
         return float(self._network(_as_rgb(restored), _as_rgb(clean)))
 
@@ -211,15 +213,22 @@ def _checked(restored: Pixels, clean: Pixels, side: int = 1) -> tuple[Doubles, D
     return restored.astype(np.float64), clean.astype(np.float64)
 
 
-def _structural_similarity() -> Callable[..., float]:
+def _structural_similarity() -> Callable[..., Any]:
     with needing("SSIM", "scikit-image", "eval"):
         from skimage.metrics import structural_similarity
-    function: Callable[..., float] = structural_similarity
+    function: Callable[..., Any] = structural_similarity
     return function
 
 
-def _channel_axis(pixels: Doubles) -> int | None:
-    return 2 if pixels.ndim == 3 else None
+def _mean_ssim(restored: Doubles, clean: Doubles, valid: Mask | None, side: int, **options: Any) -> float:
+    """Over the windows, `side` pixels wide, that lie in the image, around pixels that count; 1 where there are none."""
+    axis = 2 if clean.ndim == 3 else None
+    mean, values = _structural_similarity()(restored, clean, data_range=1.0, channel_axis=axis, full=True, **options)
+    if valid is None:
+        return float(mean)
+    inside = (slice(side // 2, -(side // 2)),) * 2
+    counted = values[inside][valid[inside]]
+    return float(counted.mean()) if counted.size else 1.0
 
 
 def _similarity(restored: Doubles, clean: Doubles) -> tuple[float, float]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 import shutil
 import subprocess
 import sys
@@ -16,6 +17,7 @@ import click
 import cv2
 import numpy as np
 import pytest
+import tifffile
 import torch
 from conftest import TINY_UNET
 
@@ -304,6 +306,37 @@ def test_perfect_results_are_infinite_and_still_json(image_folder: Path) -> None
 
 def protocol() -> Protocol:
     return Protocol("", "noisy", "clean", 1, clip=False, round=True, seed=0, models="")
+
+
+@pytest.mark.parametrize("noise", [False, True])
+@pytest.mark.parametrize("marker", [math.nan, -9999.0, 7.0])
+def test_nodata_does_not_count(marker: float, noise: bool, tmp_path: Path) -> None:
+    draws = np.random.default_rng(0)
+    clean = draws.uniform(0, 1, (32, 40)).astype(np.float32)
+    noisy = clean + draws.normal(0, 0.05, clean.shape).astype(np.float32)
+    counts = np.ones(clean.shape, bool)
+    for pixels, rows in ((clean, slice(0, 8)), (noisy, slice(4, 12))):
+        pixels[rows, :20] = marker
+        counts[rows, :20] = False
+    tag = [(42113, 2, 0, "-9999", True)] if marker == -9999 else []
+    for name, pixels in (("clean", clean), ("noisy", noisy)):
+        (tmp_path / name).mkdir()
+        tifffile.imwrite(tmp_path / name / "a.tif", pixels, extratags=tag)
+    source = ["--noise", "gaussian:25"] if noise else ["--noisy", tmp_path / "noisy"]
+    given = ["--range", "0:1", *(["--nodata", 7] if marker == 7 else []), "--csv", tmp_path / "scores.csv"]
+    run("--clean", tmp_path / "clean", *source, *given, "--classical", "nlm", "--metrics", "psnr")
+    with (tmp_path / "scores.csv").open() as file:
+        first, second = csv.DictReader(file)
+    error = float(np.mean((noisy.clip(0, 1) - clean)[counts] ** 2, dtype=np.float64))
+    expected = 20 * math.log10(255 / 25) if noise else -10 * math.log10(error)
+    assert float(first["psnr"]) == pytest.approx(expected, abs=0.8 if noise else 1e-3)
+    assert math.isfinite(float(second["psnr"]))
+
+
+def test_an_image_of_nothing_but_nodata_is_refused(tmp_path: Path) -> None:
+    tifffile.imwrite(tmp_path / "a.tif", np.full((16, 16), np.nan, np.float32))
+    with pytest.raises(InputError, match="no pixel that counts"):
+        run("--clean", tmp_path, "--noise", "gaussian:25", "--metrics", "psnr")
 
 
 def test_sigma_is_told_where_it_is_known() -> None:

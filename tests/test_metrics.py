@@ -197,3 +197,15 @@ def without(monkeypatch: pytest.MonkeyPatch, package: str) -> None:
         return genuine(name, *arguments)
 
     monkeypatch.setattr(builtins, "__import__", importing)
+
+
+@pytest.mark.parametrize("metric", [ssim, ssim7])
+def test_similarity_is_over_the_windows_around_pixels_that_count(metric: Metric) -> None:
+    draws = np.random.default_rng(0)
+    clean, restored = draws.random((2, 40, 60)).astype(np.float32)
+    restored[:, :40] = clean[:, :40]
+    valid = np.zeros(clean.shape, bool)
+    assert metric(restored, clean, ~valid) == pytest.approx(metric(restored, clean))
+    valid[:, :30] = True
+    assert metric(restored, clean, valid) == pytest.approx(1)
+    assert metric(restored, clean, ~valid) < 0.7

@@ -6,7 +6,7 @@ The draw of an image depends on (seed, noise, its relative name) alone: neither 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,8 @@ from torch import Tensor
 
 from medcli.errors import InputError
 from medcli.images import Page, read
-from medcli.images.values import RangeChoice, ValueRange, dtype_range, joint_range, range_of
+from medcli.images.filling import broadcast, unit_filled
+from medcli.images.values import Mask, RangeChoice, ValueRange, dtype_range, joint_range, missing, range_of
 from medcli.noise.base import Noise
 from medcli.noise.chain import clipped
 from medcli.seeding import keyed_generator
@@ -33,7 +34,8 @@ class Pair:
     """One image twice. noisy: (H, W) or (H, W, 3) as a method gets it; integers where it is, or would be, a file's.
 
     name: relative path. clean: float32, same shape, in [0, 1]. drawn: the noise with its level; empty for files.
-    values: which of the noisy image are 0 and 1 in the clean one; None for those of its type.
+    values: which of the noisy image are 0 and 1 in the clean one; None for those of its type. valid: (H, W), the
+    pixels that count; the others are nodata in a file, and have values like those around them. None for all.
     """
 
     name: str
@@ -41,6 +43,7 @@ class Pair:
     clean: Floats
     drawn: str = ""
     values: ValueRange | None = None
+    valid: Mask | None = None
 
     @property
     def scale(self) -> ValueRange:
@@ -53,7 +56,7 @@ class SyntheticPairsFromFiles:
     """Clean images of `folder`, with noise that is added in float.
 
     clip: to [0, 1] after every component of the noise. round: to 8 bits in the end, as a file would hold it. range:
-    which values of the files are black and white.
+    which values of the files are black and white. nodata: the value that means nothing, None for that of each file.
     """
 
     folder: Path
@@ -63,6 +66,7 @@ class SyntheticPairsFromFiles:
     clip: bool = False
     round: bool = False
     range: RangeChoice = "auto"
+    nodata: float | None = None
 
     def __len__(self) -> int:
         return len(self.names)
@@ -70,15 +74,17 @@ class SyntheticPairsFromFiles:
     def __iter__(self) -> Iterator[Pair]:
         """Raises InputError for a file that cannot be read, has several pages, or is none that the noise fits."""
         for name in self.names:
-            page = _page(self.folder / name)
-            clean = _on_scale(page.pixels, range_of(self.range, [page]))
+            page = _page(self.folder / name, self.nodata)
+            values = range_of(self.range, [page])
+            pixels, valid = _filled(self.folder / name, page, values)
+            clean = _on_scale(pixels, values)
             generator = keyed_generator(self.seed, str(self.noise), name.as_posix())
             draw = partial(one_draw, self.noise, clip=self.clip)
             try:
                 noisy, words = with_noise(clean, str(self.noise), draw, generator)
             except InputError as error:
                 raise InputError(f"{self.folder / name}: {error.problem}", error.hint) from error
-            yield Pair(name.as_posix(), as_stored(noisy, np.uint8) if self.round else noisy, clean, words)
+            yield Pair(name.as_posix(), as_stored(noisy, np.uint8) if self.round else noisy, clean, words, valid=valid)
 
 
 @dataclass(frozen=True)
@@ -87,6 +93,7 @@ class FilePairs:
 
     round: the noisy file's own values go into a method; else floats on the scale of the clean image. range: which
     values are black and white; where that is found in the values, one range that covers both files of a pair.
+    nodata: the value that means nothing, None for that of each file.
     """
 
     noisy: Path
@@ -94,6 +101,7 @@ class FilePairs:
     names: Sequence[tuple[Path, Path]]
     round: bool = True
     range: RangeChoice = "auto"
+    nodata: float | None = None
 
     def __len__(self) -> int:
         return len(self.names)
@@ -101,19 +109,23 @@ class FilePairs:
     def __iter__(self) -> Iterator[Pair]:
         """Raises InputError for a file that cannot be read or has several pages, and for pairs of two sizes."""
         for noisy_name, clean_name in self.names:
-            pages = _page(self.noisy / noisy_name), _page(self.clean / clean_name)
-            noisy, values = pages[0].pixels, [range_of(self.range, [page]) for page in pages]
+            paths = self.noisy / noisy_name, self.clean / clean_name
+            pages = [_page(path, self.nodata) for path in paths]
+            values = [range_of(self.range, [page]) for page in pages]
             values = joint_range(values, [page.pixels.dtype for page in pages])
-            clean = _on_scale(pages[1].pixels, values[1])
+            (noisy, known), (clean, clean_known) = map(_filled, paths, pages, values)
+            clean = _on_scale(clean, values[1])
             if noisy.shape != clean.shape:
                 raise InputError(
                     f"{self.noisy / noisy_name} is {_size(noisy)}, but {self.clean / clean_name} is {_size(clean)}.",
                     "The two images of a pair must match pixel by pixel.",
                 )
+            masks = [mask for mask in (known, clean_known) if mask is not None]
+            valid = np.logical_and.reduce(masks) if masks else None
             if self.round:
-                yield Pair(clean_name.as_posix(), noisy, clean, values=values[0])
+                yield Pair(clean_name.as_posix(), noisy, clean, values=values[0], valid=valid)
             else:
-                yield Pair(clean_name.as_posix(), as_floats(noisy, values[0]), clean)
+                yield Pair(clean_name.as_posix(), as_floats(noisy, values[0]), clean, valid=valid)
 
 
 def one_draw(noise: Noise, clean: Tensor, generator: torch.Generator, /, *, clip: bool = False) -> tuple[Tensor, str]:
@@ -161,11 +173,25 @@ def _on_scale(pixels: Pixels, values: ValueRange) -> Floats:
     return unit if values == dtype_range(pixels.dtype) else unit.clip(0, 1)
 
 
-def _page(path: Path) -> Page:
+def _filled(path: Path, page: Page, values: ValueRange) -> tuple[Pixels, Mask | None]:
+    """(pixels with plausible values where they mean nothing, which ones mean something); None for all.
+
+    Raises InputError where nothing does.
+    """
+    lost = missing(page.pixels, page.nodata)
+    if lost is None or not lost.any():
+        return page.pixels, None
+    if lost.all():
+        raise InputError(f"{path} holds no pixel that counts.", "All of them are nodata.")
+    filled = as_stored(unit_filled(page.pixels, values, page.nodata), page.pixels.dtype, values)
+    return np.where(broadcast(lost, page.pixels), filled, page.pixels), ~lost
+
+
+def _page(path: Path, nodata: float | None) -> Page:
     pages = read(path).pages
     if len(pages) != 1:
         raise InputError(f"{path} has {len(pages)} pages.", "Save them as single images to have each one scored.")
-    return pages[0]
+    return pages[0] if nodata is None else replace(pages[0], nodata=nodata)
 
 
 def _size(pixels: Pixels) -> str:

@@ -54,6 +54,8 @@ Metrics:
 
 Figures are measured where the range of the values, as 'med denoise' finds it or --range says, is [0, 1]: PSNR has its
 width for a peak. Both images of a pair are put on one scale, and clipped to it.
+Pixels that mean nothing in one of them (NaN, infinity, GDAL's nodata, --nodata VALUE) do not count in PSNR, nor do
+SSIM's windows around them.
 
 A draw of noise depends on the seed, the noise and the image's relative name alone, so neither order nor number of
 files changes it.
@@ -65,7 +67,7 @@ CLASSICAL = ("bm3d", "nlm", "wavelet")
 class EvalOptions:
     """Which images, and what is done to them before anything is measured. round: None for what is usual.
 
-    range: which of their values are black and white.
+    range: which of their values are black and white. nodata: which means nothing, None for that of each file.
     """
 
     clean: Path
@@ -76,6 +78,7 @@ class EvalOptions:
     seed: int
     limit: int | None
     range: RangeChoice = "auto"
+    nodata: float | None = None
 
 
 @dataclass(frozen=True)
@@ -202,6 +205,7 @@ class OutputFiles:
 @click.option("--tile", type=options.tile, metavar="auto|N|0", default="auto", show_default=True, help="Of models.")
 @options.threads()
 @options.ranges
+@options.nodata
 @click.option("-q", "--quiet", is_flag=True, help="No bar; only tables and errors.")
 def command(
     models: tuple[str, ...],
@@ -224,6 +228,7 @@ def command(
     tile: TileSize,
     range_: str,
     range_from: Path | None,
+    nodata: float | None,
     quiet: bool,
 ) -> None:
     from medcli.batch.evaluate.run import evaluate
@@ -231,7 +236,8 @@ def command(
     from medcli.data.folders import skipped, unreadable
     from medcli.zoo.fetch import ignore
 
-    request = EvalOptions(clean, noisy, noise, clip, rounded, seed, limit, options.chosen_range(range_, range_from))
+    values = options.chosen_range(range_, range_from, nodata)
+    request = EvalOptions(clean, noisy, noise, clip, rounded, seed, limit, values, nodata)
     _check(request)
     rulers, fid = _rulers(metrics)
     tasks = [EvalTask(each, pairs, _baselines(classical, each)) for each, pairs in _sources(request)]
@@ -291,13 +297,16 @@ def _sources(request: EvalOptions) -> Iterator[tuple[Noise | None, SyntheticPair
 
     if request.noisy is not None:
         names = thinned(matched(request.noisy, request.clean), request.limit)
-        yield None, FilePairs(request.noisy, request.clean, names, request.round is not False, request.range)
+        rounded = request.round is not False
+        yield None, FilePairs(request.noisy, request.clean, names, rounded, request.range, request.nodata)
         return
     images = thinned(images_in(request.clean), request.limit)
     rounded = bool(request.round)
     for noise in map(parse, request.noise):
         clip = bool(request.clip)
-        pairs = SyntheticPairsFromFiles(request.clean, images, noise, request.seed, clip, rounded, request.range)
+        pairs = SyntheticPairsFromFiles(
+            request.clean, images, noise, request.seed, clip, rounded, request.range, request.nodata
+        )
         yield noise, pairs
 
 

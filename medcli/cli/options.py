@@ -135,6 +135,12 @@ def ranges(command: Callable[..., Any]) -> Callable[..., Any]:
     return click.option("--range", "range_", metavar="auto|dtype|LOW:HIGH", default="auto", help=words)(first(command))
 
 
+def nodata(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Adds --nodata."""
+    words = "Pixels of this value mean nothing.  [default: as the file says]"
+    return click.option("--nodata", type=number, metavar="VALUE", help=words)(command)
+
+
 def chosen_range(given: str, first: Path | None, nodata: float | None = None) -> RangeChoice:
     """The range of --range, or of the image of --range-from. Raises UsageError for what is no range, InputError."""
     from medcli.errors import MedcliError

@@ -18,6 +18,7 @@ from medcli.cli.options import (
     chosen_range,
     complete_model,
     name_or_path,
+    nodata,
     ranges,
     threads,
 )
@@ -71,6 +72,7 @@ OWN_STEPS = 10_000
 @click.option("--workers", type=click.IntRange(min=0), help="Processes that draw patches.")
 @click.option("--cache", type=FOLDER, help="Where decoded images are kept.")
 @ranges
+@nodata
 @click.option("--report-every", default=100, show_default=True, type=click.IntRange(min=1), help="In steps.")
 @click.option("--save-every", default=500, show_default=True, type=click.IntRange(min=1), help="In steps.")
 @click.option("-q", "--quiet", is_flag=True, help="Say nothing but errors.")
@@ -109,7 +111,7 @@ def command(output: Path | None, recipe: str | None, pool: str | None, noise: st
     _refuse_mixtures(pool, noise, options)
     quiet = options.pop("quiet") or not is_main()  # under torchrun one process speaks
     limits = Limits(**{key: options.pop(key) for key in ("minutes", "save_every", "report_every")})
-    options["range"] = chosen_range(options.pop("range_"), options.pop("range_from"))
+    options["range"] = chosen_range(options.pop("range_"), options.pop("range_from"), options["nodata"])
     places = {each.name: options.pop(each.name) for each in fields(TrainOptions) if each.name in options}
     given, pd = options.pop("method_options"), options.pop("pd")
     own = {

@@ -45,7 +45,8 @@ class TrainOptions:
     """What a run needs beside its recipe: images, a folder to write to, a machine, and when to stop.
 
     data, noisy, clean, pairs, val: see `medcli.train.sources`. command, data_licence: for the model card. again: how
-    one that was stopped goes on, in words. range: which values of the images are black and white.
+    one that was stopped goes on, in words. range: which values of the images are black and white. nodata:
+    which means nothing, None for that of each file.
     free: which of "config", "patch" and "batch" are chosen for the machine. progress: hears how far decoding is.
     """
 
@@ -65,12 +66,15 @@ class TrainOptions:
     cache: Path | None = None
     again: str = "--resume"
     range: RangeChoice = "auto"
+    nodata: float | None = None
     free: Collection[str] = ()
     progress: Callable[[str], None] = silent
 
     def folders(self) -> Folders:
         cache = self.cache or user_cache_path("medcli") / "images"
-        return Folders(cache, self.data, self.noisy, self.clean, self.pairs, self.val, self.range, self.progress)
+        return Folders(
+            cache, self.data, self.noisy, self.clean, self.pairs, self.val, self.range, self.nodata, self.progress
+        )
 
 
 def train(recipe: Recipe, options: TrainOptions, report: Callable[[Line], None], say: Callable[[str], None]) -> Path:

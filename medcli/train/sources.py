@@ -37,8 +37,8 @@ class Folders:
 
     pairs: folders of mates with a manifest; clean then says where the images lie now of which the mates were made.
     val: for validation; like data, or with a manifest or subfolders `noisy` and `clean` where images are recorded.
-    cache: where decoded images are kept. range: which values are black and white. say: hears how far
-    decoding is.
+    cache: where decoded images are kept. range: which values are black and white. nodata: which means
+    nothing, None for that of each file. say: called with how far decoding is.
     """
 
     cache: Path
@@ -48,6 +48,7 @@ class Folders:
     pairs: Sequence[Path] = ()
     val: Path | None = None
     range: RangeChoice = "auto"
+    nodata: float | None = None
     say: Callable[[str], None] = silent
 
     def left_out(self) -> list[str]:
@@ -242,7 +243,11 @@ def _files(folders: Sequence[Path]) -> list[Path]:
 
 def _checked(paths: _Paths, recipe: Recipe, folders: Folders) -> _Images:
     read = partial(
-        open_cache, cache_dir=folders.cache, smallest=recipe.patch, reading=Reading(folders.range), say=folders.say
+        open_cache,
+        cache_dir=folders.cache,
+        smallest=recipe.patch,
+        reading=Reading(folders.range, folders.nodata),
+        say=folders.say,
     )
     scenes = _scenes(paths) if paths.aligned else {}
     caches = [read(files, scenes=[scenes[path] for path in files] if scenes else ()) for files in paths.views]

@@ -6,9 +6,12 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from medcli.batch.pairs import Pair, Pixels, as_floats, as_stored
+import numpy as np
+
+from medcli.batch.pairs import Floats, Pair, Pixels, as_floats, as_stored
 from medcli.engine.classical import classical
 from medcli.errors import MedcliError
+from medcli.images.filling import broadcast
 from medcli.images.values import ValueRange
 from medcli.metrics import Fid, Metric
 from medcli.noise.base import Noise
@@ -108,12 +111,16 @@ def evaluate(
 
 
 def _score(method: EvaluatedMethod, pair: Pair, metrics: Mapping[str, Metric], distance: Fid | None) -> Score:
-    before = metrics["psnr"](as_floats(pair.noisy, pair.scale).clip(0, 1), pair.clean)
+    def scored(result: Pixels) -> Floats:
+        floats = as_floats(result, pair.scale).clip(0, 1)
+        return floats if pair.valid is None else np.where(broadcast(pair.valid, floats), floats, pair.clean)
+
+    before = metrics["psnr"](scored(pair.noisy), pair.clean, pair.valid)
     started = time.perf_counter()
     answer = method.restore(pair.noisy, pair.scale)
     seconds = time.perf_counter() - started
-    restored = as_floats(answer, pair.scale).clip(0, 1)
-    values = {name: metric(restored, pair.clean) for name, metric in metrics.items()}
+    restored = scored(answer)
+    values = {name: metric(restored, pair.clean, pair.valid) for name, metric in metrics.items()}
     if distance is not None:
         distance.add(restored, pair.clean)
     change = 0.0 if values["psnr"] == before else values["psnr"] - before  # two infinities have no difference
