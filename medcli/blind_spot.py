@@ -1,9 +1,9 @@
-"""Hidden pixels and sub-images: pure functions that training and denoising share.
+"""Hidden pixels and sub-images: pure functions for training and denoising.
 
-An index map gives each pixel, with all its channels, to one of several branches. In its own branch a pixel is hidden
-and is guessed from what is visible; what the branches guess is put together. What stands in a hidden pixel's place
-(`FILLS`) knows nothing of it. Nothing that a network computes from there, an average over the whole image included,
-can know the value that it is to guess.
+An index map assigns each pixel, with all its channels, to one of several branches. In its branch a pixel is hidden and
+predicted from the visible pixels; the predictions of all branches are combined. The value that replaces a hidden pixel
+(`FILLS`) does not depend on it. So nothing that a network computes, averages over the whole image included, depends on
+the value to be predicted.
 """
 
 from __future__ import annotations
@@ -44,15 +44,15 @@ def join(parts: Tensor, stride: int) -> Tensor:
 
 
 def drawn(height: int, width: int, branches: int, generators: Sequence[Generator]) -> Tensor:
-    """An index map for each generator: (B, 1, height, width) uint8 on the CPU, even over 0 to branches - 1."""
+    """An index map for each generator: (B, 1, height, width) uint8 on the CPU, uniform over 0 to branches - 1."""
     shape = (1, height, width)
     return torch.stack([torch.randint(branches, shape, dtype=torch.uint8, generator=one) for one in generators])
 
 
 def scattered(rows: Tensor, columns: Tensor, seed: int) -> Tensor:
-    """(H,) and (W,) int64 -> (H, W) int64, even over 0 to 2^32 - 1: a hash of seed, row and column alone.
+    """(H,) and (W,) int64 -> (H, W) int64, uniform over 0 to 2^32 - 1: a hash of seed, row and column alone.
 
-    The same place draws the same number whichever tile it is seen in, on every device.
+    A pixel gets the same number in every tile and on every device.
     """
     return _hash(_hash(_hash(torch.tensor(seed, device=rows.device)) ^ rows & WORD)[:, None] ^ columns & WORD)
 
@@ -65,12 +65,12 @@ def _hash(words: Tensor) -> Tensor:
 
 
 def zero(images: Tensor, hidden: Tensor) -> Tensor:
-    """(B, C, H, W) with zero where `hidden`, (B, 1, H, W) bool, as in the paper."""
+    """(B, C, H, W) with zero where `hidden`, (B, 1, H, W) bool."""
     return images.masked_fill(hidden, 0.0)
 
 
 def mean(images: Tensor, hidden: Tensor) -> Tensor:
-    """(B, C, H, W) with a weighted mean of the visible pixels around where `hidden`, (B, 1, H, W) bool.
+    """(B, C, H, W) with a weighted mean of the visible neighbours where `hidden`, (B, 1, H, W) bool.
 
     The weights are binomial, 5 x 5; where none of these pixels is visible, it is zero.
     """
@@ -84,9 +84,9 @@ def mean(images: Tensor, hidden: Tensor) -> Tensor:
 
 
 def around(images: Tensor, hidden: Tensor) -> Tensor:
-    """(B, C, H, W) with the mean of the eight pixels around, those at the sides counting double, where `hidden`.
+    """(B, C, H, W) with the mean of the eight neighbours where `hidden`; the four closest have weight 2.
 
-    hidden: (B, 1, H, W) bool. None of these eight is hidden itself.
+    hidden: (B, 1, H, W) bool. None of these eight may be hidden.
     """
     kernel = torch.tensor(NEIGHBOURS, device=images.device, dtype=images.dtype)
     channels = images.shape[1]
@@ -97,27 +97,27 @@ def around(images: Tensor, hidden: Tensor) -> Tensor:
 
 
 FILLS: Mapping[str, Inpaint] = {"zero": zero, "mean": mean}
-FILL_REACH: Mapping[str, int] = {"zero": 0, "mean": 2}  # pixels of a sub-image that a fill looks around
+FILL_REACH: Mapping[str, int] = {"zero": 0, "mean": 2}  # pixels of a sub-image
 
 
 def guess(network: nn.Module, images: Tensor, hidden: Tensor, fill: Inpaint = zero) -> Tensor:
-    """The network's answer, float32, to images with hidden pixels: (B, C, H, W), hidden (B, 1, H, W) bool.
+    """The network's output, float32, for images with hidden pixels: (B, C, H, W), hidden (B, 1, H, W) bool.
 
-    It counts only where pixels are hidden.
+    Only its values at hidden pixels are predictions.
     """
     seen = fill(images, hidden).contiguous(memory_format=channels_last)
-    answer: Tensor = network(seen)
-    return answer.float()
+    output: Tensor = network(seen)
+    return output.float()
 
 
 def stitched(
     network: nn.Module, noisy: Tensor, index: Tensor, *, branches: int, stride: int = 1, fill: Inpaint = zero
 ) -> Tensor:
-    """Every pixel as it was guessed in its own branch: (B, C, H, W) -> same shape, float32.
+    """Every pixel as predicted in its own branch: (B, C, H, W) -> same shape, float32.
 
-    index: (B or 1, 1, H, W); where it is `branches` or more, the answer is 0. stride: of the sub-images, whose sides
-    must suit the network. The network runs `branches` times. A sub-image that a branch hides completely, as happens
-    with an image of one or two pixels, leaves nothing to guess from: its pixels come back as they are.
+    index: (B or 1, 1, H, W); where it is `branches` or more, the result is 0. stride: of the sub-images, whose sides
+    must be multiples of the network's. The network runs `branches` times. A sub-image that a branch hides completely,
+    as happens with an image of one or two pixels, is returned unchanged.
     """
     parts = split(noisy, stride)
     owners = split(index.to(noisy.device).expand(len(noisy), -1, -1, -1), stride)
@@ -139,12 +139,12 @@ def hidden_pixel_error(
     fill: Inpaint = zero,
     loss: Loss = mse,
 ) -> Tensor:
-    """How far each image's pixels are from what was guessed while they were hidden: (B, C, H, W) -> (B,).
+    """The error of each image's pixels as predicted while hidden: (B, C, H, W) -> (B,).
 
-    index: (B or 1, 1, H, W); pixels of `branches` or more are always visible, and do not count.
-    No clean image is needed. Where the noise has no mean and pixels `stride` apart do not share it, the mean squared
-    error is that to the clean image plus the variance of the noise: the difference of two networks, on images that
-    neither was trained on and with one `index`, estimates the difference of their true errors.
+    index: (B or 1, 1, H, W); pixels of `branches` or more are always visible and not counted.
+    No clean image is needed. If the noise has zero mean and is uncorrelated at a distance of `stride` pixels, the mean
+    squared error is that to the clean image plus the variance of the noise: the difference of two networks, on images
+    that neither was trained on and with the same `index`, estimates the difference of their true errors.
     """
     restored = stitched(network, noisy, index, branches=branches, stride=stride, fill=fill)
     hidden = (index < branches).to(noisy.device).expand(len(noisy), -1, -1, -1)
@@ -153,7 +153,7 @@ def hidden_pixel_error(
 
 @dataclass(frozen=True)
 class PixelHiding:
-    """What is hidden to compare two networks: arguments of `hidden_pixel_error`.
+    """How pixels are hidden to compare two networks: arguments of `hidden_pixel_error`.
 
     maps: (count, side, seed) -> index maps, each (count or 1, 1, side, side).
     """
@@ -170,24 +170,24 @@ class PixelHiding:
 
 
 def error_where(restored: Tensor, noisy: Tensor, hidden: Tensor, loss: Loss) -> Tensor:
-    """The loss at the hidden pixels of each image, and the mean of that: a scalar.
+    """The mean over images of the loss at their hidden pixels: a scalar.
 
-    restored, noisy: (B, C, H, W). hidden: (B, 1, H, W) bool. Raises ValueError for an image that hides nothing.
+    restored, noisy: (B, C, H, W). hidden: (B, 1, H, W) bool. Raises ValueError for an image without hidden pixels.
     """
     return torch.stack([_error(*each, loss) for each in zip(restored, noisy, hidden, strict=True)]).mean()
 
 
 def _error(restored: Tensor, noisy: Tensor, hidden: Tensor, loss: Loss) -> Tensor:
-    places = hidden[0].nonzero(as_tuple=True)
-    if not len(places[0]):
-        raise ValueError("an image without a hidden pixel has nothing to be judged by")
-    return loss(*(image[:, places[0], places[1]][None, :, None] for image in (restored, noisy)))
+    rows, columns = hidden[0].nonzero(as_tuple=True)
+    if not len(rows):
+        raise ValueError("an image has no hidden pixel")
+    return loss(*(image[:, rows, columns][None, :, None] for image in (restored, noisy)))
 
 
 def roughness(images: Tensor) -> Tensor:
     """The mean length of the gradient: (B, C, H, W) -> scalar, in the images' own unit per pixel.
 
-    Isotropic total variation, with 1e-8 under the root; the last row and column have no successor and do not count.
+    Isotropic total variation, with 1e-8 under the root; without the last row and column.
     """
     corner = images[..., :-1, :-1]
     down, right = images[..., 1:, :-1] - corner, images[..., :-1, 1:] - corner

@@ -1,13 +1,13 @@
-"""Everything a user can cause, as one family. Each error is a letter: what was wrong, what was seen, what to try.
+"""Errors that users can cause. Each has a problem, with the value that caused it, and a hint what to do.
 
 MedcliError            exit 1
 |- InputError          a file that cannot be read as an image
-|- OutputError         a result that cannot be written where it was asked for
+|- OutputError         a result that cannot be written
 |- ModelError          an unknown, corrupt or unsuitable model
-|- DeviceError         a device that is absent, or too small for the work
-|- RecipeError         a training recipe or an option of one that makes no sense
-|- TrainingError       a training run that cannot go on
-`- SomeFailed          exit 3: a run over many files that finished, with failures
+|- DeviceError         a device that is not available or has too little memory
+|- RecipeError         an invalid training recipe or option
+|- TrainingError       a training run that cannot start or continue
+`- SomeFailed          exit 3: a run over many files in which some failed
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ import errno
 
 
 class MedcliError(Exception):
-    """An error to be shown to a person without a traceback.
+    """An error that is printed without a traceback.
 
-    `problem` says in one sentence what was wrong and what was seen; `hint` says what to try.
+    problem: one sentence, with the value that caused the error. hint: what to do.
     """
 
     exit_code = 1
@@ -29,11 +29,11 @@ class MedcliError(Exception):
         self.hint = hint
 
     def __reduce__(self) -> tuple[type[MedcliError], tuple[str, str]]:
-        """Another process gets both parts."""
+        """Keeps both parts when pickled for another process."""
         return type(self), (self.problem, self.hint)
 
 
-# CPU, MPS and the libraries below them say it only in words; oneDNN does not even name memory.
+# On CPU and MPS only the text of the error says so; oneDNN's does not even mention memory.
 _OUT_OF_MEMORY = (
     "not enough memory",
     "allocate memory",  # can't, cannot, unable to
@@ -50,7 +50,7 @@ _OUT_OF_MEMORY = (
 
 
 def ran_out(error: BaseException) -> bool:
-    """Whether `error` says that memory ran out."""
+    """Whether `error` means out of memory."""
     if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno == errno.ENOMEM):
         return True
     says = str(error).lower()
@@ -62,7 +62,7 @@ class InputError(MedcliError):
 
 
 class OutputError(MedcliError):
-    """A result cannot be written: no rights, no room, a format without the depth, or a name that is taken."""
+    """A result cannot be written: no permission, a full disk, a format without this bit depth, or an existing file."""
 
 
 class ModelError(MedcliError):
@@ -70,18 +70,18 @@ class ModelError(MedcliError):
 
 
 class DeviceError(MedcliError):
-    """A device was asked for and is not there, or has too little memory."""
+    """A requested device is not available or has too little memory."""
 
 
 class RecipeError(MedcliError):
-    """A recipe, or an option that overrides it, cannot be followed."""
+    """A recipe, or an option that overrides it, is invalid."""
 
 
 class TrainingError(MedcliError):
-    """Training cannot start or cannot go on."""
+    """Training cannot start or continue."""
 
 
 class SomeFailed(MedcliError):
-    """A run over many files ended, but some of them failed."""
+    """A run over many files finished, but some of them failed."""
 
     exit_code = 3

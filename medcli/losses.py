@@ -21,15 +21,15 @@ def mse(restored: Tensor, target: Tensor) -> Tensor:
 
 
 def charbonnier(restored: Tensor, target: Tensor) -> Tensor:
-    """Mean of sqrt(d^2 + 1e-6): L1 with a smooth foot (Charbonnier et al., ICIP 1994)."""
+    """Mean of sqrt(d^2 + 1e-6): a smooth L1 (Charbonnier et al., ICIP 1994)."""
     return ((restored - target).square() + 1e-6).sqrt().mean()
 
 
 def log_mse(restored: Tensor, target: Tensor) -> Tensor:
-    """Mean over the batch of log(MSE + 1e-5)/2: every noise level counts alike, however strong.
+    """Mean over the batch of log(MSE + 1e-5)/2: all noise levels have the same weight.
 
     It is the negative PSNR up to a factor, as used by Chen et al., Simple Baselines for Image Restoration (ECCV 2022);
-    the constant ends the reward at 50 dB.
+    the constant limits it to 50 dB.
     """
     return 0.5 * torch.log((restored - target).square().mean((1, 2, 3)) + 1e-5).mean()
 

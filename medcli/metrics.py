@@ -1,10 +1,10 @@
-"""The ruler: how far a restored image is from the clean one, and how far two sets of images are from each other.
+"""Metrics: the distance of a restored image from the clean one, and of two sets of images.
 
-Every metric takes (H, W) or (H, W, C) floats in [0, 1], restored and clean, and gives one number over all channels;
-`valid`, (H, W), says which pixels count. PSNR is over those, SSIM over the windows around them; the others look at the
-whole image, in which the pixels that do not count are equal.
-PSNR and MS-SSIM need nothing but the core; SSIM is scikit-image's; LPIPS and FID are torchmetrics', with weights that
-must already be on this machine: nothing is downloaded.
+Every metric takes (H, W) or (H, W, C) floats in [0, 1], restored and clean, and returns one number over all channels.
+`valid`, (H, W) bool, is a mask of the valid pixels: PSNR is over those, SSIM over the windows centred on them; the
+other metrics use the whole image, in which invalid pixels must be equal.
+PSNR and MS-SSIM need no optional dependency; SSIM uses scikit-image; LPIPS and FID use torchmetrics and weights that must
+already be on this machine
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ INCEPTION = "weights-inception-2015-12-05-6726825d.pth"
 def psnr(restored: Pixels, clean: Pixels, valid: Mask | None = None, /) -> float:
     """Peak signal-to-noise ratio in dB for a peak of 1; infinite for equal images.
 
-    Raises InputError for shapes that differ or are no image's, and for values that are no floats in [0, 1].
+    Raises InputError for shapes that differ or are not an image's, and for values that are not floats in [0, 1].
     """
     restored, clean = _checked(restored, clean)
     squares = (restored - clean) ** 2
@@ -65,7 +65,7 @@ def ssim(restored: Pixels, clean: Pixels, valid: Mask | None = None, /) -> float
 
 
 def ssim7(restored: Pixels, clean: Pixels, valid: Mask | None = None, /) -> float:
-    """Structural similarity by scikit-image's own choice: 7x7 uniform window, sample covariance.
+    """Structural similarity with scikit-image's defaults: 7x7 uniform window, sample covariance.
 
     Raises what `psnr` does, InputError for sides under 7 pixels, MedcliError without scikit-image.
     """
@@ -76,8 +76,8 @@ def ssim7(restored: Pixels, clean: Pixels, valid: Mask | None = None, /) -> floa
 def ms_ssim(restored: Pixels, clean: Pixels, _valid: Mask | None = None, /) -> float:
     """Structural similarity over five scales (Wang et al., 2003, equation 7), channels averaged at each scale.
 
-    Contrast and structure that are anticorrelated count as 0. Raises what `psnr` does, InputError for sides under 176
-    pixels, which leave no room for the window at the coarsest scale.
+    Negative contrast-structure terms are set to 0. Raises what `psnr` does, InputError for sides under 176
+    pixels, which are smaller than the window at the coarsest scale.
     """
     restored, clean = _checked(restored, clean, side=WINDOW * 2 ** (len(SCALE_WEIGHTS) - 1))
     product = 1.0
@@ -107,7 +107,7 @@ class Lpips:
 class Fid:
     """Fréchet distance between the Inception features of two sets of images; lower is better.
 
-    It says little about fewer than some thousand images. Raises MedcliError without torchmetrics and torch-fidelity
+    Not reliable for fewer than some thousand images. Raises MedcliError without torchmetrics and torch-fidelity
     or without Inception's weights.
     """
 
@@ -127,15 +127,15 @@ class Fid:
         self._count += 1
 
     def value(self) -> float:
-        """The distance; not a number for fewer than two images."""
+        """The distance; NaN for fewer than two images."""
         if self._count < 2:
             return float("nan")
-        return max(0.0, float(self._distance.compute()))  # which may fall short of 0 by a rounding error
+        return max(0.0, float(self._distance.compute()))  # rounding errors may make it negative
 
 
 @dataclass(frozen=True)
 class Scale:
-    """A metric as tables show it. make: loads what it needs, and raises MedcliError where that is not there."""
+    """A metric with its title and decimals in tables. make: loads it; raises MedcliError for a missing dependency."""
 
     title: str
     decimals: int
@@ -144,7 +144,7 @@ class Scale:
 
 def _ready(metric: Metric) -> Callable[[], Metric]:
     def make() -> Metric:
-        _structural_similarity()  # found missing now rather than after the first image
+        _structural_similarity()  # fail now rather than after the first image
         return metric
 
     return make
@@ -155,13 +155,13 @@ PER_IMAGE: Mapping[str, Scale] = {
     "ssim": Scale("SSIM 11x11 Gaussian", 4, _ready(ssim)),
     "ssim7": Scale("SSIM 7x7 uniform", 4, _ready(ssim7)),
     "ms-ssim": Scale("MS-SSIM", 4, lambda: ms_ssim),
-    "lpips": Scale("LPIPS (low is good)", 4, Lpips),
+    "lpips": Scale("LPIPS (lower is better)", 4, Lpips),
 }
 FID = "fid"
 
 
 def check_names(names: tuple[str, ...]) -> None:
-    """Raises MedcliError for a name that is no metric's, with the nearest that is."""
+    """Raises MedcliError for an unknown metric, with the closest known name."""
     known = [*PER_IMAGE, FID]
     for name in names:
         if name not in known:
@@ -171,7 +171,7 @@ def check_names(names: tuple[str, ...]) -> None:
 def weights_at_hand(what: str, file: str) -> Path:
     """A weight file in torch's cache, checked against the start of the SHA-256 in its name.
 
-    Raises MedcliError, saying where to put it, where it is missing, and where it is another file.
+    Raises MedcliError where it is missing, with the folder to put it in, or where its checksum differs.
     """
     import torch
 
@@ -182,13 +182,13 @@ def weights_at_hand(what: str, file: str) -> Path:
             f"medcli downloads nothing here. Put the file into {path.parent}, or leave {what} out of --metrics.",
         )
     if not sha256_of(path).startswith(path.stem.rpartition("-")[2]):
-        raise MedcliError(f"{path} is damaged or another file: its checksum differs.", "Put the right one there.")
+        raise MedcliError(f"{path} is damaged or a different file: its checksum differs.", "Replace it.")
     return path
 
 
 @contextmanager
 def needing(what: str, package: str, extra: str) -> Iterator[None]:
-    """Turns a failed import into the letter that names the extra to install."""
+    """Turns a failed import into an error that names the extra to install."""
     try:
         yield
     except ImportError as error:
@@ -200,7 +200,7 @@ def needing(what: str, package: str, extra: str) -> Iterator[None]:
 def _checked(restored: Pixels, clean: Pixels, side: int = 1) -> tuple[Doubles, Doubles]:
     if restored.shape != clean.shape:
         raise InputError(
-            f"Images of shape {restored.shape} and {clean.shape} cannot be compared.", "Both must have one size."
+            f"Images of shape {restored.shape} and {clean.shape} cannot be compared.", "Both must have the same shape."
         )
     if clean.ndim not in (2, 3) or min(clean.shape[:2]) < side:
         raise InputError(
@@ -209,7 +209,7 @@ def _checked(restored: Pixels, clean: Pixels, side: int = 1) -> tuple[Doubles, D
         )
     for pixels in (restored, clean):
         if pixels.dtype.kind != "f" or not (pixels.min() >= 0 and pixels.max() <= 1):  # written so that NaN fails
-            raise InputError("Values to be compared must be floats in [0, 1].", "Scale integers; clip what is outside.")
+            raise InputError("Values to be compared must be floats in [0, 1].", "Scale integers; clip other values.")
     return restored.astype(np.float64), clean.astype(np.float64)
 
 
@@ -232,7 +232,7 @@ def _mean_ssim(restored: Doubles, clean: Doubles, valid: Mask | None, side: int,
 
 
 def _similarity(restored: Doubles, clean: Doubles) -> tuple[float, float]:
-    """(mean SSIM, mean of its contrast and structure terms) with the Gaussian window, where it fits whole."""
+    """(mean SSIM, mean of its contrast and structure terms) with the Gaussian window, at positions where it fits."""
     mean_r, mean_c = _windowed(restored), _windowed(clean)
     variances = _windowed(restored**2) - mean_r**2 + _windowed(clean**2) - mean_c**2
     covariance = _windowed(restored * clean) - mean_r * mean_c
@@ -242,9 +242,9 @@ def _similarity(restored: Doubles, clean: Doubles) -> tuple[float, float]:
 
 
 def _windowed(values: Doubles) -> Doubles:
-    reach = WINDOW // 2
+    radius = WINDOW // 2
     blurred = np.asarray(cv2.GaussianBlur(values, (WINDOW, WINDOW), 1.5), np.float64)
-    return blurred[reach:-reach, reach:-reach]
+    return blurred[radius:-radius, radius:-radius]
 
 
 def _halved(pixels: Doubles) -> Doubles:

@@ -1,4 +1,4 @@
-"""Names and where they live. Nothing is imported until a name is asked for, so a table costs nothing to read."""
+"""Tables of names and the classes behind them, which are imported only when a name is resolved."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ METHODS: Mapping[str, str] = {
 }
 
 DEFAULT_METHOD = "supervised"
-POOL_METHOD = "med"  # where clean images are made noisy by a pool of noises
-NOISE_MODEL_RECIPE = "ludvae"  # by which the noise of somebody's own images is learned
+POOL_METHOD = "med"  # for clean images and a pool of noises
+NOISE_MODEL_RECIPE = "ludvae"  # trains a noise model on the user's images
 
 NOISES: Mapping[str, str] = {
     "camera": "medcli.noise.camera:Camera",
@@ -72,14 +72,14 @@ STRATEGIES: Mapping[str, str] = {
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """A hint for a mistyped name: the nearest known one if there is any, and the list."""
+    """A hint for an unknown name: the closest known one, if any is similar, and the list."""
     names = sorted(known)
     close = difflib.get_close_matches(name, names, n=1)
     return (f"Did you mean '{close[0]}'? " if close else "") + f"Known: {', '.join(names)}."
 
 
 def resolve(table: Mapping[str, str], name: str, *, kind: str, error: type[MedcliError]) -> Any:
-    """The object behind `name` in `table`; raises `error`, naming the nearest entry, where there is none."""
+    """The object behind `name` in `table`; raises `error` with the closest entry for an unknown name."""
     if name not in table:
         raise error(f"There is no {kind} called '{name}'.", nearest(name, table))
     module, _, attribute = table[name].partition(":")

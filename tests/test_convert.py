@@ -624,7 +624,7 @@ class TestCommand:
     @pytest.mark.parametrize(
         ("options", "message_lines"),
         [
-            (["-o", "x.pth"], "called .safetensors"),
+            (["-o", "x.pth"], "must end in .safetensors"),
             (["-o", "x.safetensors", "--config", "[1]"], "lines of 'name: value'"),
             (["-o", "x.safetensors", "--config", "{"], "not YAML"),
             (["-o", "x.safetensors", "--config", "day: 2024-99-99"], "not YAML"),

@@ -213,7 +213,7 @@ class TestDoor:
     def test_files_are_overwritten_only_by_force(self, weight_file: Path) -> None:
         target = weight_file.with_suffix(".pt")
         target.write_text("mine")
-        with pytest.raises(OutputError, match="is there already"):
+        with pytest.raises(OutputError, match="exists"):
             type_in(weight_file, "--to", "torchscript", "-o", target)
         assert target.read_text() == "mine"
         type_in(weight_file, "--to", "torchscript", "-o", target, "--force")

@@ -217,10 +217,10 @@ class TestPull:
 class TestVerify:
     def test_all_that_is_here(self, hub: Hub) -> None:
         result = run("verify")
-        assert "photo: whole, its test vector agrees" in result.output
+        assert "photo: checksum ok, test vector matches" in result.output
         assert "tiny" not in result.output
         run("pull", "tiny")
-        assert "tiny: whole, fits its network; there is no test vector" in run("verify", "tiny").output
+        assert "tiny: checksum ok, loads into its network; there is no test vector" in run("verify", "tiny").output
         assert hub.asked == 1
 
     def test_a_model_that_is_not_here_is_a_letter(self, hub: Hub) -> None:
@@ -254,7 +254,7 @@ class TestVerify:
         assert "There is no test vector" in run("verify", "photo").stderr
         shutil.copy(origin / "gaussian.vector.safetensors", tmp_path / "photo.vector.safetensors")
         result = run("verify", "photo")
-        assert (result.exit_code, "'photo' gives other images than it should" in result.stderr) == (1, True)
+        assert (result.exit_code, "'photo' does not reproduce its test vector" in result.stderr) == (1, True)
 
 
 class TestConverted:
@@ -278,7 +278,7 @@ class TestConverted:
         ours = Path(run("path", "tiny").output.strip())
         assert (ours.suffix, ours.parent) == (".safetensors", catalog.converted_folder(catalog.find("tiny")))
         assert weights.load_network(ours)[1] == catalog.find("tiny").card
-        assert "fits its network" in run("verify", "tiny").output
+        assert "loads into its network" in run("verify", "tiny").output
         run("rm", "tiny")
         assert not ours.exists()
         assert not foreign.exists()
@@ -307,7 +307,7 @@ class TestPathAndRemove:
 
     def test_what_comes_with_medcli_stays(self, hub: Hub) -> None:
         run("pull", "tiny")
-        assert "'photo' comes with medcli" in message_lines("rm", "tiny", "photo")
+        assert "'photo' is part of medcli" in message_lines("rm", "tiny", "photo")
         assert catalog.is_here(catalog.find("tiny"))
         with pytest.raises(ModelError, match="stays"):
             catalog.remove(catalog.find("photo"))
@@ -377,8 +377,8 @@ class TestBundle:
     def test_only_this_catalogue_is_trusted(self, bundle: Path, tmp_path: Path) -> None:
         rows = yaml.safe_load((bundle / "models.yaml").read_text())["models"]
         write_catalogue(bundle / "models.yaml", [rows[1] | {"sha256": "0" * 64}, rows[1] | {"id": "newer"}])
-        assert "another than this medcli's" in message_lines("pull", "--from-bundle", bundle, "tiny")
-        assert "knows no model 'newer'" in message_lines("pull", "--from-bundle", bundle, "newer")
+        assert "differs from that of this version" in message_lines("pull", "--from-bundle", bundle, "tiny")
+        assert "has no model 'newer'" in message_lines("pull", "--from-bundle", bundle, "newer")
         (bundle / "models.yaml").unlink()
         assert "is no bundle of models" in message_lines("pull", "--from-bundle", bundle)
 

@@ -1,4 +1,4 @@
-"""Claims about the noises: seeds, shapes, moments, ranges, and what they leave alone."""
+"""Tests of the noises: seeds, shapes, moments, ranges, and unchanged inputs."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ class TestEveryNoise:
         assert not torch.equal(EVERY[name](colours(), seeded(1)), EVERY[name](colours(), seeded(2)))
 
     @each_noise
-    def test_the_input_is_left_alone(self, noise: Noise) -> None:
+    def test_the_input_is_not_changed(self, noise: Noise) -> None:
         clean = colours()
         for seed in range(8):
             noisy = noise(clean, seeded(seed))
@@ -75,7 +75,7 @@ class TestEveryNoise:
         assert torch.equal(torch.get_rng_state(), before)
 
     @each_noise
-    def test_a_settled_noise_has_nothing_more_to_decide(self, noise: Noise) -> None:
+    def test_sampled_parameters_are_fixed(self, noise: Noise) -> None:
         with_parameters = noise.sample_parameters(seeded(3))
         assert with_parameters == noise.sample_parameters(seeded(3))
         assert with_parameters == with_parameters.sample_parameters(seeded(4))
@@ -250,7 +250,7 @@ class TestRescale:
         assert all((result - wave)[..., 6:-6].abs().max() < 0.02 for result in results)  # hamming leaves stairs
         assert len({result.sum((0, 1)).numpy().tobytes() for result in results}) == len(FILTERS)
 
-    def test_nonsense_is_refused(self) -> None:
+    def test_invalid_values_are_rejected(self) -> None:
         with pytest.raises(RecipeError, match="scale down by 1"):
             Rescale(1)
         with pytest.raises(RecipeError, match="Did you mean 'lanczos'"):
@@ -331,10 +331,10 @@ class TestSensor:
 
         assert deviation(0.3) > 2 * deviation(0.8)
 
-    def test_nonsense_is_refused(self) -> None:
+    def test_invalid_values_are_rejected(self) -> None:
         with pytest.raises(RecipeError, match="Did you mean 'mild'"):
             Sensor("milde")
-        with pytest.raises(RecipeError, match="no space called 'raw'"):
+        with pytest.raises(RecipeError, match="no colour space called 'raw'"):
             Sensor(space="raw")
         with pytest.raises(RecipeError, match="read: tail"):
             Read(tail=(2, 5))
@@ -367,10 +367,10 @@ class TestCamera:
         cast = torch.stack([(Camera()(clean, seeded(seed)) - clean).mean((1, 2)) for seed in range(60)]).mean(0) * 255
         assert cast.abs().max() < 1.0
 
-    def test_nonsense_is_refused(self) -> None:
-        with pytest.raises(RecipeError, match="'camera: quality' is upside down"):
+    def test_invalid_values_are_rejected(self) -> None:
+        with pytest.raises(RecipeError, match="'camera: quality' is reversed"):
             Camera(quality=(90, 70))
-        with pytest.raises(RecipeError, match=r"1\.5 is no level for 'camera: jpeg_share'"):
+        with pytest.raises(RecipeError, match=r"1\.5 is not a valid level for 'camera: jpeg_share'"):
             Camera(jpeg_share=1.5)
 
 
@@ -382,7 +382,7 @@ class TestPool:
 
     @pytest.mark.parametrize("weights", [(), (0.0, 0.0), (1.0, -0.5), (1.0, float("inf"))])
     def test_weights_must_be_shares(self, weights: tuple[float, ...]) -> None:
-        with pytest.raises(RecipeError, match="cannot be drawn from"):
+        with pytest.raises(RecipeError, match="cannot have the weights"):
             Pool([(weight, Clip()) for weight in weights])
 
 
@@ -398,8 +398,8 @@ class TestPool:
         lambda: Round(bits=0),
     ],
 )
-def test_levels_that_make_no_sense_are_refused(make: type[Noise]) -> None:
-    with pytest.raises(RecipeError, match=r"upside down|no level for"):
+def test_invalid_levels_are_rejected(make: type[Noise]) -> None:
+    with pytest.raises(RecipeError, match=r"reversed|not a valid level for"):
         make()
 
 

@@ -242,9 +242,9 @@ class TestLetters:
             ("--like mine --option views=3", RecipeError, "does not take these options"),
             ("--like mine --config widht=3", RecipeError, "Did you mean 'width'"),
             ("--like small", MedcliError, "smaller than the 32 pixel patch"),
-            ("--like mine --sigma 50-5", RecipeError, "upside down"),
-            ("--like mine --sigma 300", RecipeError, "300 is no level for 'sigma'"),
-            ("--like mine --temperature 11", RecipeError, "11 is no level for 'temperature'"),
+            ("--like mine --sigma 50-5", RecipeError, "is reversed"),
+            ("--like mine --sigma 300", RecipeError, "300 is not a valid level for 'sigma'"),
+            ("--like mine --temperature 11", RecipeError, "11 is not a valid level for 'temperature'"),
         ],
     )
     def test_nothing_is_left(self, options: str, error: type[Exception], words: str, call: Call) -> None:

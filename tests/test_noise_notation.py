@@ -83,24 +83,24 @@ def test_what_was_drawn_can_be_drawn_again(text: str) -> None:
     [
         ("gausian:25", "Did you mean 'gaussian'"),
         ("corruptions", "Did you mean 'corruption'"),
-        ("gaussian:loud", "'loud' is no level for 'gaussian'"),
-        ("gaussian:25:50", "'25:50' is no level"),
+        ("gaussian:loud", "'loud' is not a valid level for 'gaussian'"),
+        ("gaussian:25:50", "'25:50' is not a valid level"),
         ("gaussian:50-5", "Write 5-50"),
-        ("gaussian:-5", "-5 is no level for 'gaussian'"),
+        ("gaussian:-5", "-5 is not a valid level for 'gaussian'"),
         ("salt-pepper:5", "start at 0 and end at 1"),
         ("salt-pepper:0.1,slat=0.3", "Did you mean 'salt'"),
         ("salt-pepper:0.1,salt=0.3-0.5", "takes one number, not the range 0.3-0.5"),
         ("local-variance:25", "'local-variance' has no argument '25'"),
         ("gaussian:25,30", "has no argument '30'"),
-        ("rescale", "'rescale' lacks its level"),
+        ("rescale", "'rescale' needs a level"),
         ("rescale:2.5", "takes whole numbers"),
         ("rescale:2,filter=lancsoz", "Did you mean 'lanczos'"),
-        ("gaussian:25+", "lacks a noise beside a '\\+'"),
-        ("", "lacks a noise"),
+        ("gaussian:25+", "has nothing next to a '\\+'"),
+        ("", "has nothing"),
         ("noise:25", "no noise or pool called 'noise'"),
     ],
 )
-def test_letters(text: str, problem: str) -> None:
+def test_error_messages(text: str, problem: str) -> None:
     with pytest.raises(RecipeError, match=problem):
         parse(text)
 
@@ -148,13 +148,13 @@ class TestPools:
             ("- gaussian:25", "is not a pool of noises"),
             ("gaussian:25: loud", "the weight of 'gaussian:25' is 'loud'"),
             ("gausian:25: 1", "Did you mean 'gaussian'"),
-            ("gaussian:25: -1", "cannot be drawn from"),
+            ("gaussian:25: -1", "cannot have the weights"),
             ("{", "is not YAML"),
             ("gaussian:25: 2020-13-45", "is not YAML"),
-            ("gaussian:25: .inf", "cannot be drawn from"),
+            ("gaussian:25: .inf", "cannot have the weights"),
         ],
     )
-    def test_letters_about_files(self, tmp_path: Path, text: str, problem: str) -> None:
+    def test_errors_of_pool_files(self, tmp_path: Path, text: str, problem: str) -> None:
         path = tmp_path / "mine.yaml"
         path.write_text(text, encoding="utf-8")
         with pytest.raises(RecipeError, match=problem):

@@ -360,7 +360,7 @@ class TestDryRun:
         network, card = weights.load_network(run / "tiny.safetensors")
         weights.save(run / "tiny.safetensors", network, replace(card, licence=""))
         result = publish_it(run, "--repo", REPO, "-n", "--folder", tmp_path / "out")
-        assert "name no licence" in result.stderr
+        assert "have no licence" in result.stderr
 
     def test_help_needs_neither_torch_nor_the_hub(self) -> None:
         code = (

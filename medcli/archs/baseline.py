@@ -38,7 +38,7 @@ class BaselineBlock(nn.Module):
 class Baseline(NAFNet):
     """(B, C, H, W) float in [0, 1] -> same shape: NAFNet's shape and arguments, with the blocks of its baseline.
 
-    The defaults are the configuration that the AMSNet paper runs under the name of NAFNet: 29,056,227 parameters for
+    The defaults are the configuration that the AMSNet paper runs as "NAFNet": 29,056,227 parameters for
     colour.
     """
 

@@ -1,7 +1,7 @@
-"""DeamNet: one U-Net asked several times, each answer weighed against the features it began from.
+"""DeamNet: one U-Net applied several times, each output weighted against the initial features.
 
 Ren et al., Adaptive Consistency Prior Based Deep Network for Image Denoising (CVPR 2021): the variant
-for real noise, without the multi-scale layers that its published code holds but does not run.
+for real noise, without the multi-scale layers that its published code contains but does not use.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class Consistency(nn.Module):
 
 
 class Level(nn.Module):
-    """Two convolutions and a step down to the level `below`; from its answer a step up, attention, two convolutions."""
+    """Two convolutions and a step down to the level `below`; from its output a step up, attention, two convolutions."""
 
     def __init__(self, width: int, below: nn.Module) -> None:
         super().__init__()
@@ -63,7 +63,7 @@ class Level(nn.Module):
 
 
 class Operator(nn.Module):
-    """The nonlinear operator: a U-Net of one width, whose answer is added to its input."""
+    """The nonlinear operator: a U-Net of constant width with a skip connection from input to output."""
 
     def __init__(self, width: int, levels: int) -> None:
         super().__init__()
@@ -73,14 +73,14 @@ class Operator(nn.Module):
         self.tail = _conv(width, width)
 
     def forward(self, features: Tensor) -> Tensor:
-        answer: Tensor = self.tail(self.finest(features))
-        return features + answer
+        residual: Tensor = self.tail(self.finest(features))
+        return features + residual
 
 
 class DeamNet(nn.Module):
     """(B, C, H, W) float in [0, 1] -> same shape; H and W must be multiples of `multiple`.
 
-    width: channels everywhere. passes: how often the one operator is run, each time with an attention of its own.
+    width: channels everywhere. passes: how often the operator is applied, each time with its own attention.
     levels: halvings inside it. The defaults are the published configuration: 1,875,619 parameters for colour.
     """
 
@@ -97,7 +97,7 @@ class DeamNet(nn.Module):
     @property
     def receptive_field(self) -> int:
         """Largest distance in pixels at which an input can influence an output."""
-        # At each level three convolutions down and six up; two at the bottom, one after; what nearest neighbours shift.
+        # At each level three convolutions down and six up; two at the bottom, one after; plus nearest-neighbour shifts.
         operator = 9 * (self.multiple - 1) + 2 * self.multiple + 1 + self.multiple - 1
         return int(6 + self.config["passes"] * (operator + 3))
 

@@ -1,10 +1,10 @@
-"""LUD-VAE: a clean image is made noisy, by latents that were learned from noisy images of other scenes.
+"""LUD-VAE: adds noise to a clean image, with latents learned from noisy images of other scenes.
 
 Zheng et al., Learn from Unpaired Data for Image Restoration: A Variational Bayes Approach (TPAMI 2023), section 3.
 
-In the paper's letters: z is what the image shows, z_n its noise, h the Gaussian noise in which clean and noisy
-images become alike. Here is what ships: encoder of the content, priors of the noise, decoder. What infers z_n from a
-noisy image only trains, and lives in `medcli.methods.ludvae`. Attributes have the names of the published weights.
+In the paper's notation: z is the content of the image, z_n its noise, h the added Gaussian noise that makes clean and
+noisy images similar. This module has the parts of the final model: content encoder, noise priors, decoder. The encoder
+of z_n is used in training only (`medcli.methods.ludvae`). Attributes have the names of the published weights.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 LEVELS = 3
-ROUGH = 0.25  # of PyTorch's random weights, beside those of the identity
+ROUGH = 0.25  # scale of PyTorch's random weights, added to those of the identity
 LEAST, MOST = -10.0, 4.0  # logarithms of a standard deviation
 
 
@@ -27,13 +27,13 @@ class Gaussian(NamedTuple):
     log_std: Tensor
 
     def at(self, normal: Tensor) -> Tensor:
-        """The sample that standard normal numbers become."""
+        """The sample for standard normal numbers."""
         return self.mean + self.log_std.exp() * normal
 
 
 Content = tuple[Tensor, Tensor, Tensor]
 Given = Callable[[Tensor], Gaussian]
-"""A distribution of latents, (B, width, H, W), given what is decoded so far, of the same shape."""
+"""A distribution of latents, (B, width, H, W), given the features decoded so far, of the same shape."""
 Latents = Callable[[int, Tensor, Given], Tensor]
 """(level, decoded so far, prior) -> the noise latents of this level, (B, width, H, W)."""
 Normal = Callable[[int, int], Tensor]
@@ -41,7 +41,7 @@ Normal = Callable[[int, int], Tensor]
 
 
 def lift(channels: int, width: int) -> nn.Conv2d:
-    """Channels -> features in pairs, each the negative of the other: what ReLU takes from one, the other keeps."""
+    """Channels -> pairs of features with opposite signs, so that a ReLU loses no information."""
     layer = nn.Conv2d(channels, width, 1)
     half = torch.linalg.qr(torch.randn(max(width // 2, channels), min(width // 2, channels))).Q
     half = half if width // 2 >= channels else half.T
@@ -49,7 +49,7 @@ def lift(channels: int, width: int) -> nn.Conv2d:
 
 
 class Block(nn.Module):
-    """Four convolutions with ReLU between them: 4 pixels of reach. Fresh, it passes on what comes in pairs."""
+    """Four convolutions with ReLU between them, of radius 4 pixels. Initialised as the identity on paired features."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -57,7 +57,7 @@ class Block(nn.Module):
         pairs[width // 2 :] *= -1
         convolutions = [
             _started(nn.Conv2d(width, width, 3, padding=1), pairs / 2 if first else pairs)
-            for first in (True, False, False, False)  # before the first one is no ReLU, and both of a pair are there
+            for first in (True, False, False, False)  # no ReLU before the first, so both features of a pair contribute
         ]
         layers = [layer for each in convolutions for layer in (each, nn.ReLU())]
         self.net = nn.Sequential(*layers[:-1])
@@ -70,7 +70,7 @@ class Block(nn.Module):
 class Gauss(nn.Module):
     """A normal distribution whose parameters are linear in the features of a pixel.
 
-    Departs: the logarithm of the deviation is kept between -10 and 4.
+    Departs: the logarithm of the standard deviation is clamped to [-10, 4].
     """
 
     def __init__(self, width: int) -> None:
@@ -82,7 +82,7 @@ class Gauss(nn.Module):
 
 
 class Proj(nn.Module):
-    """Two feature maps side by side, brought back to the width of one: at first their mean of this weight."""
+    """Projects two concatenated feature maps to the width of one; initialised as their weighted mean."""
 
     def __init__(self, width: int, second: float = 0.5) -> None:
         super().__init__()
@@ -96,7 +96,7 @@ class Proj(nn.Module):
 
 @torch.no_grad()
 def _started(layer: nn.Conv2d, weights: Tensor, rough: float = ROUGH) -> nn.Conv2d:
-    """The layer with these weights (out, in) at its centre, as far as they reach, beside a share of its random ones."""
+    """Adds these weights (out, in) to the centre of the kernel, and scales the random ones by `rough`."""
     nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
     middle = layer.kernel_size[0] // 2
     layer.weight.mul_(rough)
@@ -105,14 +105,14 @@ def _started(layer: nn.Conv2d, weights: Tensor, rough: float = ROUGH) -> nn.Conv
 
 
 class LUDVAE(nn.Module):
-    """Called, it restores: (B, C, H, W) float in [0, 1] -> same shape, and draws nothing. `sample` makes noise.
+    """Restores deterministically: (B, C, H, W) float in [0, 1] -> same shape. `sample` generates noise.
 
     width: of all maps, each at full resolution; 128 in the paper. sigma_x, sigma_y: of h on clean and on noisy images
     in training, in grey levels of 255. gain, offset: for each channel, such that noisy * gain + offset has the mean and
-    the deviation of clean images; empty where they are alike.
+    the standard deviation of clean images; empty for 1 and 0.
 
-    Departs: a fresh network nearly is the identity. As published, from PyTorch's random weights, 24 layers answer at
-    first with nothing but their bias, and many thousands of steps pass before noise is learned.
+    Departs: a new network is close to the identity. With PyTorch's initialisation, as published, the output of 24
+    layers is constant at first, and it takes many thousands of steps until noise is learned.
     """
 
     multiple = 1
@@ -148,7 +148,7 @@ class LUDVAE(nn.Module):
         self.proj_c_1, self.proj_c_2 = Proj(width), Proj(width)
 
     def forward(self, noisy: Tensor) -> Tensor:
-        """The clean image of a noisy one (N2C): its content decoded with all noise latents zero."""
+        """The clean image of a noisy one (N2C): its content, decoded with zero noise latents."""
         return self.decode(self.content(self.matched(noisy)), nothing)
 
     def sample(self, clean: Tensor, normal: Normal, *, sigma: float, temperature: float = 1.0) -> Tensor:

@@ -61,7 +61,7 @@ class NAFNet(nn.Module):
     the encoder and coarsest first for the decoder. middle: blocks at the bottom. The defaults are the published
     configuration for real noise (29.2 M parameters).
 
-    Channel attention averages over all that it is given, so the result of a tile depends a little on the tile's size.
+    Channel attention averages over the whole input, so the result of a tile depends slightly on the tile's size.
     """
 
     block: type[nn.Module] = GatedBlock
@@ -100,7 +100,7 @@ class NAFNet(nn.Module):
 
     @property
     def receptive_field(self) -> int:
-        """Largest distance in pixels at which an input can influence an output, channel attention aside."""
+        """Largest distance in pixels at which an input can influence an output, without channel attention."""
         encoders, decoders = self.config["encoders"], self.config["decoders"][::-1]
         reach = 2 + sum((down + up) * 2**level for level, (down, up) in enumerate(zip(encoders, decoders, strict=True)))
         return int(reach + self.config["middle"] * 2 ** len(encoders) + self.multiple - 1)

@@ -1,4 +1,4 @@
-"""The U-Net of Noise2Noise: one width, max-pooling, concatenation with what was pooled, and no skip to the output.
+"""The U-Net of Noise2Noise: constant width, max-pooling, skip connections by concatenation, no skip to the output.
 
 Lehtinen et al., Noise2Noise: Learning Image Restoration without Clean Data (ICML 2018), appendix; with transposed
 convolutions and three 1x1 layers at the end, as the self-supervised methods after it use it.
@@ -21,7 +21,7 @@ class PlainUNet(nn.Module):
     levels: halvings. The defaults have 7,935,555 parameters for colour.
 
     Departs: weights begin at the scale that keeps a signal's variance. A tenth of it, as published, lets five layers
-    answer with nothing but their bias at first.
+    output little but their bias at first.
     """
 
     def __init__(self, channels: int = 3, width: int = 128, head: int = 96, levels: int = 5) -> None:
@@ -47,7 +47,7 @@ class PlainUNet(nn.Module):
     def receptive_field(self) -> int:
         """Largest distance in pixels at which an input can influence an output."""
         levels = self.config["levels"]
-        # A convolution down and two up at each level, one at the bottom, one before; what pooling blurs.
+        # One convolution down and two up at each level, one at the bottom, one before; plus the pooling.
         return int(3 * (2**levels - 1) + 2**levels + 1 + 2**levels - 1)
 
     def forward(self, noisy: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Restormer: a U-Net of transformer blocks whose attention runs between channels, not between pixels.
+"""Restormer: a U-Net of transformer blocks with attention across channels instead of pixels.
 
 Zamir et al., Restormer: Efficient Transformer for High-Resolution Image Restoration (CVPR 2022), section 3, figure 2.
 
@@ -17,9 +17,9 @@ from torch import Tensor, nn, ones
 
 
 class ScaleNorm(nn.Module):
-    """Divides each pixel of (B, C, H, W) by the standard deviation over its channels; the mean stays.
+    """Divides each pixel of (B, C, H, W) by the standard deviation over its channels; the mean is kept.
 
-    The statistics are fp32 whatever the features are.
+    Statistics are computed in fp32.
     """
 
     def __init__(self, width: int) -> None:
@@ -48,7 +48,7 @@ class ChannelAttention(nn.Module):
         query, key, value = (
             part.unflatten(1, (self.heads, -1)).flatten(3) for part in self.spread(self.widen(features)).chunk(3, dim=1)
         )
-        # Two products: a C x C map of rows as long as the image is nothing that fused attention speeds up.
+        # Two matrix products: fused attention is not faster for a C x C map over all pixels.
         likeness = _unit(query) @ _unit(key).transpose(-2, -1)
         weights = (likeness.float() * self.temperature).softmax(-1).to(value.dtype)
         mixed: Tensor = self.project((weights @ value).reshape(features.shape))
@@ -56,7 +56,7 @@ class ChannelAttention(nn.Module):
 
 
 def _unit(rows: Tensor) -> Tensor:
-    """Each row of (..., C, N) at length one, the length taken in fp32."""
+    """Each row of (..., C, N) scaled to length one, which is computed in fp32."""
     length = torch.linalg.vector_norm(rows, dim=-1, keepdim=True, dtype=torch.float32)
     unit: Tensor = (rows / length.clamp_min(1e-12)).to(rows.dtype)
     return unit
@@ -145,10 +145,10 @@ class Restormer(nn.Module):
 
     @property
     def receptive_field(self) -> int:
-        """Largest distance in pixels at which an input can influence an output, attention aside."""
+        """Largest distance in pixels at which an input can influence an output, without attention."""
         *finer, middle = self.config["blocks"]
         reach = 2 + 2 * self.config["refinement"] + 2 * middle * self.multiple
-        for level, depth in enumerate(finer):  # two 3x3 convolutions a block, there and back, and a step each way
+        for level, depth in enumerate(finer):  # two 3x3 convolutions per block, in both halves; scale changes
             reach += (4 * depth + 1) * 2**level + 2 ** (level + 1)
         return int(reach + self.multiple - 1)
 
@@ -160,7 +160,7 @@ class Restormer(nn.Module):
             skips.append(features)
             features = down(features)
         features = self.middle(features)
-        # At the finest level nothing is merged: the decoder keeps both halves.
+        # No merge at the finest level: the decoder gets the concatenation.
         for up, merge, decode in zip(self.ups, [*self.merges, nn.Identity()], self.decoders, strict=True):
             features = decode(merge(torch.cat((up(features), skips.pop()), 1)))
         residual: Tensor = self.tail(self.refinement(features))

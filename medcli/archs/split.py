@@ -1,4 +1,4 @@
-"""A residual U-Net in two halves, with a latent at every level between them: disentanglement on a plain CPU.
+"""A residual U-Net split into encoder and decoder with a latent at every level: disentanglement on a CPU.
 
 As fast as the network of `unet.py`, of whose blocks it is made, but with no way from the image to the answer except
 through the latent: a tuple with one tensor for each level, finest first.
@@ -34,7 +34,7 @@ class Encoder(nn.Module):
         self.stages = nn.ModuleList(_stage(width, depth) for width, depth in zip(widths, blocks, strict=True))
 
     def forward(self, noisy: Tensor) -> Latent:
-        # Centred, so that zero padding means mid-grey and bf16 keeps one bit more.
+        # Centred, so that zero padding means mid-grey and bf16 has one more bit of precision.
         latent = [self.stages[0](self.head(F.pixel_unshuffle(noisy - 0.5, self.unshuffle)))]
         for down, stage in zip(self.downs, list(self.stages)[1:], strict=True):
             latent.append(stage(down(latent[-1])))
@@ -42,7 +42,7 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Latent -> image, or noise about zero."""
+    """Latent -> image, or zero-mean noise."""
 
     def __init__(
         self, channels: int, widths: Sequence[int], blocks: Sequence[int], unshuffle: int, noise: bool
@@ -66,10 +66,10 @@ class SplitUNet(nn.Module):
 
     widths: channels of each level, finest first. encoders, decoders: residual blocks of each level on either side of
     the latent, one entry for each width. unshuffle: side of the pixel block that becomes channels before the first
-    convolution. noise: answer with noise about zero, of the same shape, instead of an image.
+    convolution. noise: output zero-mean noise of the same shape instead of an image.
 
     A fresh network is the identity: the finest latent carries the unshuffled image in its first channels, and the
-    decoder starts as the one that reads them out. A fresh network for noise answers zero.
+    decoder starts as the one that reads them out. A new network for noise outputs zero.
     """
 
     def __init__(
@@ -119,7 +119,7 @@ class SplitUNet(nn.Module):
         return image
 
     def make_noise_network(self) -> SplitUNet:
-        """A fresh network of this size that answers with noise."""
+        """A new network of this size that outputs noise."""
         return SplitUNet(**{**self.config, "noise": True})
 
     def forward(self, noisy: Tensor) -> Tensor:
@@ -128,7 +128,7 @@ class SplitUNet(nn.Module):
 
 @torch.no_grad()
 def _start_as_identity(encoder: Encoder, decoder: Decoder) -> None:
-    """Head and tail hand the image through the first channels; nothing else writes there at first."""
+    """Initialises head and tail to pass the image through the first channels, to which other layers add zero."""
     folded = encoder.head.in_channels
     nn.init.dirac_(decoder.tail.weight)
     stages = (*encoder.stages[0].modules(), *decoder.stages[0].modules())

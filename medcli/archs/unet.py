@@ -1,4 +1,4 @@
-"""A residual U-Net on a pixel-unshuffled image: the network for a plain CPU.
+"""A residual U-Net on a pixel-unshuffled image, for CPUs.
 
 Every choice serves speed per decibel: the finest level runs at half resolution, blocks are two plain convolutions with
 one ReLU (no normalisation, which costs more time than its MACs suggest), and levels are joined by addition, not
@@ -23,7 +23,7 @@ class ResidualBlock(nn.Module):
         super().__init__()
         self.first = nn.Conv2d(width, width, 3, padding=1)
         self.second = nn.Conv2d(width, width, 3, padding=1)
-        with torch.no_grad():  # near-identity blocks keep a deep network without normalisation trainable
+        with torch.no_grad():  # near-identity blocks make a deep network without normalisation trainable
             self.second.weight.mul_(0.1)
 
     def forward(self, features: Tensor) -> Tensor:
@@ -80,14 +80,14 @@ class ResidualUNet(nn.Module):
     def receptive_field(self) -> int:
         """Largest distance in pixels at which an input can influence an output."""
         blocks, unshuffle = self.config["blocks"], self.config["unshuffle"]
-        reach = 2  # head and tail
+        radius = 2  # head and tail
         for level, depth in enumerate(blocks):
-            reach += 4 * depth * 2**level
-        reach += 2 * self.config["middle"] * 2 ** len(blocks)
-        return int(unshuffle * reach + self.multiple - 1)
+            radius += 4 * depth * 2**level
+        radius += 2 * self.config["middle"] * 2 ** len(blocks)
+        return int(unshuffle * radius + self.multiple - 1)
 
     def forward(self, noisy: Tensor) -> Tensor:
-        # Centred, so that zero padding means mid-grey and bf16 keeps one bit more.
+        # Centred, so that zero padding means mid-grey and bf16 has one more bit of precision.
         features = self.head(F.pixel_unshuffle(noisy - 0.5, self.config["unshuffle"]))
         skips = []
         for encode, down in zip(self.encoders, self.downs, strict=True):

@@ -1,4 +1,4 @@
-"""What all noises share: they are called on a clean image, they can be settled, and they spell themselves."""
+"""Base classes of noises: calls on a clean image, sampling of parameters, notation."""
 
 from __future__ import annotations
 
@@ -27,17 +27,17 @@ def log_uniform(low: float, high: float, generator: Generator) -> float:
 class Noise(ABC):
     """Maps a clean image to a noisy one.
 
-    Every draw comes from the generator, which lives on the CPU: a seed means the same image on every device. No noise
-    clips or rounds unless that is its name. `str(noise)` is its notation (`medcli.noise.notation`), from which the same
-    noise can be made again.
+    All random numbers come from the generator, on the CPU, so that a seed gives the same image on every device. Noises
+    neither clip nor round, except `Clip` and `Round`. `str(noise)` is the notation (`medcli.noise.notation`), which
+    parses to an equal noise.
     """
 
     @abstractmethod
     def __call__(self, clean: Tensor, generator: Generator) -> Tensor:
-        """(C, H, W) float in [0, 1] -> a new tensor of the same shape; `clean` is left alone."""
+        """(C, H, W) float in [0, 1] -> a new tensor of the same shape; `clean` is not changed."""
 
     def sample_parameters(self, generator: Generator) -> Noise:
-        """This noise with everything decided that is drawn once per image: its kind and its level."""
+        """This noise with fixed values for all parameters that are drawn once per image."""
         return self
 
     def __str__(self) -> str:
@@ -75,21 +75,21 @@ class Ranged(Noise):
 def check_range(what: str, low: float, high: float, limits: tuple[float, float]) -> None:
     """Raises RecipeError unless limits[0] <= low <= high <= limits[1]."""
     if low > high:
-        raise RecipeError(f"The range {low:g} to {high:g} of '{what}' is upside down.", f"Write {high:g}-{low:g}.")
+        raise RecipeError(f"The range {low:g} to {high:g} of '{what}' is reversed.", f"Write {high:g}-{low:g}.")
     if not limits[0] <= low <= high <= limits[1]:
         seen = low if low < limits[0] else high
         end = f" and end at {limits[1]:g}" if limits[1] < float("inf") else ""
-        raise RecipeError(f"{seen:g} is no level for '{what}'.", f"Levels start at {limits[0]:g}{end}.")
+        raise RecipeError(f"{seen:g} is not a valid level for '{what}'.", f"Levels start at {limits[0]:g}{end}.")
 
 
 def level_fields(kind: type[Noise]) -> tuple[str, ...]:
-    """The fields that the first, nameless value of a notation fills."""
+    """The fields that the first, unnamed value of a notation sets."""
     names = tuple(item.name for item in fields(kind))
     return names[:2] if names[:2] == ("low", "high") else names[:1]
 
 
 def spell(*values: object) -> str:
-    """One value as in a notation; a range, given as two values or as a pair, with a hyphen between its ends."""
+    """A value in notation; a range, given as two values or as a pair, with a hyphen between its ends."""
     if len(values) == 1 and isinstance(values[0], tuple | list):
         values = tuple(values[0])
     words = [str(value) if isinstance(value, str) else _number(value) for value in values]
@@ -101,5 +101,5 @@ def _number(value: object) -> str:
 
 
 def _name(kind: type[Noise]) -> str:
-    place = f"{kind.__module__}:{kind.__qualname__}"
-    return next((name for name, known in NOISES.items() if known == place), kind.__qualname__)
+    path = f"{kind.__module__}:{kind.__qualname__}"
+    return next((name for name, known in NOISES.items() if known == path), kind.__qualname__)

@@ -1,9 +1,9 @@
-"""What a camera does to an image: shot and read noise in linear light, then all that makes it correlated.
+"""Camera noise: shot and read noise in linear light, and the processing that makes it correlated.
 
 A sensor's noise is white and depends on the signal. By the time it is a JPEG it has been white-balanced, mixed across
-channels by the colour matrix, spread over neighbours by demosaicking, smoothed by the camera's own denoiser (chroma
-more than luma), bent by the tone curve, rounded and compressed. The noise alone goes through the linear steps, so the
-target stays the clean image itself and no network learns to sharpen.
+channels by the colour matrix, correlated by demosaicking, smoothed by the camera's own denoiser (chroma
+more than luma), transformed by the tone curve, rounded and compressed. Only the noise goes through the linear steps, so
+the target is the clean image itself and networks do not learn to sharpen.
 
 Sources: shot and read levels and their relation from Brooks et al., Unprocessing Images for Learned Raw Denoising
 (CVPR 2019), section 3.1; the order of the stages from the camera model of the NVT thesis.
@@ -22,7 +22,7 @@ from torch import Generator, Tensor
 
 from medcli.noise.base import Noise, check_range, uniform
 
-# A typical camera-to-sRGB matrix; rows sum to one, so that grey stays grey.
+# A typical camera-to-sRGB matrix; rows sum to one, so that gray stays gray.
 COLOUR_MATRIX = torch.tensor([[1.70, -0.55, -0.15], [-0.25, 1.60, -0.35], [0.00, -0.60, 1.60]])
 LUMA = torch.tensor([0.299, 0.587, 0.114])
 BILINEAR = torch.tensor([[0.25, 0.5, 0.25], [0.5, 1.0, 0.5], [0.25, 0.5, 0.25]])
@@ -62,20 +62,20 @@ def jpeg(image: Tensor, quality: int, *, halve_chroma: bool) -> Tensor:
     levels = (image.permute(1, 2, 0) * 255).round().clamp(0, 255).to(torch.uint8).numpy()
     sampling = cv2.IMWRITE_JPEG_SAMPLING_FACTOR_420 if halve_chroma else cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444
     options = [cv2.IMWRITE_JPEG_QUALITY, quality, cv2.IMWRITE_JPEG_SAMPLING_FACTOR, sampling]
-    _, coded = cv2.imencode(".jpg", np.ascontiguousarray(levels), options)  # channel order does matter: BGR
+    _, coded = cv2.imencode(".jpg", np.ascontiguousarray(levels), options)  # OpenCV expects BGR
     decoded = cv2.imdecode(coded, cv2.IMREAD_COLOR)
     return torch.from_numpy(decoded).permute(2, 0, 1).float() / 255
 
 
 @dataclass(frozen=True)
 class Camera(Noise):
-    """Draws one camera, one exposure and one file format per image. See `Sensor` for how the two differ.
+    """Draws one camera, one exposure and one file format per image. `Sensor` describes the difference.
 
     shot: range of the shot-noise gain (variance per unit of raw signal in [0, 1]), drawn log-uniformly.
     jpeg_share: share of images that pass through JPEG; the others are rounded to 8 bits half of the time.
-    quality: range of the JPEG quality, 1 to 100. again_share: share of the JPEGs that are stored a second time, as by a
-    messenger or an editor. blur: range of the radius in pixels of the camera's smoothing of luma and chroma.
-    Raises RecipeError for values that make no sense.
+    quality: range of the JPEG quality, 1 to 100. again_share: share of the JPEGs compressed twice, as by messengers
+    or editors. blur: range of the radius in pixels of the camera's smoothing of luma and chroma.
+    Raises RecipeError for values outside these ranges.
     """
 
     shot: tuple[float, float] = (3e-5, 2e-2)
@@ -98,7 +98,7 @@ class Camera(Noise):
         return self._store(to_encoded(linear + noise), generator)
 
     def _expose(self, linear: Tensor, generator: Generator) -> Tensor:
-        """Noise of the exposure in linear sRGB, white or spread by demosaicking."""
+        """Noise of the exposure in linear sRGB, white or correlated by demosaicking."""
         mix = torch.lerp(torch.eye(3), COLOUR_MATRIX, uniform(0, 1, generator))
         gains = torch.tensor([uniform(1.2, 2.4, generator), 1.0, uniform(1.2, 2.2, generator)])
         raw = torch.einsum("ij,jhw->ihw", torch.linalg.inv(mix), linear).clamp(min=0) / gains[:, None, None]
@@ -111,7 +111,7 @@ class Camera(Noise):
         return torch.einsum("ij,jhw->ihw", mix, noise * gains[:, None, None])
 
     def _develop(self, noise: Tensor, generator: Generator) -> Tensor:
-        """The camera's own smoothing: sometimes all of it, sometimes chroma only."""
+        """The camera's own smoothing: of luma and chroma, of chroma only, or none."""
         kind = uniform(0, 1, generator)
         if kind < 0.3:  # blurred as by scaling or a lens profile, strength kept
             radius = uniform(*self.blur, generator)

@@ -1,4 +1,4 @@
-"""One noise after another. The order matters, and so does a clip in between: both are spelled out."""
+"""Several noises in order, with clips where they are listed."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from medcli.noise.storage import Clip, Round
 
 @dataclass(frozen=True)
 class Chain(Noise):
-    """The first noise meets the clean image, each further one the result of the one before."""
+    """The first noise is applied to the clean image, each further one to the result."""
 
     noises: tuple[Noise, ...]
 
     def __call__(self, clean: Tensor, generator: Generator) -> Tensor:
-        """(C, H, W) float in [0, 1] -> same shape; later noises meet what earlier ones left, also outside [0, 1]."""
+        """(C, H, W) float in [0, 1] -> same shape; intermediate values may be outside [0, 1]."""
         noisy = clean
         for noise in self.noises:
             noisy = noise(noisy, generator)
@@ -31,7 +31,7 @@ class Chain(Noise):
 
 
 def chained(*noises: Noise) -> Noise:
-    """The noises in this order; chains among them are joined, and a single noise needs no chain."""
+    """The noises in this order; nested chains are flattened, and a single noise is returned as it is."""
     steps = tuple(step for noise in noises for step in (noise.noises if isinstance(noise, Chain) else (noise,)))
     return steps[0] if len(steps) == 1 else Chain(steps)
 

@@ -1,4 +1,4 @@
-"""Pixels that are missing, as for inpainting.
+"""Missing pixels, for inpainting.
 
 Source: Chen et al., Multi-view Self-supervised Disentanglement for General Image Denoising (ICCV 2023), section 4.7,
 which drops 50, 70 and 90 % of the pixels.
@@ -22,8 +22,8 @@ from medcli.noise.storage import Clip, Round
 class Drop(Ranged):
     """Pixels become black in all channels, each with probability a, drawn once per image from U(low, high).
 
-    size: range of the side, in pixels, of the squares that go missing as a whole, drawn once per image; squares that
-    touch are a larger hole. 1: pixel by pixel, as in the paper. Raises RecipeError for sides below 1 or above 64.
+    size: range of the side, in pixels, of the missing squares, drawn once per image; squares that touch
+    form a larger hole. 1: single pixels, as in the paper. Raises RecipeError for sides below 1 or above 64.
     """
 
     limits: ClassVar[tuple[float, float]] = (0.0, 1.0)
@@ -37,7 +37,7 @@ class Drop(Ranged):
         check_range("drop: size", *self.size, (1.0, 64.0))
 
     def __call__(self, clean: Tensor, generator: Generator) -> Tensor:
-        """(C, H, W) float in [0, 1] -> same shape; pixels that are kept are unchanged."""
+        """(C, H, W) float in [0, 1] -> same shape; other pixels are unchanged."""
         height, width = clean.shape[1:]
         share, side = self.level(generator), self._side(generator)
         if side == 1:
@@ -56,7 +56,7 @@ class Drop(Ranged):
 
 
 def drops(noise: Noise) -> bool:
-    """Whether the noise can leave black what is missing; a later noise would colour it."""
+    """Whether missing pixels are black in the result; a later noise would change them."""
     if isinstance(noise, Pool):
         return any(drops(each) for _, each in noise.noises)
     if isinstance(noise, Chain):

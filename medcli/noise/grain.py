@@ -15,9 +15,9 @@ MOST_SIZE = 8.0  # pixels
 
 @dataclass(frozen=True)
 class Grain(Ranged):
-    """noisy = clean + a(clean) n, n ~ N(0, s^2) smoothed by a Gaussian and brought back to deviation s.
+    """noisy = clean + a(clean) n, n ~ N(0, s^2) smoothed by a Gaussian and scaled to standard deviation s.
 
-    a(x) = (1 - m) + m 2 sqrt(x (1 - x)), so that with m = 1 black and white have no grain, as film and prints do not.
+    a(x) = (1 - m) + m 2 sqrt(x (1 - x)), so that with m = 1 black and white have no grain, as on film.
     low, high: standard deviation s at mid-grey, in grey levels of 255. size: range of the Gaussian's standard
     deviation in pixels. midtones: range of m, 0 to 1. All three are drawn once per image.
     Raises RecipeError for ranges outside these.
@@ -54,4 +54,4 @@ def _deviation_after_blur(size: float) -> float:
     """Standard deviation of unit white noise after a sampled Gaussian of standard deviation `size` pixels."""
     offsets = torch.arange(-64, 65, dtype=torch.float64)
     kernel = torch.exp(-offsets.square() / (2 * size**2))
-    return float((kernel / kernel.sum()).square().sum())  # of both axes: the square root of the product of two sums
+    return float((kernel / kernel.sum()).square().sum())  # in 2-D: the square root of the product of two equal sums

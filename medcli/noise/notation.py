@@ -1,13 +1,13 @@
-"""How noises are written on the command line, in YAML and beside every printed number.
+"""The notation of noises, on the command line, in YAML and in tables.
 
     gaussian:25                        a level
     gaussian:5-50                      a range, drawn once per image
     salt-pepper:0.1,salt=0.3           further arguments by name
     gaussian:25+clip+speckle:25+clip   a chain, in this order; clip and round (8 bits) only where they are written
     noise                              a pool by name (pools.yaml beside this file)
-    mine.yaml                          a pool of one's own: lines of `notation: weight`
+    mine.yaml                          your own pool: lines of `notation: weight`
 
-`str(noise)` goes the other way.
+`str(noise)` is the inverse.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ PLUS = re.compile(r"\+(?!\d)")  # not the one of 1e+3
 
 
 def parse(text: str) -> Noise:
-    """The noise, chain or pool that `text` describes; raises RecipeError, naming what is near, where it is unclear."""
+    """The noise, chain or pool that `text` describes; raises RecipeError with the closest name if it is invalid."""
     if text.strip().endswith((".yaml", ".yml")):
         return read_pool(Path(text.strip()))
     return _chain(text)
@@ -51,7 +51,7 @@ def parse_pool(text: str) -> Pool:
 
 
 def read_pool(path: Path) -> Pool:
-    """The pool in a YAML file of lines `notation: weight`; raises RecipeError where it is none."""
+    """The pool in a YAML file of lines `notation: weight`; raises RecipeError if it is invalid."""
     try:
         return _pool(yaml.safe_load(path.read_text(encoding="utf-8")), str(path))
     except OSError as error:
@@ -61,9 +61,9 @@ def read_pool(path: Path) -> Pool:
 
 
 def entries(fingerprint: str) -> list[str]:
-    """The notations in `(weight*notation|...)`, as manifests spell a pool; a single noise is its own and only one.
+    """The notations in `(weight*notation|...)`, the form of a pool in manifests, or the notation itself.
 
-    Of a pool within a pool or a chain nothing is told: what it stands in may change what it does.
+    Empty for a pool within a pool or a chain, whose context may change its effect.
     """
     if "(" not in fingerprint:
         return [fingerprint]
@@ -96,7 +96,7 @@ def _chain(text: str) -> Noise:
 def _component(part: str, text: str) -> Noise:
     name, _, arguments = part.partition(":")
     if not part:
-        raise RecipeError(f"'{text}' lacks a noise beside a '+'.", "A chain looks like gaussian:25+speckle:25.")
+        raise RecipeError(f"'{text}' has nothing next to a '+'.", "A chain looks like gaussian:25+speckle:25.")
     if name not in NOISES and part in bundled():
         return parse_pool(part)
     if name not in NOISES:
@@ -105,18 +105,18 @@ def _component(part: str, text: str) -> Noise:
     try:
         return kind(**_arguments(kind, name, arguments))
     except TypeError as error:
-        raise RecipeError(f"'{part}' lacks its level.", f"Write for instance {name}:2.") from error
+        raise RecipeError(f"'{part}' needs a level.", f"For example {name}:2.") from error
 
 
 def _arguments(kind: type[Noise], name: str, text: str) -> dict[str, Any]:
     known = {item.name: item for item in fields(kind)}
     level = level_fields(kind)
     found: dict[str, Any] = {}
-    for place, word in enumerate(text.split(",") if text else []):
+    for position, word in enumerate(text.split(",") if text else []):
         key, named, value = (part.strip() for part in word.partition("="))
-        if not named and place == 0 and len(level) == 2:
+        if not named and position == 0 and len(level) == 2:
             found.update(zip(level, _pair(name, key), strict=True))
-        elif not named and place == 0 and level:
+        elif not named and position == 0 and level:
             found[level[0]] = _value(known[level[0]], name, key)
         elif key in known:
             found[key] = _value(known[key], f"{name}: {key}", value)
@@ -135,7 +135,7 @@ def _value(item: Field[Any], what: str, word: str) -> object:
 
 def _pair(what: str, word: str) -> tuple[float, float]:
     if not (match := SPAN.fullmatch(word)):
-        raise RecipeError(f"'{word}' is no level for '{what}'.", "Write a number such as 25, or a range such as 5-50.")
+        raise RecipeError(f"'{word}' is not a valid level for '{what}'.", "Give a number (25) or a range (5-50).")
     return float(match[1]), float(match[2] or match[1])
 
 

@@ -1,4 +1,4 @@
-"""Counting photons: Poisson noise at a stated peak, and the weaker noise that one paper's code calls by this name."""
+"""Poisson noise of a given peak, and the weaker noise of the same name in the code of one paper."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Poisson(Ranged):
 
     low, high: range of the peak, the mean number of photons at full white, drawn log-uniformly once per image. The
     fewer photons, the more noise: at grey level g the standard deviation is sqrt(255 g / peak) grey levels. The shot
-    gain k of sensor models is 1 / peak. Negative values, which an earlier noise may leave, send no photons and stay.
+    gain k of sensor models is 1 / peak. Negative values, which an earlier noise may produce, are left unchanged.
     """
 
     limits: ClassVar[tuple[float, float]] = (1e-3, 1e6)
@@ -39,9 +39,9 @@ class Poisson(Ranged):
 
 @dataclass(frozen=True)
 class Poisson255Fold(Noise):
-    """The "Poisson" of MeD's released code, to the letter: q = floor(255 x), noisy = P(q V) / (255 V).
+    """The "Poisson" noise exactly as in MeD's released code: q = floor(255 x), noisy = P(q V) / (255 V).
 
-    V is the number of distinct values of q, rounded up to a power of two: 256 for most images. The rule is meant for
+    V is the number of distinct values of q, rounded up to a power of two: 256 for most images. The formula is for
     images in [0, 1] but is applied to grey levels, so there are 255 times too many photons and the noise is hardly
     visible (0.65 grey levels). For comparison with that paper only; elsewhere use `Poisson`.
 
@@ -49,7 +49,7 @@ class Poisson255Fold(Noise):
     """
 
     def __call__(self, clean: Tensor, generator: Generator) -> Tensor:
-        """(C, H, W) float in [0, 1] -> same shape; values outside are clipped first, as they do not fit into q."""
+        """(C, H, W) float in [0, 1] -> same shape; values outside are clipped first, as q cannot represent them."""
         levels = (clean.clamp(0, 1) * 255).floor()
         distinct = int(torch.unique(levels.to(torch.uint8)).numel())
         photons = float(2 ** math.ceil(math.log2(distinct)))

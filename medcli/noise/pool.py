@@ -16,7 +16,7 @@ from medcli.noise.base import Noise
 class Pool(Noise):
     """Draws a noise with probability proportional to its weight, then applies it.
 
-    noises: pairs of (weight, noise). name: what to call the pool; without one it spells out its noises.
+    noises: pairs of (weight, noise). name: of the pool; without one, `str` lists its noises.
     Raises RecipeError where a weight is negative or infinite, or none is positive.
     """
 
@@ -26,7 +26,7 @@ class Pool(Noise):
     def __post_init__(self) -> None:
         weights = [weight for weight, _ in self.noises]
         if not 0 < sum(weights) < float("inf") or min(weights) < 0:
-            raise RecipeError(f"A pool cannot be drawn from with the weights {weights}.", "Weights are shares above 0.")
+            raise RecipeError(f"A pool cannot have the weights {weights}.", "They are 0 or more, one above 0.")
 
     def __call__(self, clean: Tensor, generator: Generator) -> Tensor:
         """(C, H, W) float in [0, 1] -> same shape."""

@@ -1,4 +1,4 @@
-"""Detail that is missing: an image made smaller and enlarged again, as for super-resolution.
+"""Missing detail: an image scaled down and up again, for super-resolution.
 
 Source: Chen et al., Multi-view Self-supervised Disentanglement for General Image Denoising (ICCV 2023), section 4.7,
 whose filters (bicubic, lanczos, bilinear, hamming) are those of Pillow.

@@ -1,4 +1,4 @@
-"""Impulses: elements that are lost to full white or to black.
+"""Impulse noise: elements replaced by white or black.
 
 Source: noise pool of Chen et al., Multi-view Self-supervised Disentanglement for General Image Denoising (ICCV 2023).
 """
@@ -16,10 +16,10 @@ from medcli.noise.base import Ranged, check_range
 
 @dataclass(frozen=True)
 class SaltPepper(Ranged):
-    """Each element is hit with probability a; one that is hit becomes 1 with probability `salt`, else 0.
+    """Each element is replaced with probability a: by 1 with probability `salt`, else by 0.
 
-    low, high: range of the hit probability a in [0, 1], drawn once per image. Channels are hit independently, so the
-    impulses are coloured. salt: share of white among the hits, in [0, 1].
+    low, high: range of the probability a in [0, 1], drawn once per image. Channels are independent, so the impulses are
+    coloured. salt: share of white among the replaced elements, in [0, 1].
     """
 
     limits: ClassVar[tuple[float, float]] = (0.0, 1.0)
@@ -33,7 +33,7 @@ class SaltPepper(Ranged):
         check_range("salt-pepper: salt", self.salt, self.salt, (0.0, 1.0))
 
     def __call__(self, clean: Tensor, generator: Generator) -> Tensor:
-        """(C, H, W) float in [0, 1] -> same shape; elements that are not hit keep their value."""
+        """(C, H, W) float in [0, 1] -> same shape; other elements keep their value."""
         hit = torch.rand(clean.shape, generator=generator) < self.level(generator)
         salt = torch.rand(clean.shape, generator=generator) < self.salt
         return torch.where(hit, salt.to(clean.dtype), clean)

@@ -1,10 +1,10 @@
-"""Sensor noise of the NVT thesis: independent parts, each switched on with its own probability.
+"""Sensor noise of the NVT thesis: independent parts, each applied with its own probability.
 
-The thesis (Noisy Visual Training) leaves most ranges and the order of the parts open; what is set here is our reading.
-Each part is a noise of its own, and they come in this order: shot, Gaussian, read, row, column, colour cast,
-quantisation. They act on the image as it is given, so the noise is strong and of many kinds, and apart from banding
-and cast it is white: good for robust training. `Camera` is the other one: the whole road of one exposure to a JPEG,
-with correlated noise of a realistic strength and no banding: good for photographs.
+The thesis (Noisy Visual Training) leaves most ranges and the order of the parts open; the values here are our choice.
+Each part is a noise, applied in this order: shot, Gaussian, read, row, column, colour cast, quantisation. They act on
+the encoded image, so the noise is strong and varied, and white apart from banding and cast: suited to robust training.
+`Camera` simulates the processing from one exposure to a JPEG, with correlated noise of realistic strength and no
+banding: suited to photographs.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ DISPLAY_GAMMA = 2.2
 
 @dataclass(frozen=True)
 class Read(Ranged):
-    """noisy = x + s sqrt((nu - 2) / nu) t, t ~ Student-t with nu degrees of freedom: its outliers are the hot pixels.
+    """noisy = x + s sqrt((nu - 2) / nu) t, t ~ Student-t with nu degrees of freedom: outliers are hot pixels.
 
     low, high: standard deviation s in grey levels of 255. tail: range of nu (above 2; small means heavy tails). Both
-    are drawn once per image. The t variate is polar: sqrt(nu (U^(-2/nu) - 1)) cos(2 pi V) with U, V uniform (Bailey,
-    Mathematics of Computation 62, 1994). Raises RecipeError for a tail of 2 or less, whose deviation is infinite.
+    are drawn once per image. The t variate, polar method: sqrt(nu (U^(-2/nu) - 1)) cos(2 pi V) with U, V uniform
+    (Bailey, Mathematics of Computation 62, 1994). Raises RecipeError for a tail of 2 or less (infinite deviation).
     """
 
     low: float = 2.0
@@ -90,7 +90,7 @@ class ColumnNoise(Ranged):
 
 @dataclass(frozen=True)
 class Cast(Ranged):
-    """noisy = x + c, one c ~ U(-b, b) per channel, drawn anew for every image.
+    """noisy = x + c, one c ~ U(-b, b) per channel, drawn for every image.
 
     low, high: the bound b in grey levels of 255, drawn once per image.
     """
@@ -106,9 +106,9 @@ class Cast(Ranged):
 
 @dataclass(frozen=True)
 class Quantisation(Ranged):
-    """noisy = x + n, n ~ U(-q/2, q/2) per element: the error of rounding to steps of q, without the steps.
+    """noisy = x + n, n ~ U(-q/2, q/2) per element: uniform noise with the variance of rounding to steps of q.
 
-    low, high: step q in grey levels of 255, drawn once per image. True rounding is `Round`.
+    low, high: step q in grey levels of 255, drawn once per image. `Round` rounds.
     """
 
     low: float = 1.0
@@ -122,9 +122,9 @@ class Quantisation(Ranged):
 
 @dataclass(frozen=True)
 class Power(Noise):
-    """noisy = sign(x) |x|^exponent: no noise at all, but the way to linear light (2.2) and back (1/2.2).
+    """noisy = sign(x) |x|^exponent: conversion to linear light (2.2) and back (1/2.2).
 
-    Values below 0 keep their sign, because no noise clips in secret.
+    Values below 0 keep their sign, because noises do not clip.
     """
 
     exponent: float
@@ -160,10 +160,10 @@ SPACES = ("encoded", "linear")
 
 @dataclass(frozen=True)
 class Sensor(Noise):
-    """Each part of the preset with its probability, in order; the Gaussian part where chance left none.
+    """Each part of the preset with its probability, in order; the Gaussian part if none was drawn.
 
-    preset: "thesis", or "mild" for weaker Gaussian noise and banding. space: "encoded" adds the noise to the values as
-    they are, "linear" to x^2.2, and then goes back. Raises RecipeError for other words.
+    preset: "thesis", or "mild" for weaker Gaussian noise and banding. space: "encoded" adds the noise to the values x,
+    "linear" to x^2.2 and converts back. Raises RecipeError for other values.
     """
 
     fallback: ClassVar[int] = 1  # the Gaussian part
@@ -175,14 +175,14 @@ class Sensor(Noise):
         if self.preset not in PRESETS:
             raise RecipeError(f"There is no sensor preset called '{self.preset}'.", nearest(self.preset, PRESETS))
         if self.space not in SPACES:
-            raise RecipeError(f"There is no space called '{self.space}'.", nearest(self.space, SPACES))
+            raise RecipeError(f"There is no colour space called '{self.space}'.", nearest(self.space, SPACES))
 
     def __call__(self, clean: Tensor, generator: Generator) -> Tensor:
         """(C, H, W) float in [0, 1] -> same shape, neither clipped nor rounded."""
         return self.sample_parameters(generator)(clean, generator)
 
     def sample_parameters(self, generator: Generator) -> Noise:
-        """The chain of the parts that chance switched on, with their levels."""
+        """The chain of the parts that were drawn, with their levels."""
         parts = PRESETS[self.preset]
         drawn = [part for probability, part in parts if uniform(0, 1, generator) < probability]
         sampled = [part.sample_parameters(generator) for part in drawn or [parts[self.fallback][1]]]

@@ -17,7 +17,7 @@ from medcli.noise.base import Ranged
 class Speckle(Ranged):
     """noisy = x + x n, n ~ N(0, s^2) per element, s drawn once per image from U(low, high).
 
-    low, high: standard deviation at full white in grey levels of 255; black stays black.
+    low, high: standard deviation at white, in grey levels of 255; black stays black.
     """
 
     low: float = 5.0

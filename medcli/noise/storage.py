@@ -1,4 +1,4 @@
-"""What storing an image does to it: values end at black and white, and come in steps. Both only where asked for."""
+"""Clipping and rounding, as when an image is stored."""
 
 from __future__ import annotations
 

@@ -9,7 +9,7 @@ from medcli.noise.base import Noise
 
 
 def views(noise: Noise, clean: Tensor, generator: Generator, count: int = 2) -> Tensor:
-    """(C, H, W) float in [0, 1] -> (count, C, H, W): the same kind and level of noise, each time drawn anew.
+    """(C, H, W) float in [0, 1] -> (count, C, H, W): independent samples of noise of the same kind and level.
 
     Source: Lehtinen et al., Noise2Noise (ICML 2018). For views that differ in kind or level, call the noise itself
     once per view.

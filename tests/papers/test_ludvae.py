@@ -568,7 +568,7 @@ def test_what_a_model_cannot_do_is_a_letter(model: Path, image_folder: Path, tmp
         open_model(str(model), device="cpu").draw(torch.rand(1, 20, 20), seeded())
     with pytest.raises(ModelError, match="cannot generate it"):
         open_model("photo")
-    with pytest.raises(RecipeError, match="upside down"):
+    with pytest.raises(RecipeError, match="is reversed"):
         open_model(str(model), sigma=(20, 10))
     places = ("--from", image_folder, "--to", tmp_path / "noisy")
     assert "one of them" in run(*places, "-m", model, "--noise", "gaussian:5")

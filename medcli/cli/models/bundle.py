@@ -1,4 +1,4 @@
-"""`med models bundle`: models in a folder that can be carried to a machine without a network."""
+"""`med models bundle`: models in a folder for offline machines."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from medcli.files.checksum import sha256_of
 from medcli.zoo import catalog
 from medcli.zoo.catalog import Entry
 
-HELP = """Pack models for machines without a network.
+HELP = """Pack models for offline machines.
 
 \b
 Examples:
   med models bundle stick/                      every model on this machine
   med models bundle stick/ nafnet-sidd-32
 
-DIR gets the weights as they were published, their test vectors, the rows of the catalogue and SHA256SUMS, so that
-'sha256sum -c' can check it anywhere. On the other machine: med models pull --from-bundle DIR
+DIR gets the published weights, their test vectors, the rows of the catalogue and SHA256SUMS for 'sha256sum -c'.
+On the other machine: med models pull --from-bundle DIR
 """
 SUMS, ROWS = "SHA256SUMS", "models.yaml"
 
@@ -45,7 +45,7 @@ def command(folder: Path, names: tuple[str, ...]) -> None:
 
 
 def pack(folder: Path, sources: dict[str, Path], chosen: Iterable[Entry]) -> None:
-    """Writes the bundle: `sources` by the names they get. Raises OutputError for a folder that is not empty."""
+    """Writes the bundle: name -> source file. Raises OutputError for a folder that is not empty."""
     rows = {"models": [catalog.as_row(entry) for entry in chosen]}
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -57,5 +57,5 @@ def pack(folder: Path, sources: dict[str, Path], chosen: Iterable[Entry]) -> Non
         (folder / SUMS).write_text("".join(sums), encoding="utf-8")
         (folder / ROWS).write_text(yaml.safe_dump(rows, sort_keys=False, allow_unicode=True), encoding="utf-8")
     except OSError as error:
-        hint = "Choose another place, or make room."
+        hint = "Choose another folder, or free disk space."
         raise OutputError(f"{folder} cannot be written: {error.strerror}.", hint) from error

@@ -1,4 +1,4 @@
-"""`med models card`: a model's page."""
+"""`med models card`: a model card."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from medcli.cli import options
 from medcli.cli.lazy import EXIT_CODES
 from medcli.zoo.catalog import find
 
-HELP = "A model's page in Markdown, as the Hugging Face Hub shows it: purpose, limits, licences, scores, network."
+HELP = "Print a model card in Markdown, as on the Hugging Face Hub: purpose, limits, licences, scores, network."
 
 
 @click.command(name="card", help=HELP, epilog=EXIT_CODES)

@@ -1,4 +1,4 @@
-"""`med models import`: other people's checkpoints become weight files that `med denoise` takes."""
+"""`med models import`: converts checkpoints of other projects to weight files of medcli."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from medcli.cli.lazy import EXIT_CODES
 if TYPE_CHECKING:
     from medcli.zoo.convert import Found
 
-HELP = """Turn a foreign checkpoint into a weight file of medcli.
+HELP = """Convert a checkpoint of another project to a weight file of medcli.
 
 \b
 Examples:
@@ -22,26 +22,26 @@ Examples:
   med models import NAFNet-SIDD-width32.pth -o nafnet.safetensors
   med models import mine.pth --arch unet --config net.yaml --map names.yaml -o mine.safetensors
 
-FILE is a .pth file or safetensors. Architecture and configuration are read off the names and shapes of its tensors:
-DnCNN as KAIR and DeepInverse name it, NAFNet as BasicSR does, Restormer as published. Any other file needs --arch,
---config and, unless its names are ours, --map: YAML lines of 'old name: new name', for a tensor or for all below a
-dotted name, or 'old name: null' to leave it out.
+FILE is a .pth or safetensors file. Architecture and configuration are detected from the names and shapes of its
+tensors: DnCNN of KAIR and DeepInverse, NAFNet of BasicSR, Restormer as published. Other files need --arch, --config
+and, unless the tensors have medcli's names, --map: YAML lines of 'old name: new name', for a tensor or a dotted
+prefix, or 'old name: null' to omit it.
 
-A .pth file is a program. It is read in a process of its own that loads tensors and runs nothing else; a file that
-asks for more is refused, with the name of what it asked for.
+A .pth file is a pickle, which can contain code. It is read in a separate process that accepts only tensors; a file that
+needs anything else is rejected, and the error names it.
 """
 
 
 @click.command(name="import", help=HELP, epilog=EXIT_CODES)
 @click.argument("file", metavar="FILE", type=options.FILE)
 @click.option("-o", "--output", required=True, metavar="FILE", type=options.FILE)
-@click.option("--arch", metavar="NAME", help="Architecture.  [default: what the tensors' names say]")
-@click.option("--config", metavar="FILE|YAML", default="", help="Its arguments, in YAML or JSON.")
+@click.option("--arch", metavar="NAME", help="Architecture.  [default: detected from the tensors' names]")
+@click.option("--config", metavar="FILE|YAML", default="", help="Arguments of the architecture, in YAML or JSON.")
 @click.option("--map", "names", metavar="FILE", type=options.FILE, help="Old to new names.")
-@click.option("--id", "name", metavar="NAME", help="Of the model.  [default: the output's name]")
-@click.option("--licence", metavar="SPDX", default="", help="Of the weights; goes into the file.")
-@click.option("-f", "--force", is_flag=True, help="Overwrite.")
-@click.option("-q", "--quiet", is_flag=True, help="Only errors.")
+@click.option("--id", "name", metavar="NAME", help="Id of the model.  [default: the output's name]")
+@click.option("--licence", metavar="SPDX", default="", help="Licence of the weights, stored in the file.")
+@click.option("-f", "--force", is_flag=True, help="Overwrite an existing file.")
+@click.option("-q", "--quiet", is_flag=True, help="Print only errors.")
 def command(
     file: Path,
     output: Path,
@@ -57,9 +57,9 @@ def command(
     from medcli.zoo.convert import ImportOptions, import_file
 
     if output.suffix != ".safetensors":
-        raise click.UsageError(f"A weight file is called .safetensors, not {output.name}.")
+        raise click.UsageError(f"A weight file must end in .safetensors: {output.name}.")
     if output.exists() and not force:
-        raise OutputError(f"{output} exists.", "Give another name, or --force to overwrite it.")
+        raise OutputError(f"{output} exists.", "Give another name, or overwrite it with --force.")
     wish = ImportOptions(name or output.stem, arch, _config(config), _renames(names), licence)
     found = import_file(file, output, wish)
     if not quiet:
@@ -68,8 +68,8 @@ def command(
 
 
 def _config(text: str) -> dict[str, Any]:
-    """Arguments of an architecture from a file, or from what was typed itself."""
-    is_file = os.path.isfile(text)  # noqa: PTH113 - what was typed may be longer than a name can be
+    """Arguments of an architecture, from a file or from the text itself."""
+    is_file = os.path.isfile(text)  # noqa: PTH113 - no error for text too long for a path
     loaded = _yaml_file(Path(text)) if is_file else _yaml(text, "--config")
     return {str(key): value for key, value in loaded.items()}
 
@@ -94,7 +94,7 @@ def _yaml(text: str, where: str) -> dict[Any, Any]:
 
     try:
         loaded = yaml.safe_load(text) or {}
-    except (yaml.YAMLError, ValueError, RecursionError) as error:  # a day that is none; brackets without end
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # invalid dates, endless brackets
         raise click.UsageError(f"{where} is not YAML: {error}") from error
     if not isinstance(loaded, dict):
         raise click.UsageError(f"{where} must be lines of 'name: value', not {text[:40]!r}.")
@@ -112,6 +112,6 @@ def _report(file: Path, output: Path, found: Found) -> list[str]:
         f"{file}: {card.architecture}, {found.tensors} tensors in the naming of {origin}{before}",
         f"  {config}",
         f"  {found.parameters:,} parameters{'; ' + found.remark if found.remark else ''}",
-        *([] if card.licence else ["  licence unknown: say it with --licence before passing the file on"]),
+        *([] if card.licence else ["  licence unknown: set it with --licence before sharing the file"]),
         f"{output} is ready: med denoise IMAGE --model {output}",
     ]

@@ -1,4 +1,4 @@
-"""`med models info`: all that the catalogue knows of one model."""
+"""`med models info`: the details of one model."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from medcli.cli import options
 from medcli.cli.lazy import EXIT_CODES
 from medcli.zoo.catalog import Entry, as_row, find, where
 
-HELP = "All that the catalogue knows of a model: what it is for, its network, its source, its licences, its scores."
+HELP = "Show the details of a model: purpose, network, source, licences, scores."
 WIDTH = 100
 INDENT = 18
 
@@ -31,7 +31,7 @@ def command(name: str, as_object: bool) -> None:
 
 
 def facts(entry: Entry) -> Iterator[tuple[str, str]]:
-    """(label, value) in the order a person asks for them; what is empty is left out."""
+    """(label, value) in order of interest, without empty ones."""
     yield "model", f"{entry.id}: {entry.title}"
     yield "", entry.summary
     yield "removes", entry.noise
@@ -46,7 +46,7 @@ def facts(entry: Entry) -> Iterator[tuple[str, str]]:
     for label, (protocol, score) in zip(["scores"] + [""] * len(entry.scores), entry.scores.items(), strict=False):
         yield label, f"{score:<7g}{protocol}"
     if not entry.scores:
-        yield "scores", "none known to us"
+        yield "scores", "not known"
     if entry.citation:
         yield "cite", entry.citation
 
@@ -78,6 +78,6 @@ def _network(entry: Entry) -> Iterator[tuple[str, str]]:
     yield "images", f"{entry.channels} channels, values from {low:g} to {high:g}, sides multiples of {entry.multiple}"
     yield "sees", f"{entry.receptive_field} pixels to each side"
     yield "costs", f"{entry.parameters:,} parameters, {entry.macs_per_pixel:,} multiplications per pixel"
-    words = {True: "learned", False: "not learned, hardly changed", None: "not measured"}
-    yield "gray images", "its only kind" if entry.channels == 1 else words[entry.gray]
-    yield "half precision", "gives the same images" if entry.half_safe else "not known to be safe, and not used"
+    words = {True: "trained on", False: "not trained on, hardly changed", None: "not measured"}
+    yield "gray images", "the only kind" if entry.channels == 1 else words[entry.gray]
+    yield "half precision", "same results" if entry.half_safe else "not verified, not used"

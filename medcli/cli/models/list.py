@@ -1,4 +1,4 @@
-"""`med models list`: what there is, a line each."""
+"""`med models list`: one line per model."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from medcli.zoo.catalog import DOMAINS, Entry, as_row, entries, where
 HELP = """List the models.
 
 \b
-Where they are:
-  bundled   came with medcli
-  cached    fetched or installed before; no network is needed
-  hub       would be fetched from the Hugging Face Hub
+Where they are stored:
+  bundled   part of medcli
+  cached    downloaded or installed; no network is needed
+  hub       will be downloaded from the Hugging Face Hub
 """
 HEADINGS = ("model", "title", "domain", "size", "where", "licence")
 
 
 @click.command(name="list", help=HELP, epilog=EXIT_CODES)
-@click.option("--domain", type=click.Choice(list(DOMAINS)), help="Only models for such images.")
-@click.option("--json", "as_objects", is_flag=True, help="All that is known, as one JSON list.")
+@click.option("--domain", type=click.Choice(list(DOMAINS)), help="Only models for this kind of image.")
+@click.option("--json", "as_objects", is_flag=True, help="Print all details as a JSON list.")
 def command(domain: str | None, as_objects: bool) -> None:
     chosen = [entry for entry in entries().values() if domain in (None, entry.domain)]
     if as_objects:
@@ -45,7 +45,7 @@ def cells(entry: Entry) -> tuple[str, ...]:
 
 
 def plain(rows: Sequence[Sequence[str]]) -> list[str]:
-    """Columns under one another, two blanks between them, for pipes and files."""
+    """Columns separated by two spaces, for pipes and files."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
 

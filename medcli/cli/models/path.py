@@ -1,4 +1,4 @@
-"""`med models path`: where the weight file of a model lies."""
+"""`med models path`: path of a model's weight file."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from medcli.cli import options
 from medcli.cli.lazy import EXIT_CODES
 from medcli.zoo import catalog
 
-HELP = "Where a model's weight file lies, for scripts. Nothing is fetched: a model that is not here is an error."
+HELP = "Print the path of a model's weight file, for scripts. Nothing is downloaded: a missing model is an error."
 
 
 @click.command(name="path", help=HELP, epilog=EXIT_CODES)

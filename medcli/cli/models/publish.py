@@ -1,4 +1,4 @@
-"""`med models publish`: a trained model, with all that others need, to the Hugging Face Hub."""
+"""`med models publish`: uploads a trained model to the Hugging Face Hub."""
 
 from __future__ import annotations
 
@@ -20,29 +20,29 @@ HELP = """Publish a trained model on the Hugging Face Hub.
 
 \b
 Examples:
-  med models publish run/ --repo me/my-denoiser --dry-run   shows what would be public
+  med models publish run/ --repo me/my-denoiser --dry-run   show what would be uploaded
   med models publish run/ --repo me/my-denoiser
 
-RUN is the folder of a training run, or a weight file. The repository gets the weights, a page that describes them, the
-recipe if there is one, a vector to test them with, and config.json. A README.md in the run's folder becomes the page.
+RUN is the folder of a training run, or a weight file. The repository gets the weights, a model card, the recipe if
+there is one, a test vector and config.json. A README.md in the run's folder is used as the model card.
 
-The token is that of 'hf auth login', or HF_TOKEN. The row for models.yaml, with revision and checksum, goes to
+The token is read from 'hf auth login' or HF_TOKEN. The row for models.yaml, with revision and checksum, is printed to
 standard output.
 """
 
 
 @click.command(name="publish", help=HELP, epilog=EXIT_CODES)
 @click.argument("run", metavar="RUN", type=options.UserPath(exists=True))
-@click.option("--repo", required=True, metavar="OWNER/NAME", help="Where to; made if it is not there.")
+@click.option("--repo", required=True, metavar="OWNER/NAME", help="Repository; created if it does not exist.")
 @click.option("--private", is_flag=True, help="Make a new repository private.")
-@click.option("--pr", "create_pr", is_flag=True, help="As a pull request, to a repository of somebody else.")
+@click.option("--pr", "create_pr", is_flag=True, help="Open a pull request, for a repository of another owner.")
 @click.option(
     "--folder",
     metavar="DIR",
     type=options.FOLDER,
-    help="Build it here and keep it.  [default: a temporary folder; it stays after --dry-run]",
+    help="Build the files here and keep them.  [default: a temporary folder, kept after --dry-run]",
 )
-@click.option("-n", "--dry-run", is_flag=True, help="Build and show what would be published, without a network.")
+@click.option("-n", "--dry-run", is_flag=True, help="Build and show the files without uploading; needs no network.")
 def command(run: Path, repo: str, private: bool, create_pr: bool, folder: Path | None, dry_run: bool) -> None:
     from medcli.zoo import publish
 
@@ -70,7 +70,7 @@ def _show(ready: Folder, repo: str) -> None:
 
 def _warn(ready: Folder) -> None:
     if not ready.card.licence:
-        click.echo("The weights name no licence, so nobody may use them: give the recipe a 'licence'.", err=True)
+        click.echo("The weights have no licence, so nobody may use them: set 'licence' in the recipe.", err=True)
 
 
 def _amount(ready: Folder) -> str:

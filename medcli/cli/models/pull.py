@@ -1,4 +1,4 @@
-"""`med models pull`: models onto this machine, from the Hub or from a bundle."""
+"""`med models pull`: downloads models from the Hub, or installs them from a bundle."""
 
 from __future__ import annotations
 
@@ -17,35 +17,35 @@ from medcli.zoo import catalog
 from medcli.zoo.catalog import Entry
 from medcli.zoo.fetch import Say, ignore
 
-HELP = """Fetch models, to use them without a network from then on.
+HELP = """Download models for offline use.
 
 \b
 Examples:
   med models pull nafnet-sidd-32
   med models pull --all
-  med models pull --from-bundle stick/        what 'med models bundle stick/' packed elsewhere
+  med models pull --from-bundle stick/        made by 'med models bundle stick/' elsewhere
 
-A file is taken only if its checksum is that of the catalogue. What is here already is not fetched again.
+A file is used only if its checksum matches the catalogue. Models that are present are not downloaded again.
 """
 BUNDLE_HINT = "Make one with: med models bundle DIR"
-SAME = "Bring both machines to the same version of medcli."
+SAME = "Install the same version of medcli on both machines."
 AGAIN = "Pack or copy the bundle again."
 
 
 @click.command(name="pull", help=HELP, epilog=EXIT_CODES)
 @click.argument("names", metavar="ID...", nargs=-1, shell_complete=options.complete_id)
-@click.option("--all", "everything", is_flag=True, help="Every model of the catalogue.")
+@click.option("--all", "everything", is_flag=True, help="All models of the catalogue.")
 @click.option(
     "--from-bundle",
     "bundle",
     type=options.EXISTING_FOLDER,
     metavar="DIR",
-    help="Install from this folder; no network. Without ID, all that is in it.",
+    help="Install from this folder, offline. Without ID: all models in it.",
 )
 @click.option("-q", "--quiet", is_flag=True, help="Only errors on standard error.")
 def command(names: tuple[str, ...], everything: bool, bundle: Path | None, quiet: bool) -> None:
     if bool(names) + everything + (bundle is not None and not names) != 1:
-        raise click.UsageError("Name models, or say --all, or --from-bundle DIR.")
+        raise click.UsageError("Give model names, --all, or --from-bundle DIR.")
     known = catalog.entries()
     say = ignore if quiet else partial(click.echo, err=True)
     if bundle is not None:
@@ -59,7 +59,7 @@ def command(names: tuple[str, ...], everything: bool, bundle: Path | None, quiet
 
 
 def each(chosen: list[Entry], work: Callable[[Entry], None]) -> None:
-    """Does the work for every model; one that fails does not stop the others. Raises MedcliError in the end."""
+    """Does the work for every model, also if some fail. Raises MedcliError at the end."""
     failed = 0
     for entry in chosen:
         try:
@@ -70,7 +70,7 @@ def each(chosen: list[Entry], work: Callable[[Entry], None]) -> None:
             failed += 1
             click.echo("\n".join(message_lines(error)), err=True)
     if failed:
-        raise SomeFailed(f"{failed} of {len(chosen)} models could not be had.")
+        raise SomeFailed(f"{failed} of {len(chosen)} models are not available.")
 
 
 def _pull(entry: Entry, say: Say) -> None:
@@ -79,30 +79,30 @@ def _pull(entry: Entry, say: Say) -> None:
 
 
 def bundled_here(folder: Path) -> Mapping[str, Entry]:
-    """What a bundle holds, by id. Raises ModelError where the folder is none."""
+    """The models of a bundle by id. Raises ModelError if the folder is not a bundle."""
     rows = folder / "models.yaml"
     if not rows.is_file():
-        raise ModelError(f"{folder} is no bundle of models: it has no models.yaml.", BUNDLE_HINT)
+        raise ModelError(f"{folder} is not a bundle of models: it has no models.yaml.", BUNDLE_HINT)
     return catalog.entries(rows)
 
 
 def _agreed(packed: Entry, known: Mapping[str, Entry]) -> Entry:
-    """The entry of this medcli's own catalogue, which alone says what is trusted. Raises ModelError."""
+    """The entry of the installed catalogue, the only one that is trusted. Raises ModelError."""
     if packed.id not in known:
-        raise ModelError(f"This medcli knows no model '{packed.id}'.", SAME)
+        raise ModelError(f"This version of medcli has no model '{packed.id}'.", SAME)
     if packed.sha256 != known[packed.id].sha256:
-        raise ModelError(f"The bundle's '{packed.id}' is another than this medcli's.", SAME)
+        raise ModelError(f"The bundle's '{packed.id}' differs from that of this version of medcli.", SAME)
     return known[packed.id]
 
 
 def install(entry: Entry, folder: Path, say: Say) -> None:
-    """Copies one model from a bundle into the store, where its checksum is right. Raises MedcliError."""
+    """Copies one model from a bundle to the store if its checksum matches. Raises MedcliError."""
     from medcli.files.atomic import atomic_write
     from medcli.files.checksum import sha256_of
 
     def verify(copy: Path) -> None:
         if sha256_of(copy) != entry.sha256:
-            raise ModelError(f"{source} is corrupt: its checksum is another.", AGAIN)
+            raise ModelError(f"{source} is corrupt: its checksum differs.", AGAIN)
 
     source = folder / entry.plain_name
     if entry.hub is not None and not _is_sound(entry):
@@ -115,12 +115,12 @@ def install(entry: Entry, folder: Path, say: Say) -> None:
 def _is_sound(entry: Entry) -> bool:
     try:
         return catalog.present(entry) is not None
-    except ModelError:  # installed before, and spoiled since
+    except ModelError:  # installed, but corrupt now
         return False
 
 
 def _blocks(source: Path) -> Iterable[bytes]:
-    """A file in pieces. Raises ModelError where it cannot be read."""
+    """A file in blocks. Raises ModelError if it cannot be read."""
     try:
         with source.open("rb") as file:
             while block := file.read(CHUNK):

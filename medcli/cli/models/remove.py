@@ -1,4 +1,4 @@
-"""`med models rm`: room on the disk."""
+"""`med models rm`: deletes downloaded models."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from medcli.cli.lazy import EXIT_CODES
 from medcli.errors import ModelError
 from medcli.zoo import catalog
 
-HELP = "Remove fetched models from this machine. Those that come with medcli stay."
+HELP = "Remove downloaded models. Models that are part of medcli are kept."
 
 
 @click.command(name="rm", help=HELP, epilog=EXIT_CODES)
@@ -20,7 +20,7 @@ def command(names: tuple[str, ...]) -> None:
     chosen = [catalog.find(name, known) for name in dict.fromkeys(names)]
     stays = [entry.id for entry in chosen if entry.hub is None]
     if stays:
-        raise ModelError(f"'{stays[0]}' comes with medcli and stays.", "Only fetched models can be removed.")
+        raise ModelError(f"'{stays[0]}' is part of medcli and is kept.", "Only downloaded models can be removed.")
     for entry in chosen:
         freed = catalog.remove(entry)
         result = f"removed, {decimal(freed)} freed" if freed else "is not on this machine"

@@ -1,4 +1,4 @@
-"""`med models verify`: are the weights what was published, and do they still do what they did?"""
+"""`med models verify`: checks weights and their results"""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from medcli.errors import MedcliError, ModelError
 from medcli.zoo import catalog
 from medcli.zoo.catalog import Entry
 
-HELP = """Check weights against their checksum and their test vector.
+HELP = """Check weights against checksum and test vector.
 
-The checksum says that they are the bytes that were published. The test vector, a tiny image and what the model makes
-of it, says that this machine still does with them what was done then. Without ID, every model on this machine is
-checked. No network is needed; the exit code is 1 if a model is not as it should be.
+The checksum shows that the weights are those that were published. The test vector, a tiny image and its result, shows
+that the model gives the same result on this machine. Without ID, all models on this machine are checked. No network is
+needed; the exit code is 1 if a check fails.
 """
 
 
@@ -29,7 +29,7 @@ def command(ctx: click.Context, names: tuple[str, ...]) -> None:
     bad = 0
     for entry in chosen or filter(catalog.is_here, known.values()):
         try:
-            click.echo(f"{entry.id}: whole, {verified(entry)}")
+            click.echo(f"{entry.id}: checksum ok, {verified(entry)}")
         except MedcliError as error:
             bad += 1
             click.echo("\n".join(message_lines(error)), err=True)
@@ -38,17 +38,17 @@ def command(ctx: click.Context, names: tuple[str, ...]) -> None:
 
 
 def verified(entry: Entry) -> str:
-    """What the test vector told of these weights. Raises ModelError where anything is not as it should be."""
+    """The result of the test vector. Raises ModelError if a check fails."""
     from medcli.zoo import test_vectors, weights
 
     network, _ = weights.load_network(catalog.ours(entry, catalog.verify(entry)))
     if entry.tolerance is None:
-        return "fits its network; there is no test vector"
+        return "loads into its network; there is no test vector"
     difference = test_vectors.check(entry.vector, network)
     if not difference <= entry.tolerance:
         raise ModelError(
-            f"'{entry.id}' gives other images than it should: they differ by {difference:.3g} grey levels of 255, "
+            f"'{entry.id}' does not reproduce its test vector: results differ by {difference:.3g} grey levels of 255, "
             f"and {entry.tolerance:g} are allowed.",
-            "Install medcli and PyTorch again; if that does not help, please report the machine.",
+            "Reinstall medcli and PyTorch; if that does not help, please report it with your hardware.",
         )
-    return f"its test vector agrees within {difference:.1g} grey levels of 255 ({entry.tolerance:g} allowed)"
+    return f"test vector matches within {difference:.1g} grey levels of 255 ({entry.tolerance:g} allowed)"
