@@ -3,8 +3,8 @@
 Every metric takes (H, W) or (H, W, C) floats in [0, 1], restored and clean, and returns one number over all channels.
 `valid`, (H, W) bool, is a mask of the valid pixels: PSNR is over those, SSIM over the windows centred on them; the
 other metrics use the whole image, in which invalid pixels must be equal.
-PSNR and MS-SSIM need no optional dependency; SSIM uses scikit-image; LPIPS and FID use torchmetrics and weights that must
-already be on this machine
+PSNR and MS-SSIM need no optional dependency; SSIM uses scikit-image; LPIPS and FID use torchmetrics and weights that
+must already be on this machine: nothing is downloaded.
 """
 
 from __future__ import annotations

@@ -380,7 +380,7 @@ class TestBundle:
         assert "differs from that of this version" in message_lines("pull", "--from-bundle", bundle, "tiny")
         assert "has no model 'newer'" in message_lines("pull", "--from-bundle", bundle, "newer")
         (bundle / "models.yaml").unlink()
-        assert "is no bundle of models" in message_lines("pull", "--from-bundle", bundle)
+        assert "is not a bundle of models" in message_lines("pull", "--from-bundle", bundle)
 
     def test_what_is_not_here_is_not_packed(self, hub: Hub, tmp_path: Path) -> None:
         assert "med models pull tiny" in message_lines("bundle", tmp_path / "stick", "tiny")
