@@ -15,7 +15,7 @@ from typing import Any, Literal
 import numpy as np
 import pytest
 import tifffile
-from PIL import Image, ImageCms
+from PIL import ExifTags, Image, ImageCms
 from sample_images import HEIGHT, ICC, WIDTH, XMP, by_pillow, coded, exif_block, metadata, noise, page
 
 from medcli.errors import InputError, OutputError
@@ -91,8 +91,36 @@ def test_thumbnail_goes_and_sides_are_true() -> None:
     assert b"\xff\xd8\xff" not in result
     held = Image.Exif()
     held.load(b"Exif\0\0" + result)
-    assert not held.get_ifd(1)
+    assert not held.get_ifd(ExifTags.IFD.IFD1)
     assert (held.get_ifd(0x8769)[0xA002], held.get_ifd(0x8769)[0xA003]) == (WIDTH, HEIGHT)
+
+
+@pytest.mark.parametrize("format", ["jpeg", "png", "webp"])
+@pytest.mark.parametrize("kind", ["L", "RGB"])
+def test_the_thumbnail_shows_the_new_pixels(format: str, kind: str) -> None:
+    block = exif_block(thumbnail=True)
+    image = read(by_pillow(RGB.convert(kind), format, exif=b"Exif\0\0" + block))
+    image.pages[0].pixels = np.full_like(image.pages[0].pixels, 200)
+    written = Image.open(io.BytesIO(coded(image)))
+    held = written.getexif()
+    small = held.get_ifd(ExifTags.IFD.IFD1)
+    packed = written.info["exif"].removeprefix(b"Exif\0\0")[small[0x0201] :][: small[0x0202]]
+    shown = Image.open(io.BytesIO(packed)).convert("L")
+    assert shown.size == (8, 8)
+    assert shown.getpixel((4, 4)) == pytest.approx(200, abs=3)
+    assert held.get_ifd(0x8769)[0x927C] == b"\1\2\3\4" * 9
+    assert image.notes == []
+
+
+def test_thumbnails_that_cannot_be_kept_are_named() -> None:
+    image = read(by_pillow(RGB, "jpeg", exif=b"Exif\0\0" + exif_block(thumbnail=True)))
+    coded(image, format="tiff")
+    assert image.notes == ["TIFF cannot hold thumbnail: dropped."]
+    plain = by_pillow(RGB, "jpeg")
+    jfif = plain[:4] + b"\0\x13" + plain[6:18] + b"\1\1\xff\0\0" + plain[20:]
+    jfxx = plain[:20] + b"\xff\xe0\0\x0cJFXX\0\x11\1\1\1\1" + plain[20:]
+    for data in (jfif, jfxx):
+        assert read(data).notes == ["The thumbnail of the JFIF header was dropped."]
 
 
 @pytest.mark.parametrize("format", ["jpeg", "png", "tiff", "webp"])

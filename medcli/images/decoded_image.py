@@ -63,6 +63,7 @@ class Metadata:
 
     icc: bytes | None = None
     exif: bytes | None = None  # from its byte-order mark on, without the prefix "Exif\0\0" that JPEG puts before it
+    thumbnail: tuple[int, int] | None = None  # width and height of the one that EXIF had
     xmp: bytes | None = None
     dpi: tuple[float, float] | None = None  # pixels per inch, across and down
     native: tuple[tuple[bytes, bytes], ...] = ()  # (kind, content) of blocks that only the same format understands

@@ -7,6 +7,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Container, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import BinaryIO
 
 from medcli.images.decoded_image import ByteOrder
@@ -15,6 +16,7 @@ PREFIX = b"Exif\0\0"
 EXIF_IFD, GPS_IFD, INTEROP_IFD = 0x8769, 0x8825, 0xA005
 WIDTH, HEIGHT, ORIENTATION = 0xA002, 0xA003, 0x0112
 THUMBNAIL_AT, THUMBNAIL_SIZE = 0x0201, 0x0202
+COMPRESSION, JPEG_CODE = 0x0103, 6
 RESOLUTIONS = (0x011A, 0x011B)
 SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4}
 SHORT, LONG, RATIONAL = 3, 4, 5
@@ -189,6 +191,45 @@ def _unlink_thumbnail(block: bytearray, link: int, mark: ByteOrder) -> None:
         block[start:stop] = bytes(stop - start)
         if stop == len(block):  # the usual place; cut, because nothing lies behind it
             del block[start:]
+
+
+def thumbnail(block: bytes) -> bytes | None:
+    """The content of the thumbnail, empty where it is no JPEG or cannot be found; None where there is none."""
+    block = block.removeprefix(PREFIX)
+    mark = order(block)
+    if mark is None:
+        return None
+    try:
+        _, link = directory(block, value(block, IfdEntry(0, LONG, 1, 4), mark), mark)
+        (second,) = struct.unpack_from(f"{mark}I", block, link)
+        if not second:
+            return None
+        held = {entry.tag: value(block, entry, mark) for entry in directory(block, second, mark)[0]}
+    except struct.error:
+        return None
+    start = held.get(THUMBNAIL_AT, 0)
+    return block[start : start + held.get(THUMBNAIL_SIZE, 0)]
+
+
+def with_thumbnail(block: bytes, jpeg: bytes) -> bytes | None:
+    """`block`, which has no thumbnail, with one behind all else; None where its directory cannot be understood."""
+    mark = order(block)
+    if mark is None:
+        return None
+    try:
+        _, link = directory(block, value(block, IfdEntry(0, LONG, 1, 4), mark), mark)
+        result = bytearray(block + b"\0" * (len(block) % 2))
+        struct.pack_into(f"{mark}I", result, link, len(result))
+    except struct.error:
+        return None
+    number = partial(struct.pack, f"{mark}I")
+    entries = [
+        (COMPRESSION, SHORT, 1, struct.pack(f"{mark}H", JPEG_CODE)),
+        (THUMBNAIL_SIZE, LONG, 1, number(len(jpeg))),
+    ]
+    start = len(result) + 2 + 12 * (len(entries) + 1) + 4
+    result += _packed([*entries, (THUMBNAIL_AT, LONG, 1, number(start))], len(result), mark)
+    return bytes(result + jpeg)
 
 
 def _within(block: bytes | bytearray, entries: list[IfdEntry], tag: int, mark: ByteOrder) -> list[IfdEntry]:

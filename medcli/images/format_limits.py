@@ -15,7 +15,7 @@ from medcli.images.formats import FORMATS
 from medcli.images.raster import bands, turned
 from medcli.images.values import ValueRange, dtype_range
 
-LOSSES = {"icc": "colour profile", "exif": "EXIF", "xmp": "XMP", "dpi": "resolution"}
+LOSSES = {"icc": "colour profile", "exif": "EXIF", "thumbnail": "thumbnail", "xmp": "XMP", "dpi": "resolution"}
 NATIVE: Mapping[int | bytes, str] = {  # what stays behind with its format: tags of TIFF, chunks of PNG, marks of JPEG
     270: "description", 33723: "IPTC", 34377: "Photoshop's blocks",
     50839: "ImageJ's notes", 51123: "Micro-Manager's notes",

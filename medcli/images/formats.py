@@ -21,7 +21,7 @@ class Format:
     pages: bool = False
     longest: int = 2**31 - 1  # pixels a side
     densest: float = math.inf  # pixels per inch
-    carries: tuple[str, ...] = ("icc", "exif", "xmp", "dpi")
+    carries: tuple[str, ...] = ("icc", "exif", "thumbnail", "xmp", "dpi")
 
 
 FORMATS: Mapping[str, Format] = {
@@ -38,6 +38,7 @@ FORMATS: Mapping[str, Format] = {
         ((0, b"II*\0"), (0, b"MM\0*"), (0, b"II+\0"), (0, b"MM\0+")),
         depths=("uint8", "uint16", "uint32", "int8", "int16", "int32", "float16", "float64", "float32"),
         pages=True,
+        carries=("icc", "exif", "xmp", "dpi"),
     ),
     "jpeg": Format(
         "medcli.images.jpeg",
@@ -48,7 +49,12 @@ FORMATS: Mapping[str, Format] = {
         densest=65535,
     ),
     "webp": Format(
-        "medcli.images.webp", (".webp",), ((8, b"WEBP"),), gray=False, longest=16383, carries=("icc", "exif", "xmp")
+        "medcli.images.webp",
+        (".webp",),
+        ((8, b"WEBP"),),
+        gray=False,
+        longest=16383,
+        carries=("icc", "exif", "thumbnail", "xmp"),
     ),
     "bmp": Format(
         "medcli.images.bmp", (".bmp", ".dib"), ((0, b"BM"),), carries=("icc", "dpi"), densest=(2**31 - 1) / 39.3701

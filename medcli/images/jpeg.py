@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 from PIL.JpegImagePlugin import JpegImageFile
 
-from medcli.images import exif, multi_picture
+from medcli.images import exif, multi_picture, thumbnail
 from medcli.images.decoded_image import DecodedImage, Metadata
 from medcli.images.pillow import load, opened_as, page_of
 from medcli.images.source import ImageBytes
@@ -27,7 +27,7 @@ FRAMES = frozenset((*range(0xC0, 0xD0), 0xF7)) - {0xC4, 0xC8, 0xCC}
 LOSSLESS = (0xC3, 0xC7, 0xCB, 0xCF, 0xF7)  # the last is JPEG-LS
 ARITHMETIC = frozenset(range(0xC9, 0xD0))
 CODING = frozenset((*range(0xC0, 0xD0), SOS, DQT, DRI, APP14))
-JFIF = b"JFIF\0"
+JFIF, JFXX = b"JFIF\0", b"JFXX\0"  # JFXX: a thumbnail alone
 XMP = b"http://ns.adobe.com/xap/1.0/\0"
 ICC = b"ICC_PROFILE\0"
 ROOM = 65533  # bytes of content in one segment
@@ -162,7 +162,8 @@ def _metadata(parts: list[Segment], frame: FrameHeader, data: bytes, end: int | 
     for part in parts:
         head = part.content
         if part.marker == APP1 and head.startswith(exif.PREFIX):
-            meta.exif = meta.exif or exif.tidied(head, frame.width, frame.height)
+            if meta.exif is None:
+                meta.exif, meta.thumbnail = exif.tidied(head, frame.width, frame.height), thumbnail.size_of(head)
         elif part.marker == APP1 and head.startswith(XMP):
             meta.xmp = head[len(XMP) :]
         elif part.marker == APP2 and head.startswith(ICC) and len(head) > 14:
@@ -172,6 +173,10 @@ def _metadata(parts: list[Segment], frame: FrameHeader, data: bytes, end: int | 
         elif part.marker == APP0 and head.startswith(JFIF) and len(head) >= 14:
             native.append((bytes((APP0,)), head[:12] + b"\0\0"))  # without the thumbnail
             meta.dpi = _density(head)
+            if head[12] * head[13]:
+                lines.append("The thumbnail of the JFIF header was dropped.")
+        elif part.marker == APP0 and head.startswith(JFXX):
+            lines.append("The thumbnail of the JFIF header was dropped.")
         elif part.marker == APP11:
             lines.append("Signatures or other data about the old pixels (APP11) were dropped.")
         elif _worth_keeping(part):

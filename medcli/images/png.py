@@ -16,7 +16,7 @@ from typing import BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from medcli.images import exif
+from medcli.images import exif, thumbnail
 from medcli.images.decoded_image import DecodedImage, Metadata, Page
 from medcli.images.pillow import opened_as, page_of
 from medcli.images.raster import Array, bands, from_bgr, interleaved, unpacked
@@ -174,7 +174,7 @@ def _metadata(data: bytes, listed: list[Chunk], head: Header) -> tuple[Metadata,
             meta.icc = _inflated(content.partition(b"\0")[2][1:])
             lines += [] if meta.icc else ["The colour profile could not be read: dropped."]
         elif chunk.kind == b"eXIf":
-            meta.exif = exif.tidied(content, head.width, head.height)
+            meta.exif, meta.thumbnail = exif.tidied(content, head.width, head.height), thumbnail.size_of(content)
         elif chunk.kind == b"iTXt" and content.startswith(XMP_KEYWORD + b"\0"):
             meta.xmp = _international_text(content)
         elif chunk.kind in KEPT_CHUNKS or chunk.kind[3:].islower():

@@ -21,7 +21,8 @@ def read(source: Path | bytes, *, name: str = "", max_pixels: int = MAX_PIXELS) 
     """Decode an image with everything it carries; the content decides the format, not the name.
 
     Pixels come as they are stored: the orientation tag stays in the metadata and is not applied.
-    The thumbnail inside EXIF, which would show the old pixels, is dropped. `name` stands for bytes in messages;
+    The thumbnail inside EXIF, which would show the old pixels, is left out; `write` makes a new one.
+    `name` stands for bytes in messages;
     `max_pixels` bounds width x height summed over all pages, and is checked before anything is decoded.
     Called in the main thread, it decodes in another one, so that a signal is heard even while a C library decodes.
     Raises InputError: missing, empty, truncated, not an image, of an unsupported kind, or too large.

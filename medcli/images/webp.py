@@ -10,7 +10,7 @@ import cv2
 from PIL import Image
 
 from medcli.errors import OutputError
-from medcli.images import exif
+from medcli.images import exif, thumbnail
 from medcli.images.decoded_image import DecodedImage, Metadata, Page
 from medcli.images.raster import as_bgr, colour, from_bgr, interleaved, unpacked
 from medcli.images.source import ImageBytes
@@ -40,7 +40,7 @@ def decode(source: ImageBytes) -> DecodedImage:
     source.admit(width, height, most=PIXELS_PER_BYTE * packed if lossy else source.most_pixels(packed))
     meta = Metadata(icc=held.get(b"ICCP"), xmp=held.get(b"XMP "), lossless=b"VP8L" in frame)
     if b"EXIF" in held:
-        meta.exif = exif.tidied(held[b"EXIF"], width, height)
+        meta.exif, meta.thumbnail = exif.tidied(held[b"EXIF"], width, height), thumbnail.size_of(held[b"EXIF"])
     meta.quality = estimated_quality(frame.get(b"VP8 ", b""))
     image = DecodedImage([_pixels(data[:end], width, height, source)], "webp", meta)
     if not meta.lossless and meta.quality is None:

@@ -12,6 +12,7 @@ from typing import BinaryIO, cast
 
 from medcli.errors import OutputError
 from medcli.files.atomic import atomic_write, hint_for
+from medcli.images import thumbnail
 from medcli.images.decoded_image import DecodedImage
 from medcli.images.format_limits import fit
 from medcli.images.formats import FORMATS, KNOWN, format_of
@@ -36,6 +37,8 @@ def write(
     if quality is not None and not 1 <= quality <= 100:
         raise OutputError(f"Quality {quality} makes no sense.", "It goes from 1 to 100.")
     fitted = fit(image, name)
+    if "thumbnail" in FORMATS[name].carries:
+        thumbnail.renew(fitted)
     codec = importlib.import_module(FORMATS[name].codec)
     label = str(destination) if isinstance(destination, Path) else "The output"
     try:
