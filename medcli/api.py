@@ -1,4 +1,4 @@
-"""The door for Python: names become engines, and arrays or files become clean arrays."""
+"""The Python interface: load a model by name, denoise arrays and files."""
 
 from __future__ import annotations
 
@@ -40,11 +40,11 @@ def load(
     device: auto, cpu, cuda, cuda:N or mps.
     precision: auto, fp32, fp16 or bf16. tile: side in pixels, 0 for the whole image at once, or auto: by free memory.
     overlap: pixels, None for what the network needs. ensemble: the mean of eight flips and turns, eight times the work.
-    refine, samples, seed: of a model that is asked through masks, see `medcli.engine.blind_spot`; None for its own.
+    refine, samples, seed: of blind-spot models, see `medcli.engine.blind_spot`; None for the model's own.
     range: which values are black and white: auto (by the image, see `medcli.images.values`), dtype, or (low, high).
     nodata: a value that means nothing, beside NaN and infinity.
 
-    Raises ModelError for an unknown or corrupt model, or one without masks that is given what concerns them,
+    Raises ModelError for an unknown or corrupt model, or options of blind-spot models for another one,
     DeviceError for a device that is not there.
     """
     model = name if isinstance(name, Model) else find_model(str(name))
@@ -75,12 +75,12 @@ def denoise(
     range: str | tuple[float, float] | ValueRange = "auto",
     nodata: float | None = None,
 ) -> NDArray[Any]:
-    """The image without its noise, in the shape and dtype it came in.
+    """The denoised image, in the shape and dtype of the input.
 
     image: (H, W) gray, (H, W, 2) gray and alpha, (H, W, 3) RGB or (H, W, 4) RGB and alpha; boolean, integers of
     up to 32 bits or float. A path is read first; the result has the file's channels and depth. Alpha comes back
     untouched, and so does the colour under alpha 0.
-    strength: 0 gives the image back, 1 is the network's answer, between them a blend.
+    strength: 0 gives the image back, 1 is the network's output, between them a blend.
     range: which values are black and white: auto (by the image, see `medcli.images.values`), dtype, or (low, high).
     nodata: a value that means nothing and comes back as it is, as NaN and infinity do; None for that of the file.
 

@@ -18,8 +18,8 @@ ONEDNN_WITHOUT_BF16 = {"sse41", "avx", "avx2", "avx2_vnni", "avx2_vnni_2", "avx5
 ATEN_WITHOUT_BF16 = {"default", "avx2"}
 
 # How long a waiting thread spins before it sleeps: a spinning one takes the core from a process that has work. libgomp
-# (torch for Linux) counts turns of a loop, 300,000 unless told otherwise, which are milliseconds; OpenMP of LLVM and
-# Intel (macOS, Windows, conda) counts milliseconds, 200 unless told otherwise.
+# (torch for Linux) counts turns of a loop, 300,000 by default, which are milliseconds; OpenMP of LLVM and
+# Intel (macOS, Windows, conda) counts milliseconds, 200 by default.
 SPIN_COUNT = "1000"
 BLOCK_TIME = "0"
 WAITING = {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME", "KMP_LIBRARY"}

@@ -217,7 +217,7 @@ class TestPlan:
         touch(tmp_path, "a.png")
         with pytest.raises(OutputError, match="does not say which format"):
             planned(tmp_path, "a.png", output=tmp_path / "b.xyz")
-        with pytest.raises(OutputError, match="asks for png"):
+        with pytest.raises(OutputError, match="means png"):
             planned(tmp_path, "a.png", output=tmp_path / "b.png", format="tiff")
 
     def test_a_folder_without_images_is_an_error(self, tmp_path: Path) -> None:
@@ -312,7 +312,7 @@ class TestLanding:
         assert [path.name for path in target.parent.iterdir()] == ["a.png"]
         assert target.read_bytes() == b"whole"
 
-    def test_what_cannot_be_replaced_is_a_letter(self, tmp_path: Path) -> None:
+    def test_what_cannot_be_replaced_is_refused(self, tmp_path: Path) -> None:
         touch(tmp_path, "file")
         with pytest.raises(OutputError, match="not a plain file"), atomic_write(tmp_path):
             pass

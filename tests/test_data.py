@@ -159,7 +159,7 @@ class TestCache:
             cache_of(image_folder, tmp_path, smallest=50)
         assert "4.png: smaller than the 50 pixel patch" in caught.value.hint
 
-    def test_no_room_is_a_letter(self, image_folder: Path, tmp_path: Path) -> None:
+    def test_no_room_is_refused(self, image_folder: Path, tmp_path: Path) -> None:
         (tmp_path / "cache").write_text("a file, not a folder")
         with pytest.raises(OutputError, match="cannot be kept"):
             cache_of(image_folder, tmp_path)
@@ -174,7 +174,7 @@ class TestFolders:
             (Path("sub/one.png"), Path("sub/one.jpg"), Path("sub/one.png"))
         ]
         Image.new("L", (8, 8)).save(tmp_path / "c" / "two.png")
-        with pytest.raises(InputError, match="1 images have no mate"):
+        with pytest.raises(InputError, match="1 images have no counterpart"):
             matched(tmp_path / "a", tmp_path / "b", tmp_path / "c")
 
     def test_missing_folder(self, tmp_path: Path) -> None:
@@ -414,7 +414,7 @@ class TestRecordedPairs:
         (mates / MANIFEST).write_text(text.replace('"makes": "noisy"', '"makes": "clean"'))
         assert {noisy.parent for noisy, _ in recorded_pairs(mates)} == {image_folder}
 
-    def test_what_does_not_match_is_a_letter(self, mates: Path, image_folder: Path, tmp_path: Path) -> None:
+    def test_what_does_not_match_is_refused(self, mates: Path, image_folder: Path, tmp_path: Path) -> None:
         with pytest.raises(RecipeError, match="does not learn from pairs"):
             sources(tmp_path, Needs(clean="others"), pairs=[mates])
         (image_folder / "2.png").write_bytes((image_folder / "1.png").read_bytes())
@@ -423,7 +423,7 @@ class TestRecordedPairs:
         (mates / "0001" / "3.png").unlink()
         with pytest.raises(InputError, match=r"1 files of .* are gone: .*0001/3\.png"):
             recorded_pairs(mates)
-        for text, words in (("", "names no pair"), ("[1]\n", "no manifest of noisy mates")):
+        for text, words in (("", "names no pair"), ("[1]\n", "not a manifest of noisy images")):
             (mates / MANIFEST).write_text(text)
             with pytest.raises(InputError, match=words):
                 recorded_pairs(mates)

@@ -231,7 +231,7 @@ def test_real_pairs_go_in_and_out_as_integers_unless_asked_otherwise(image_folde
 
 def test_images_without_a_mate_are_listed(image_folder: Path, noisy_folder: Path) -> None:
     (noisy_folder / "3.png").rename(noisy_folder / "other.png")
-    with pytest.raises(InputError, match="2 images have no mate") as caught:
+    with pytest.raises(InputError, match="2 images have no counterpart") as caught:
         matched(noisy_folder, image_folder)
     assert str(noisy_folder / "other.png") in caught.value.problem
     assert str(image_folder / "3.png") in caught.value.problem

@@ -257,7 +257,7 @@ class TestLetters:
     def test_a_manifest_of_others_is_refused_before_the_learning(self, call: Call) -> None:
         Path("noisy").mkdir()
         Path("noisy", MANIFEST).write_text("a page of mine\n")
-        with pytest.raises(OutputError, match="is no manifest"):
+        with pytest.raises(OutputError, match="is not a manifest"):
             call(SYNTH)
         assert not MODEL.exists()
 

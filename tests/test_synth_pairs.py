@@ -325,7 +325,7 @@ class TestAgain:
     def test_a_manifest_of_others_stays(self, line: str, image_folder: Path, noisy: Path) -> None:
         noisy.mkdir()
         (noisy / MANIFEST).write_text(line + "\n")
-        with pytest.raises(OutputError, match="is no manifest"):
+        with pytest.raises(OutputError, match="is not a manifest"):
             run("--from", image_folder, "--to", noisy)
 
     def test_a_dry_run_writes_nothing(

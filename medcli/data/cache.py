@@ -71,13 +71,13 @@ class PixelCache:
         """Whether no image has colour."""
         return all(slot.shape[2] == 1 for slot in self.slots)
 
-    def only(self, places: Sequence[int]) -> PixelCache:
-        """The images at these places, in this order; the pixels are shared."""
-        names, slots = [self.names[place] for place in places], [self.slots[place] for place in places]
+    def only(self, indices: Sequence[int]) -> PixelCache:
+        """The images at these indices, in this order; the pixels are shared."""
+        names, slots = [self.names[index] for index in indices], [self.slots[index] for index in indices]
         return replace(self, names=names, slots=slots)
 
     def release(self) -> None:
-        """Lets the system take back the memory of what was looked at, or a run would map the whole file in time."""
+        """Lets the system free the memory of pages that were read; else a run would hold the whole file in time."""
         if hasattr(mmap, "MADV_DONTNEED"):
             self.mapping.madvise(mmap.MADV_DONTNEED)
 
@@ -91,7 +91,7 @@ class Reading:
 
 
 def silent(_: str) -> None:
-    """Where nobody wants to hear."""
+    """For callers without output."""
 
 
 def open_cache(
@@ -106,8 +106,8 @@ def open_cache(
     """The cache of these images, built when there is none or when one of them has changed. Each page is an image.
 
     smallest: images with a side below this many pixels are left out and named in `skipped`. scenes: for each path,
-    all images of its scene, which are read in one range of values so that they stay comparable. say: hears now and
-    then how many are decoded and how long the others will take.
+    all images of its scene, which are read in one range of values so that they stay comparable. say: called now and
+    then with the number of decoded images and the time left.
     Raises TrainingError where no usable image is left, OutputError where the cache cannot be written.
     """
     stem = cache_dir / _fingerprint(paths, smallest, reading, scenes)
@@ -118,7 +118,7 @@ def open_cache(
         except OSError as error:
             raise OutputError(
                 f"The decoded images cannot be kept in {cache_dir}: {error.strerror}.",
-                "Name another place with --cache.",
+                "Name another folder with --cache.",
             ) from error
     index = json.loads(index_path.read_text())
     if not index["names"]:
@@ -128,7 +128,7 @@ def open_cache(
 
 
 def _is_whole(index_path: Path, pixel_path: Path) -> bool:
-    """Whether both files are there and belong together; somebody may have tidied up."""
+    """Whether both files are there and belong together; one may have been deleted."""
     try:
         return bool(json.loads(index_path.read_bytes())["bytes"] == pixel_path.stat().st_size)
     except (OSError, ValueError, KeyError, TypeError):
@@ -142,7 +142,7 @@ def _mapped(file: Path, names: list[str], slots: list[CachedImage], skipped: lis
 
 
 def _watched(paths: Sequence[Path], say: Callable[[str], None]) -> Iterator[tuple[int, Path]]:
-    """The paths by number; `say` hears of them once a while has passed."""
+    """The paths by number; `say` is called once a while has passed."""
     started, due = time.monotonic(), FIRST
     for number, path in enumerate(paths):
         if number and (elapsed := time.monotonic() - started) >= due:
@@ -167,8 +167,8 @@ def _decode(
             yield f"{path}: {error.problem}", None
             continue
         values = _range(path, pages, reading, scenes[number] if scenes else ())
-        for place, page in enumerate(pages, start=1):
-            name = f"{path}#{place}" if len(pages) > 1 else str(path)
+        for number_of_page, page in enumerate(pages, start=1):
+            name = f"{path}#{number_of_page}" if len(pages) > 1 else str(path)
             if min(page.pixels.shape[:2]) < smallest:
                 yield f"{name}: smaller than the {smallest} pixel patch", None
             else:
@@ -191,9 +191,9 @@ def _range(path: Path, pages: Sequence[Page], reading: Reading, scene: Sequence[
     for other in scene:
         if other != path:
             with suppress(InputError):
-                mates = _pages(other, reading)
-                ranges.append(range_of(reading.range, mates))
-                dtypes.append(mates[0].pixels.dtype)
+                pages_of_other = _pages(other, reading)
+                ranges.append(range_of(reading.range, pages_of_other))
+                dtypes.append(pages_of_other[0].pixels.dtype)
     return joint_range(ranges, dtypes)[0]
 
 
@@ -207,7 +207,7 @@ def _in_order(page: Page, values: ValueRange) -> NDArray[Any]:
 
 
 def _fingerprint(paths: Sequence[Path], smallest: int, reading: Reading, scenes: Sequence[Sequence[Path]]) -> str:
-    """Of all that decides the index. Paths count as they are spelled too: so the images are called in it."""
+    """Of all that the index depends on, including the spelling of the paths, which are the images' names."""
     lines = [f"{FORMAT} {smallest} {reading.range} {reading.nodata}"]
     lines += [f"{path}\t{path.absolute()}\t{_state(path)}" for path in (*paths, *chain.from_iterable(scenes))]
     return blake2b("\n".join(lines).encode(errors="surrogateescape"), digits=32)

@@ -1,7 +1,7 @@
-"""Training samples: random crops, turned, with noise that is made or that was there. Every draw is keyed.
+"""Training samples: random crops, flipped and rotated, with synthetic or recorded noise. Every draw is keyed.
 
-Sample `index` of step `step` is a pure function of (seed, step, index): it does not matter how many workers or machines
-draw, or whether the run was interrupted before.
+Sample `index` of step `step` is a pure function of (seed, step, index): independent of the number of workers and
+processes, and of interruptions.
 """
 
 from __future__ import annotations
@@ -41,12 +41,12 @@ class SampleSource(Protocol):
     def sample(self, step: int, index: int) -> Sample: ...
 
     def release(self) -> None:
-        """Gives back the memory of images that were looked at."""
+        """Releases the memory of mapped images."""
 
 
 @dataclass(frozen=True)
 class Crop:
-    """One place in an image, its size there and in the patch, and one of the eight flips and quarter turns."""
+    """A position in an image, the side there and in the patch, and one of the eight flips and rotations."""
 
     top: int
     left: int
@@ -92,7 +92,7 @@ class CropSampler:
 class SyntheticPairs:
     """Clean images that are made noisy. views, alike, clean: as in `medcli.methods.base.Needs`.
 
-    variation: of the sample, for methods that take one view and its clean mate. others: where `clean="others"` come
+    variation: of the sample, for methods that take one view and its clean image. others: where `clean="others"` come
     from, the same images unless given.
     """
 
@@ -123,7 +123,7 @@ class SyntheticPairs:
         return Sample(noisy, clean if self.clean == "mates" else None, key)
 
     def judged(self) -> SyntheticPairs:
-        """The same images and noise as pairs of one view and its clean mate."""
+        """The same images and noise as pairs of one view and its clean image."""
         return replace(self, views=1, alike=False, clean="mates")
 
     def release(self) -> None:
@@ -135,8 +135,8 @@ class SyntheticPairs:
 class RecordedImages:
     """Noisy images as they are.
 
-    noisy: one cache for each view; images of one place show one scene. clean: their mates, place by place, or other
-    scenes, or None.
+    noisy: one cache for each view; equal indices show one scene. clean: the clean images by the same indices, or
+    other scenes, or None.
     """
 
     noisy: Sequence[PixelCache]
@@ -147,15 +147,15 @@ class RecordedImages:
 
     def sample(self, step: int, index: int) -> Sample:
         generator = keyed_generator(self.seed, step, index)
-        place = _below(len(self.noisy[0]), generator)
-        images = [view[place] for view in self.noisy]
+        index_of_image = _below(len(self.noisy[0]), generator)
+        images = [view[index_of_image] for view in self.noisy]
         crop = self.crop_sampler.draw(images[0], generator)
         noisy = [crop.cut(image, self.crop_sampler.channels) for image in images]
         key = derived_seed(self.seed, step, index, "method")
         if self.clean is None:
             return Sample(noisy, None, key)
         if self.mates:
-            return Sample(noisy, crop.cut(self.clean[place], self.crop_sampler.channels), key)
+            return Sample(noisy, crop.cut(self.clean[index_of_image], self.crop_sampler.channels), key)
         return Sample(noisy, _patch(self.clean, self.crop_sampler, generator), key)
 
     def release(self) -> None:

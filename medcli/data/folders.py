@@ -87,7 +87,7 @@ def nested(one: Path, other: Path) -> bool:
 def matched(*folders: Path) -> list[tuple[Path, ...]]:
     """The images of equal name, one of each folder, by relative path whatever the extensions, sorted.
 
-    Raises InputError where an image has no mate in another folder, or more than one.
+    Raises InputError where an image has no counterpart in another folder, or more than one.
     """
     columns = [by_stem(folder) for folder in folders]
     common = set.intersection(*(set(names) for names in columns))
@@ -96,7 +96,7 @@ def matched(*folders: Path) -> list[tuple[Path, ...]]:
     ]
     if lonely:
         raise InputError(
-            f"{len(lonely)} images have no mate of their name: {listed(lonely)}.",
+            f"{len(lonely)} images have no counterpart of the same name: {listed(lonely)}.",
             f"Every image must be in each of {', '.join(map(str, folders))}; only the extension may differ.",
         )
     return [tuple(names[key] for names in columns) for key in sorted(common)]

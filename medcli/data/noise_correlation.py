@@ -82,7 +82,7 @@ def noise_correlation(images: Iterable[NDArray[Any]]) -> Correlation:
     variances, lags = (np.concatenate(parts) for parts in zip(*found, strict=True)) if found else (np.zeros(0),) * 2
     if not len(variances):
         raise InputError(
-            "The noise cannot be measured: no image has a flat place of 24 x 24 pixels with noise in it.",
+            "The noise cannot be measured: no image has a flat part of 24 x 24 pixels with noise in it.",
             "Give larger images, or say how far its correlation reaches: --pd 1 for none, 5 for a phone's.",
         )
     return Correlation(np.median(lags, axis=0), 255 * float(np.sqrt(np.median(variances))), len(variances))

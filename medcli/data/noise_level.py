@@ -1,7 +1,7 @@
-"""The noise of noisy images alone: how strong it is at each brightness, and what a noise model should be told of it.
+"""Noise level at each brightness, estimated from noisy images alone, and the options of a noise model that follow.
 
-Where an image is flat it is a smooth surface and noise. The same is measured on images whose noise was made, so that
-both can be compared though neither has a clean mate.
+A flat part of an image is a smooth surface plus noise. The same is measured on images with synthetic noise, so that
+both can be compared without clean images.
 """
 
 from __future__ import annotations
@@ -36,14 +36,14 @@ class NoiseSample:
         return 255 * float(np.sqrt(np.mean(self.noise**2)))
 
     def edges(self, count: int = 10) -> Floats:
-        """(count + 1,) brightnesses between which equally many pixels lie: deciles unless told otherwise."""
+        """(count + 1,) brightnesses between which equally many pixels lie: deciles by default."""
         return np.quantile(self.tones, np.linspace(0, 1, count + 1))
 
     def by_tone(self, edges: Floats, least: int = 64) -> Floats:
         """(len(edges) - 1,) standard deviations in grey levels; NaN where fewer than `least` pixels lie between."""
-        places = np.searchsorted(edges, self.tones, side="right") - 1
-        places[self.tones == edges[-1]] = len(edges) - 2  # what is beyond belongs to no part
-        parts = [self.noise[places == place] for place in range(len(edges) - 1)]
+        bins = np.searchsorted(edges, self.tones, side="right") - 1
+        bins[self.tones == edges[-1]] = len(edges) - 2  # brightnesses outside the edges count nowhere
+        parts = [self.noise[bins == index] for index in range(len(edges) - 1)]
         return np.array([255 * part.std() if part.size >= least else np.nan for part in parts])
 
     def correlation(self, lags: int = 4) -> Floats:
@@ -72,23 +72,23 @@ def flat_noise(images: Iterable[NDArray[Any]]) -> NoiseSample:
     sample = _joined([each for each in found if len(each.noise)])
     if not len(sample.noise):
         raise InputError(
-            f"The noise cannot be measured: no image has a flat place of {SIDE} x {SIDE} pixels with noise in it.",
+            f"The noise cannot be measured: no image has a flat part of {SIDE} x {SIDE} pixels with noise in it.",
             "Give larger images, or say how strong the noise is.",
         )
     return sample
 
 
 def known_noise(noisy: Iterable[NDArray[Any]], clean: Iterable[NDArray[Any]]) -> NoiseSample:
-    """The noise of all blocks of images (H, W) or (H, W, C) whose clean mates are known."""
+    """The noise of all blocks of images (H, W) or (H, W, C) whose clean images are known."""
     pairs = [(as_unit(one), as_unit(other)) for one, other in zip(noisy, clean, strict=True)]
     planes = [pair for each in pairs for pair in zip(*map(channels, each), strict=True)]
-    cut = [(blocks(one, SIDE), blocks(mate, SIDE)) for one, mate in planes]
-    return _joined([NoiseSample(mate, one - mate) for one, mate in cut])
+    cut = [(blocks(one, SIDE), blocks(clean_plane, SIDE)) for one, clean_plane in planes]
+    return _joined([NoiseSample(below, one - below) for one, below in cut])
 
 
 @dataclass(frozen=True)
 class ProposedLevels:
-    """What suits a noise model for images like these.
+    """Options of a noise model for these images.
 
     noise: standard deviation of the noise in grey levels. coarseness: see `NoiseSample`. sigma_x, sigma_y: of the noise
     that hides the difference between clean and noisy images.
@@ -100,12 +100,12 @@ class ProposedLevels:
     sigma_y: float
 
     def config(self) -> dict[str, float]:
-        """What the configuration of a network that generates noise takes of it."""
+        """The part that belongs to the configuration of a network that generates noise."""
         return {"sigma_x": self.sigma_x, "sigma_y": self.sigma_y}
 
 
 def propose(noisy: Sequence[NDArray[Any]]) -> ProposedLevels:
-    """Sigmas from the noise of the noisy images, in flat places.
+    """Sigmas from the noise of the noisy images, in flat parts.
 
     The published pairs, 40 and 20 for SIDD, 20 and 10 for DND, are about 2.4 and 1.2 times the noise of those sets.
     Departs: times its coarseness. White noise of the deviation of the noise of camera JPEGs leaves what is coarse in it

@@ -1,4 +1,4 @@
-"""`pairs.jsonl`: which file of a folder is the mate of which other, how it was made, and whether both still are so."""
+"""`pairs.jsonl`: which noisy and clean files form a pair, how the pair was made, and the checksums of both files."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ Side = Literal["noisy", "clean"]
 class PairRecord:
     """A line of the manifest.
 
-    source: relative to `folder`, where the images lie of which mates were made, itself relative to the manifest's
-    folder, as output is. draw: its number, from 0. makes: which of the two the output is. noise, spelled: what made it,
-    by name and to the last number; drawn: what came of it, page by page where pages differ. depth: as asked, None for
-    that of the source; protocol: what became of the values. medcli: the version that made the file, which is no part of
-    its identity. range: which values are black and white, as asked.
+    source: relative to `folder`, the folder of the source images; that and output: relative to the manifest's folder.
+    draw: its number, from 0. makes: which of the two the output is. noise, fingerprint: its name and its full notation;
+    drawn: the parameters that were sampled, page by page where pages differ. depth: as requested, None for that of the
+    source; protocol: how values were clipped and rounded. medcli: the version that made the file, which is no part of
+    its identity. range: which values are black and white, as requested.
     """
 
     source: str
@@ -73,13 +73,13 @@ def present(path: Path) -> str:
 def recorded_pairs(folder: Path, sources: Path | None = None) -> list[tuple[Path, Path]]:
     """(noisy, clean) of each line of the folder's manifest, every draw of it.
 
-    sources: where the images lie now of which mates were made, if they were moved. Raises InputError where there is
+    sources: the folder of the source images, if they were moved. Raises InputError where there is
     no manifest, and where a file of a pair is gone or was changed since.
     """
     rows = _rows(folder)
-    places = [((sources or (folder / row.folder).resolve()) / row.source, folder / row.output) for row in rows]
-    _refuse_strangers(folder, rows, places)
-    return [pair[::-1] if row.makes == "noisy" else pair for row, pair in zip(rows, places, strict=True)]
+    files = [((sources or (folder / row.folder).resolve()) / row.source, folder / row.output) for row in rows]
+    _check_files(folder, rows, files)
+    return [pair[::-1] if row.makes == "noisy" else pair for row, pair in zip(rows, files, strict=True)]
 
 
 def recorded_noises(folder: Path) -> dict[str, set[str]]:
@@ -101,24 +101,24 @@ def _rows(folder: Path) -> list[PairRecord]:
     try:
         rows = list({row.output: row for row in parsed(path.read_bytes())}.values())
     except (ValueError, TypeError):
-        raise InputError(f"{path} is no manifest of noisy mates.", hint) from None
+        raise InputError(f"{path} is not a manifest of noisy images.", hint) from None
     if not rows:
         raise InputError(f"{path} names no pair.", "Make some: med synth-pairs")
     return rows
 
 
-def _refuse_strangers(folder: Path, rows: Sequence[PairRecord], places: Sequence[tuple[Path, Path]]) -> None:
-    """Each file must be there, and be what it was when the mate was made."""
-    promised = {place: row.source_sha256 for row, (place, _) in zip(rows, places, strict=True)}
-    mates = {place: row.output_sha256 for row, (_, place) in zip(rows, places, strict=True)}
-    if gone := [str(place) for place in (*promised, *mates) if not place.is_file()]:
+def _check_files(folder: Path, rows: Sequence[PairRecord], files: Sequence[tuple[Path, Path]]) -> None:
+    """Each file must be there, and unchanged since the pair was made."""
+    sources = {path: row.source_sha256 for row, (path, _) in zip(rows, files, strict=True)}
+    outputs = {path: row.output_sha256 for row, (_, path) in zip(rows, files, strict=True)}
+    if gone := [str(path) for path in (*sources, *outputs) if not path.is_file()]:
         raise InputError(
             f"{len(gone)} files of {folder / MANIFEST} are gone: {listed(gone)}.",
             "If the clean images were moved, say where they are with --clean. Where some were removed, remove their "
-            "mates too, and run 'med synth-pairs' again.",
+            "noisy images too, and run 'med synth-pairs' again.",
         )
-    if changed := [str(place) for place, stamp in (promised | mates).items() if present(place) != stamp]:
+    if changed := [str(path) for path, checksum in (sources | outputs).items() if present(path) != checksum]:
         raise InputError(
-            f"{len(changed)} files of {folder / MANIFEST} were changed since the mates were made: {listed(changed)}.",
+            f"{len(changed)} files of {folder / MANIFEST} were changed since the pairs were made: {listed(changed)}.",
             "Run 'med synth-pairs' again as before, or name with --clean the folder of which they were made.",
         )

@@ -2,8 +2,8 @@
 
 device      what the work runs on, and with how many bits
 memory      how much room there is, and what being out of it looks like
-pixels      arrays to network floats and back; the only place that knows what a dtype means
-tiling      where tiles lie and how their answers grow together, in bands from top to bottom
-strategies  how a network is asked
+pixels      arrays to network floats and back; in the image's range of values
+tiling      where tiles lie and how they are blended, in bands from top to bottom
+strategies  how a network is applied to a tile
 denoiser    all of it in one call
 """

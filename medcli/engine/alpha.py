@@ -37,6 +37,6 @@ def fill_hidden(pixels: Pixels, alpha: Pixels) -> Pixels:
 
 
 def restore_hidden(restored: Pixels, original: Pixels, alpha: Pixels) -> Pixels:
-    """The network's answer where something is visible, the original bytes under alpha 0. Shapes as in fill_hidden."""
+    """The network's output where something is visible, the original bytes under alpha 0. Shapes as in fill_hidden."""
     hidden = alpha == 0
     return np.where(broadcast(hidden, original), original, restored) if hidden.any() else restored

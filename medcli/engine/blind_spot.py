@@ -1,4 +1,4 @@
-"""Denoising through complementary masks: each pixel is guessed while it is hidden, and the guesses make the image.
+"""Denoising through complementary masks: each pixel is predicted from the others while it is masked.
 
 Liao et al., Asymmetric Mask Scheme for Self-Supervised Real Image Denoising (ECCV 2024), section 3.3 and figure 5; the
 refinement is that of Lee et al., AP-BSN (CVPR 2022).
@@ -17,7 +17,7 @@ from medcli.engine.strategies import PixelCoordinates, mean, whole
 from medcli.errors import ModelError
 from medcli.registry import nearest
 
-MASKS, COINS = 0, 1  # what a number is drawn for
+MASKS, REPLACEMENTS = 0, 1  # what a number is drawn for
 LIMITS: Mapping[str, tuple[float, float]] = {
     "k": (2, 16), "pd": (1, 16), "samples": (1, 64), "refine": (0, 64), "share": (0, 1), "seed": (0, WORD)
 }  # fmt: skip
@@ -25,16 +25,16 @@ LIMITS: Mapping[str, tuple[float, float]] = {
 
 @dataclass(frozen=True)
 class ComplementaryMasks:
-    """For networks that were trained to guess hidden pixels.
+    """For networks that were trained to predict masked pixels.
 
     k: branches, each hiding its share of the pixels. pd: stride of the sub-images that the network sees; 1 for noise
-    that is independent from pixel to pixel. samples: sets of masks whose answers are averaged. refine: random
+    that is independent from pixel to pixel. samples: sets of masks whose results are averaged. refine: random
     replacement refinement (R3): so many times the noisy value is put back at a `share` of the pixels, the rest being
-    denoised already, and the masks are run again at full resolution; the answers are averaged. 0 leaves it out, 8 is
-    usual. seed: another one draws other masks. fill: what stands in a hidden pixel's place, as in training.
+    denoised already, and the masks are run again at full resolution; the results are averaged. 0 leaves it out, 8 is
+    usual. seed: random seed of the masks. fill: the value of masked pixels, as in training.
 
-    Masks and coins are a function of seed, row and column: of nothing else in the batch, and not of the tiles.
-    Raises ModelError for values that make no sense.
+    Random numbers are a function of seed, row and column alone, so the tiling does not change them.
+    Raises ModelError for values out of range.
     """
 
     k: int = 2
@@ -62,25 +62,25 @@ class ComplementaryMasks:
     def context_radius(self, of_network: int) -> int:
         return (of_network + FILL_REACH[self.fill]) * (self.pd + bool(self.refine))
 
-    def __call__(self, network: nn.Module, batch: Tensor, place: PixelCoordinates | None = None) -> Tensor:
-        place = PixelCoordinates(*(side.to(batch.device) for side in place or whole(batch)))
-        denoised = mean(self._guessed(network, batch, place, self.pd, number) for number in range(self.samples))
+    def __call__(self, network: nn.Module, batch: Tensor, coordinates: PixelCoordinates | None = None) -> Tensor:
+        coordinates = PixelCoordinates(*(side.to(batch.device) for side in coordinates or whole(batch)))
+        denoised = mean(self._predicted(network, batch, coordinates, self.pd, number) for number in range(self.samples))
         if not self.refine:
             return denoised
-        numbers = range(self.samples, self.samples + self.refine)
-        return mean(self._refined(network, batch, denoised, place, number) for number in numbers)
 
-    def _refined(
-        self, network: nn.Module, noisy: Tensor, denoised: Tensor, place: PixelCoordinates, number: int
+        def refined(number: int) -> Tensor:
+            put_back = self._numbers(coordinates, number, REPLACEMENTS) < int(self.share * (WORD + 1))
+            return self._predicted(network, torch.where(put_back, batch, denoised), coordinates, 1, number)
+
+        return mean(map(refined, range(self.samples, self.samples + self.refine)))
+
+    def _predicted(
+        self, network: nn.Module, images: Tensor, coordinates: PixelCoordinates, stride: int, number: int
     ) -> Tensor:
-        put_back = self._numbers(place, number, COINS) < int(self.share * (WORD + 1))
-        return self._guessed(network, torch.where(put_back, noisy, denoised), place, 1, number)
-
-    def _guessed(self, network: nn.Module, images: Tensor, place: PixelCoordinates, stride: int, number: int) -> Tensor:
-        index = self._numbers(place, number, MASKS) * self.k >> 32
+        index = self._numbers(coordinates, number, MASKS) * self.k >> 32
         return stitched(network, images, index[None, None], branches=self.k, stride=stride, fill=FILLS[self.fill])
 
-    def _numbers(self, place: PixelCoordinates, number: int, purpose: int) -> Tensor:
+    def _numbers(self, coordinates: PixelCoordinates, number: int, purpose: int) -> Tensor:
         """(H, W) int64, even over 32 bits."""
         stream = (self.seed << 8) + 2 * number + purpose
-        return scattered(place.rows, place.columns, (stream ^ stream >> 32) & WORD)
+        return scattered(coordinates.rows, coordinates.columns, (stream ^ stream >> 32) & WORD)

@@ -1,7 +1,7 @@
 """Gray images keep their local brightness.
 
-Networks that learned from colour photographs have seldom seen noise that is equal in all channels, and many answer it
-with a shift of the mean, of up to 13 grey levels (docs/benchmarks.md, "Gray images"). Noise has zero mean, so the
+Networks that learned from colour photographs have seldom seen noise that is equal in all channels, and many shift
+the mean there, of up to 13 grey levels (docs/benchmarks.md, "Gray images"). Noise has zero mean, so the
 mean difference between the noisy and the restored image over a Gaussian window is that shift, and is added back. It
 is not where
 

@@ -1,6 +1,6 @@
-"""Denoisers that nobody trained, to compare with: BM3D, OpenCV's non-local means, scikit-image's wavelet shrinkage.
+"""Classical denoisers to compare with: BM3D, OpenCV's non-local means, scikit-image's wavelet shrinkage.
 
-Each maps (H, W) or (H, W, 3) RGB floats to the same shape and asks for the noise's standard deviation, in the image's
+Each maps (H, W) or (H, W, 3) RGB floats to the same shape and takes the noise's standard deviation, in the image's
 own units, where 1 is white.
 """
 

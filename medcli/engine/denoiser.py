@@ -1,4 +1,4 @@
-"""All of it in one call: an array of any size through a network, in bounded memory."""
+"""Denoises an array of any size with a network, in bounded memory."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Progress = Callable[[int, int], None]
 
 
 class Network(Protocol):
-    """What the engine asks of a network beside running it."""
+    """What the engine needs to know of a network."""
 
     channels: int
     multiple: int  # H and W must be multiples of it
@@ -43,15 +43,15 @@ class Denoiser:
 
     network: (B, C, H, W) float in [0, 1] -> same shape, with `channels`, `multiple` (of H and W) and `receptive_field`
         (pixels). It is moved to the device, to fp32 weights and to evaluation mode.
-    strategy: how the network is asked; Plain unless given.
+    strategy: how the network is applied; Plain unless given.
     device, precision: as `choose_device` and `choose_precision` read them. Under "auto" the precision follows the
-        image's depth; `precision_in_force` tells it.
+        image's depth; see `precision_in_force`.
     tile: largest side of a tile in pixels, 0 for the whole image at once, "auto" for what the free memory holds.
         Only "auto" gives way when memory runs out: the tile is halved, for later images too.
         For a network with `global_context` not below `memory.SMALLEST_GLOBAL_TILE`.
     overlap: pixels that neighbouring tiles share. Unless given: twice the receptive field, at most 64 pixels and at
         most a quarter of the tile.
-    half_safe: whether the model bears fp16 and bf16; only "auto" asks.
+    half_safe: whether fp16 and bf16 give the same images; only "auto" uses it.
     range: which values are 0 and 1 for the network: "auto" and "dtype" as in `medcli.images.values`, or a `ValueRange`.
     nodata: pixels of this value in all channels mean nothing, as NaN and infinity do.
     keep_brightness: whether gray images keep their local mean (`medcli.engine.brightness`); not for a network that
@@ -111,19 +111,19 @@ class Denoiser:
         pixels: (H, W) or (H, W, C), boolean, integers of up to 32 bits, or float. C is the network's number of
             channels, or 1: gray runs as equal channels and comes back as their mean, and equal channels run as gray.
             Integers are rounded and stop at the ends of their type; floats are clipped nowhere.
-        strength: 0 gives the input's own pixels, bit for bit, without running the network; 1 the network's answer;
-            between them, pixels + strength * (answer - pixels).
+        strength: 0 gives the input's own pixels, bit for bit, without running the network; 1 the network's output;
+            between them, pixels + strength * (output - pixels).
         progress: called with (passes done, all passes) at the start and after each pass of the network over a tile;
             starts anew with smaller tiles.
         values: the range, where it is known already, as that of all pages of a file; else by `range`.
         nodata: of this image; else that of the denoiser.
 
         Raises InputError or ModelError for an array that does not fit, DeviceError when the tile does not fit the
-        memory, ModelError when the network's answer is not finite even in fp32.
+        memory, ModelError when the network's output is not finite even in fp32.
         """
         layers = as_canvas(pixels, self.channels)
         if not 0 <= strength <= 1:
-            raise MedcliError(f"A strength of {strength} makes no sense.", "Give 0 (nothing changes) to 1 (all of it).")
+            raise MedcliError(f"The strength {strength} is out of range.", "Give 0 (nothing changes) to 1 (all of it).")
         if strength == 0:
             return np.array(pixels)
         if layers.shape[2] > 1 and is_gray(layers):
@@ -131,7 +131,7 @@ class Denoiser:
             return np.repeat(one, layers.shape[2], axis=2)
         nodata = self.nodata if nodata is None else nodata
         values = values or choose_range(self.range, [layers], valid_masks([layers], [nodata]))
-        canvas = Canvas(layers, values, nodata).look()
+        canvas = Canvas(layers, values, nodata).prepared()
         self.passed_over += canvas.passed_over
         if canvas.is_void:
             return np.array(pixels)
@@ -148,7 +148,10 @@ class Denoiser:
 
     def tile_in_force(self, height: int, width: int) -> int:
         """Largest side in pixels of the tiles for an image of this size; 0 when it runs whole."""
-        tile = self._tile()
+        if self.tile == "auto":
+            tile = max(self._smallest(), min(memory.comfortable_tile(self.device), self._ceiling))
+        else:
+            tile = self.tile
         return tile if tile and max(height, width) > tile else 0
 
     def note_on_tiles(self, height: int, width: int) -> str:
@@ -176,16 +179,16 @@ class Denoiser:
     def _fill(self, canvas: Canvas, target: Pixels, strength: float, grid: Grid, progress: Progress | None) -> None:
         precision = self.precision_in_force(canvas.pixels)
 
-        def answer(rows: Span, columns: Span) -> Tensor:
+        def tile_at(rows: Span, columns: Span) -> Tensor:
             spans = zip((rows, columns), canvas.pixels.shape, strict=False)
-            place = PixelCoordinates(*(torch.from_numpy(reflected(span, length)) for span, length in spans))
-            return self._restored(read_tile(canvas, rows, columns), place, precision)
+            coordinates = PixelCoordinates(*(torch.from_numpy(reflected(span, length)) for span, length in spans))
+            return self._restored(read_tile(canvas, rows, columns), coordinates, precision)
 
         def noisy(rows: Span) -> Tensor:
             return read_tile(canvas, rows, Span(0, width))[0, 0]
 
         height, width, channels = canvas.pixels.shape
-        bands = tiling.bands(grid, channels, answer)
+        bands = tiling.bands(grid, channels, tile_at)
         if self.keep_brightness and channels < self.channels:
             bands = brightness.kept(bands, noisy, height, width)
         with torch.inference_mode(), self._watched(progress, len(grid) * self.strategy.passes):
@@ -195,41 +198,42 @@ class Denoiser:
 
     @contextmanager
     def _watched(self, progress: Progress | None, total: int) -> Iterator[None]:
-        """Meanwhile `progress` hears of each pass of the network; tiles that are run again do not count."""
+        """Calls `progress` after each pass of the network; tiles that are run again do not count."""
         if progress is None:
             yield
             return
         done = itertools.count(1)
 
-        def heard(*_: object) -> None:
+        def count(*_: object) -> None:
             wait(self.device)
             progress(min(next(done), total), total)
 
         progress(0, total)
-        hook = self.network.register_forward_hook(heard)
+        hook = self.network.register_forward_hook(count)
         try:
             yield
         finally:
             hook.remove()
 
-    def _restored(self, tile: Tensor, place: PixelCoordinates, precision: torch.dtype) -> Tensor:
+    def _restored(self, tile: Tensor, coordinates: PixelCoordinates, precision: torch.dtype) -> Tensor:
         """(1, C, h, w) as read -> (h, w, C) restored, on the CPU."""
         batch = tile.to(self.device).expand(-1, self.channels, -1, -1).contiguous(memory_format=torch.channels_last)
-        answer = self._asked(batch, place, precision)
-        if precision != torch.float32 and not _finite(answer):
+        restored = self._applied(batch, coordinates, precision)
+        if precision != torch.float32 and not _finite(restored):
             self.reruns += 1
-            answer = self._asked(batch, place, torch.float32)
-        if not _finite(answer):
-            raise ModelError("The model's answer is not a number, in fp32 too.", "Its weights may be damaged.")
+            restored = self._applied(batch, coordinates, torch.float32)
+        if not _finite(restored):
+            raise ModelError("The model's output is not finite, in fp32 too.", "Its weights may be damaged.")
         if tile.shape[1] < self.channels:
-            answer = _gray(answer)
-        return answer[0].permute(1, 2, 0).cpu()
+            first = restored[:, :1]  # the mean, taken from the first, so that equal channels give exactly their value
+            restored = first + (restored - first).sum(1, keepdim=True) / restored.shape[1]
+        return restored[0].permute(1, 2, 0).cpu()
 
-    def _asked(self, batch: Tensor, place: PixelCoordinates, precision: torch.dtype) -> Tensor:
+    def _applied(self, batch: Tensor, coordinates: PixelCoordinates, precision: torch.dtype) -> Tensor:
         # Autocast, not half-precision weights: equally fast, and what a network adds to its input is added in fp32.
         half = precision != torch.float32
         with torch.autocast(self.device.type, dtype=precision if half else None, enabled=half):
-            return self.strategy(self.network, batch, place).float()
+            return self.strategy(self.network, batch, coordinates).float()
 
     def _grid(self, height: int, width: int, tile: int) -> Grid:
         overlap = self.overlap
@@ -240,20 +244,15 @@ class Denoiser:
             height, width, tile=tile, overlap=overlap, multiple=self.multiple, context_radius=self.context_radius
         )
 
-    def _tile(self) -> int:
-        if self.tile != "auto":
-            return self.tile
-        return max(self._smallest(), min(memory.comfortable_tile(self.device), self._ceiling))
-
     def _smallest(self) -> int:
         smallest = memory.SMALLEST_GLOBAL_TILE if self.global_context else memory.SMALLEST_TILE
         return max(smallest, 2 * self.multiple, 2 * (self.overlap or 0))
 
     def _halved(self, tile: int, error: BaseException) -> int:
         if self.tile != "auto":
-            asked = f"tiles of {tile} pixels" if self.tile else "the whole image at once (tile 0)"
+            size = f"tiles of {tile} pixels" if self.tile else "the whole image at once (tile 0)"
             raise DeviceError(
-                f"The memory of {self.device} does not hold {asked}.", "Ask for a smaller tile, or for tile auto."
+                f"The memory of {self.device} does not hold {size}.", "Choose a smaller tile, or tile auto."
             ) from error
         if tile // 2 < self._smallest():
             raise DeviceError(
@@ -265,7 +264,7 @@ class Denoiser:
 
 def _check_tiles(tile: int | str, overlap: int | None, multiple: int) -> None:
     if overlap is not None and overlap < 0:
-        raise MedcliError(f"An overlap of {overlap} pixels makes no sense.", "Give 0 or more.")
+        raise MedcliError(f"An overlap of {overlap} pixels is out of range.", "Give 0 or more.")
     if isinstance(tile, str) or tile == 0:
         return
     if tile < multiple:
@@ -277,12 +276,6 @@ def _check_tiles(tile: int | str, overlap: int | None, multiple: int) -> None:
         )
 
 
-def _finite(answer: Tensor) -> bool:
+def _finite(values: Tensor) -> bool:
     # The sum is finite nearly always and fifteen times cheaper than looking at every number.
-    return bool(answer.sum().isfinite()) or bool(answer.isfinite().all())
-
-
-def _gray(answer: Tensor) -> Tensor:
-    """Mean over the channels, taken from the first, so that equal channels give exactly their value."""
-    first = answer[:, :1]
-    return first + (answer - first).sum(1, keepdim=True) / answer.shape[1]
+    return bool(values.sum().isfinite()) or bool(values.isfinite().all())

@@ -1,4 +1,4 @@
-"""What the work runs on and with how many bits. What was asked for is given or refused with a remedy, never swapped."""
+"""Device and precision. A requested one is used or refused with a hint, never replaced."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ def choose_device(spec: str = "auto") -> torch.device:
     Raises DeviceError with the remedy where the device is not there.
     """
     if spec == "auto":
-        return torch.device(_best_device())
+        mps = "mps" if torch.backends.mps.is_available() else "cpu"
+        return torch.device("cuda" if torch.cuda.is_available() else mps)
     kind, _, index = spec.partition(":")
     if kind not in ("cpu", "cuda", "mps") or (index and (kind != "cuda" or not index.isdecimal())):
         raise DeviceError(
@@ -35,12 +36,16 @@ def choose_precision(
 ) -> torch.dtype:
     """The number format behind "auto", "fp32", "fp16" or "bf16", for convolutions; sums with the input stay in fp32.
 
-    "auto" is fp16 on a GPU where the model bears it. On a CPU it is bf16 where the model bears it, the CPU multiplies
+    "auto" is fp16 on a GPU where the model allows it. On a CPU it is bf16 where the model allows it, the CPU multiplies
     bf16 matrices natively and the image has 8 bits, whose step of 1/255 hides the error (about 1/2500); else fp32.
     Raises DeviceError for an unknown name, or for bf16 on a GPU without it.
     """
     if spec == "auto":
-        return _best_precision(device, half_safe=half_safe, eight_bit=eight_bit)
+        if not half_safe:
+            return torch.float32
+        if device.type in ("cuda", "mps"):
+            return torch.float16
+        return torch.bfloat16 if eight_bit and multiplies_bf16(device) else torch.float32
     if spec not in PRECISIONS:
         raise DeviceError(f"There is no precision called '{spec}'.", nearest(spec, ["auto", *PRECISIONS]))
     if spec == "bf16" and device.type == "cuda" and not multiplies_bf16(device):
@@ -51,7 +56,7 @@ def choose_precision(
 def multiplies_bf16(device: torch.device) -> bool:
     """Whether bf16 is fast on the device; where it is merely possible it is emulated, slower than fp32.
 
-    Every choice of a number format asks here. Not all of Apple's GPUs have bf16, so none is said to.
+    Not all of Apple's GPUs have bf16, so it is False for them.
     """
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
@@ -59,7 +64,7 @@ def multiplies_bf16(device: torch.device) -> bool:
 
 
 def wait(device: torch.device) -> None:
-    """Returns when all that was asked of the device is done; a CPU answers at once."""
+    """Waits until the device has finished; at once on a CPU."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     elif device.type == "mps":
@@ -67,34 +72,20 @@ def wait(device: torch.device) -> None:
 
 
 def unsupported(device: torch.device, error: NotImplementedError) -> MedcliError:
-    """The letter for an operation that `device` lacks; nothing is moved to the CPU behind the user's back."""
+    """The error for an operation that `device` lacks; nothing is moved to the CPU silently."""
     reason = str(error).partition("\n")[0]
     return DeviceError(f"The device {device} lacks an operation of this model: {reason}", "Try --device cpu.")
-
-
-def _best_device() -> str:
-    if torch.cuda.is_available():
-        return "cuda"
-    return "mps" if torch.backends.mps.is_available() else "cpu"
-
-
-def _best_precision(device: torch.device, *, half_safe: bool, eight_bit: bool) -> torch.dtype:
-    if not half_safe:
-        return torch.float32
-    if device.type in ("cuda", "mps"):
-        return torch.float16
-    return torch.bfloat16 if eight_bit and multiplies_bf16(device) else torch.float32
 
 
 def _require_cuda(index: int) -> None:
     if torch.version.cuda is None and getattr(torch.version, "hip", None) is None:
         raise DeviceError(
-            f"CUDA was asked for, but this PyTorch ({torch.__version__}) is a CPU-only build.",
+            f"CUDA was requested, but this PyTorch ({torch.__version__}) is a CPU-only build.",
             "Install a CUDA build: https://pytorch.org/get-started/locally has the command. Or use --device cpu.",
         )
     if not torch.cuda.is_available():
         raise DeviceError(
-            f"CUDA was asked for, and this PyTorch ({torch.__version__}) could use it, but no GPU answers.",
+            f"CUDA was requested, and this PyTorch ({torch.__version__}) could use it, but no GPU was found.",
             "See whether `nvidia-smi` lists one: the driver may be missing or too old, or CUDA_VISIBLE_DEVICES empty.\n"
             "Or use --device cpu.",
         )
@@ -113,5 +104,5 @@ def _require_mps() -> None:
         else "this is no macOS build"
     )
     raise DeviceError(
-        f"MPS was asked for, but {seen}.", "MPS needs an Apple GPU and an arm64 Python; or use --device cpu."
+        f"MPS was requested, but {seen}.", "MPS needs an Apple GPU and an arm64 Python; or use --device cpu."
     )

@@ -1,4 +1,4 @@
-"""Arrays to network floats and back, window by window. What the numbers mean is `medcli.images.values`'s business.
+"""Arrays to network floats and back, window by window, in a range of values of `medcli.images.values`.
 
 Pixels that are no data (NaN, infinity, a value that says so), and those far outside the range of the image, are
 shown to the network as their surroundings would have them, and come back as they were.
@@ -38,7 +38,7 @@ class Canvas:
     deep: Floats | None = None
     passed_over: int = 0
 
-    def look(self) -> Canvas:
+    def prepared(self) -> Canvas:
         """The same, with what it takes to fill what cannot be shown; needs no copy of the image."""
         if self.nodata is None and self.values.holds(self.pixels.dtype):
             return self
@@ -79,7 +79,10 @@ def as_canvas(pixels: Pixels, channels: int) -> Pixels:
     canvas = pixels if pixels.ndim == 3 else pixels[..., np.newaxis]
     found = canvas.shape[2]
     if found not in (1, channels):
-        raise ModelError(f"The image has {found} channels, but the model was made for {channels}.", _remedy(found))
+        hint = "Choose a model with as many channels, or denoise the channels one by one as gray images."
+        if found in (2, 4):
+            hint = "An alpha channel is not a colour: leave it out (pixels[..., :-1]) and put it back afterwards."
+        raise ModelError(f"The image has {found} channels, but the model was made for {channels}.", hint)
     return canvas
 
 
@@ -96,17 +99,17 @@ def read_tile(canvas: Canvas, rows: Span, columns: Span) -> Tensor:
     return torch.from_numpy(floats).permute(2, 0, 1)[None]
 
 
-def write_rows(answer: Tensor, canvas: Canvas, rows: slice, target: Pixels, strength: float) -> None:
-    """Blend `answer`, (rows, W, C) float32, with those rows of the canvas and store it in `target`, of the same shape.
+def write_rows(restored: Tensor, canvas: Canvas, rows: slice, target: Pixels, strength: float) -> None:
+    """Blend `restored`, (rows, W, C) float32, with those rows of the canvas into `target`, of the same shape.
 
     What was not shown stays. Integers are rounded and stop at the ends of their type.
     """
-    for top in range(0, len(answer), _ROWS_AT_ONCE):
+    for top in range(0, len(restored), _ROWS_AT_ONCE):
         piece = slice(top, top + _ROWS_AT_ONCE)
         source = canvas.pixels[rows][piece]
         unit, hole = canvas.seen(source) if canvas.deep is not None else (canvas.values.to_unit(source), None)
         with np.errstate(invalid="ignore"):
-            result = canvas.values.changed(source, answer[piece].numpy() - unit, strength)
+            result = canvas.values.changed(source, restored[piece].numpy() - unit, strength)
         target[piece] = result
         if hole is not None:
             new = missing(result, canvas.nodata)  # a number that means "no data" must not come from anywhere else
@@ -116,8 +119,8 @@ def write_rows(answer: Tensor, canvas: Canvas, rows: slice, target: Pixels, stre
 def reflected(span: Span, length: int) -> npt.NDArray[np.intp]:
     """Indices of `span` in a side of `length` pixels that is mirrored at its ends without repeating them."""
     period = max(1, 2 * (length - 1))
-    places = np.arange(span.start, span.stop) % period
-    return np.where(places < length, places, period - places)
+    indices = np.arange(span.start, span.stop) % period
+    return np.where(indices < length, indices, period - indices)
 
 
 def _window(pixels: Pixels, rows: Span, columns: Span) -> Pixels:
@@ -137,9 +140,3 @@ def _filled(canvas: Canvas, deep: Floats, rows: Span, columns: Span) -> Floats:
         return np.ascontiguousarray(unit[inner])
     down, along = (reflected(span, side) // BLOCK for span, side in zip(wide, canvas.pixels.shape, strict=False))
     return np.ascontiguousarray(with_holes_filled(unit, hole, deep[np.ix_(down, along)])[inner])
-
-
-def _remedy(found: int) -> str:
-    if found in (2, 4):
-        return "An alpha channel is not a colour: leave it out (pixels[..., :-1]) and put it back afterwards."
-    return "Choose a model with as many channels, or denoise the channels one by one as gray images."

@@ -1,8 +1,8 @@
-"""How a network is asked: once, or several times with the answers put together.
+"""How a network is applied to a batch: once, or several times with the results averaged.
 
 A strategy is called with the network and a batch (B, C, H, W), float in [0, 1], and returns the restored batch, same
 shape. `passes` says how often it runs the network, which is what it costs. What is drawn at random is drawn from the
-`place` of the batch in its image, so that neighbouring tiles agree.
+pixel coordinates of the batch, so that neighbouring tiles agree.
 """
 
 from __future__ import annotations
@@ -30,17 +30,17 @@ class Strategy(Protocol):
     def passes(self) -> int: ...
 
     def multiple(self, of_network: int) -> int:
-        """What the origin and the sides of a batch must be multiples of, given what the network asks for."""
+        """What the origin and the sides of a batch must be multiples of, given the network's own."""
 
     def context_radius(self, of_network: int) -> int:
         """Largest distance in pixels at which an input can influence an output, given the network's own."""
 
-    def __call__(self, network: nn.Module, batch: Tensor, place: PixelCoordinates | None = None) -> Tensor:
-        """The restored batch. Without a place it is an image of its own."""
+    def __call__(self, network: nn.Module, batch: Tensor, coordinates: PixelCoordinates | None = None) -> Tensor:
+        """The restored batch. Without coordinates it is a whole image."""
 
 
 class Plain:
-    """The network's answer as it is."""
+    """The output of one pass."""
 
     passes = 1
 
@@ -50,15 +50,15 @@ class Plain:
     def context_radius(self, of_network: int) -> int:
         return of_network
 
-    def __call__(self, network: nn.Module, batch: Tensor, place: PixelCoordinates | None = None) -> Tensor:
-        answer: Tensor = network(batch)
-        return answer
+    def __call__(self, network: nn.Module, batch: Tensor, coordinates: PixelCoordinates | None = None) -> Tensor:
+        output: Tensor = network(batch)
+        return output
 
 
 class Flips:
     """The mean over the eight flips and turns of the image, each turned back: errors that depend on direction go.
 
-    inner: how the network is asked each time; Plain unless given.
+    inner: how the network is applied each time; Plain unless given.
     """
 
     passes = 8
@@ -73,32 +73,32 @@ class Flips:
     def context_radius(self, of_network: int) -> int:
         return self.inner.context_radius(of_network)
 
-    def __call__(self, network: nn.Module, batch: Tensor, place: PixelCoordinates | None = None) -> Tensor:
-        place = place or whole(batch)
+    def __call__(self, network: nn.Module, batch: Tensor, coordinates: PixelCoordinates | None = None) -> Tensor:
+        coordinates = coordinates or whole(batch)
         views = [(swap, flips) for swap in (False, True) for flips in ((), (2,), (3,), (2, 3))]
-        return mean(self._view(network, batch, place, *view) for view in views)
+        return mean(self._view(network, batch, coordinates, *view) for view in views)
 
     def _view(
-        self, network: nn.Module, batch: Tensor, place: PixelCoordinates, swap: bool, flips: tuple[int, ...]
+        self, network: nn.Module, batch: Tensor, coordinates: PixelCoordinates, swap: bool, flips: tuple[int, ...]
     ) -> Tensor:
         turned = (batch.mT if swap else batch).flip(flips).contiguous(memory_format=channels_last)
-        rows, columns = reversed(place) if swap else place
+        rows, columns = reversed(coordinates) if swap else coordinates
         there = PixelCoordinates(rows.flip(0) if 2 in flips else rows, columns.flip(0) if 3 in flips else columns)
-        answer = self.inner(network, turned, there).flip(flips)
-        return answer.mT if swap else answer
+        output = self.inner(network, turned, there).flip(flips)
+        return output.mT if swap else output
 
 
 def whole(batch: Tensor) -> PixelCoordinates:
-    """The place of a batch that is an image of its own."""
+    """The coordinates of a batch that is a whole image."""
     return PixelCoordinates(torch.arange(batch.shape[2]), torch.arange(batch.shape[3]))
 
 
-def mean(answers: Iterable[Tensor]) -> Tensor:
-    """The mean in float32, one at a time. A running mean, not a sum: equal answers give exactly that answer."""
-    counted = enumerate(answers, start=1)
+def mean(results: Iterable[Tensor]) -> Tensor:
+    """The mean in float32, one at a time. A running mean, not a sum: equal results give exactly that result."""
+    counted = enumerate(results, start=1)
     result = next(counted)[1].float()
-    for count, answer in counted:
-        result = result.lerp(answer.float(), 1 / count)
+    for count, output in counted:
+        result = result.lerp(output.float(), 1 / count)
     return result
 
 

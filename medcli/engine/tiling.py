@@ -1,13 +1,13 @@
-"""Where tiles lie and how their answers grow together.
+"""The grid of overlapping tiles, and how they are blended.
 
 An image is cut into tiles of one size whose origins are multiples of the network's, so that its down-sampling grids
 coincide with those of the whole image. Neighbours share an overlap. Going right and down, each tile fades in over
-what already lies there: at every pixel the weights are positive and sum to one, and where two answers agree, the blend
-is that answer to the last bit. Away from the image's own borders a tile is trusted only at a distance from its cut:
+the tiles before it: at every pixel the weights are positive and sum to one, and where two tiles agree, the blend is
+their value to the last bit. Inside the image, a tile is used only at a distance from its border:
 
-    overlap >= 2 * reach    the distance is the reach, so only pixels that saw everything they needed are used,
-                            and the blend equals the whole image's answer to float tolerance
-    overlap <  2 * reach    the distance is a quarter of the overlap, and the fade takes the middle half
+    overlap >= 2 * context radius    the distance is the context radius, so only pixels with all their context are
+                                     used, and the blend equals that of the whole image to float tolerance
+    overlap <  2 * context radius    the distance is a quarter of the overlap, and the fade takes the middle half
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class Grid:
 
 
 def default_overlap(context_radius: int, multiple: int) -> int:
-    """Pixels that neighbours share: twice the reach makes tiles exact, more than 64 costs more than it shows."""
+    """Pixels that neighbours share: twice the context radius makes tiles exact; more than 64 changes little."""
     return min(_round_up(2 * context_radius, multiple), _round_up(LARGEST_DEFAULT_OVERLAP, multiple))
 
 
@@ -75,37 +75,33 @@ def cut(length: int, tile: int, overlap: int, multiple: int) -> tuple[Span, ...]
 
 def fade(shared: int, context_radius: int) -> Tensor:
     """(shared,) weights of the later tile over the pixels shared with the earlier one: from 0 smoothly to 1."""
-    distrusted = context_radius if shared >= 2 * context_radius else shared // 4
-    room = max(0.5, shared - 2 * distrusted)  # without room, half a pixel makes the ramp a step
-    ramp = ((torch.arange(shared) + 0.5 - distrusted) / room).clamp(0, 1)
+    unused = context_radius if shared >= 2 * context_radius else shared // 4
+    room = max(0.5, shared - 2 * unused)  # without room, half a pixel makes the ramp a step
+    ramp = ((torch.arange(shared) + 0.5 - unused) / room).clamp(0, 1)
     return ramp * ramp * (3 - 2 * ramp)
 
 
-def bands(grid: Grid, channels: int, answer: Callable[[Span, Span], Tensor]) -> Iterator[tuple[int, Tensor]]:
+def bands(grid: Grid, channels: int, tile_at: Callable[[Span, Span], Tensor]) -> Iterator[tuple[int, Tensor]]:
     """Finished rows from top to bottom, as (first row, (rows, width, channels) float32), each row once.
 
-    `answer(rows, columns)` gives one tile, (rows.size, columns.size, channels) float32 on the CPU, row by row.
-    A band lives in a buffer that the next one uses again: take from it what you need before you ask on.
+    `tile_at(rows, columns)` gives one tile, (rows.size, columns.size, channels) float32 on the CPU, row by row.
+    A band lies in a buffer that the next one overwrites.
     """
     strip = torch.empty(grid.rows[0].size, grid.columns[-1].stop, channels)
     above = strip[:0]
     for rows, below in zip_longest(grid.rows, grid.rows[1:]):
-        _fill(strip, grid, rows, answer)
+        done = 0
+        for columns in grid.columns:
+            tile = tile_at(rows, columns)
+            shared = done - columns.start
+            _fade_in(strip[:, columns.start : done], tile[:, :shared], fade(shared, grid.context_radius)[:, None])
+            strip[:, done : columns.stop] = tile[:, shared:]
+            done = columns.stop
         _fade_in(above, strip[: len(above)], fade(len(above), grid.context_radius)[:, None, None])
         strip[: len(above)] = above
         finished = (below.start if below else rows.stop) - rows.start
         above = strip[finished:].clone()
         yield rows.start, strip[: min(finished, grid.height - rows.start), : grid.width]
-
-
-def _fill(strip: Tensor, grid: Grid, rows: Span, answer: Callable[[Span, Span], Tensor]) -> None:
-    laid = 0
-    for columns in grid.columns:
-        tile = answer(rows, columns)
-        shared = laid - columns.start
-        _fade_in(strip[:, columns.start : laid], tile[:, :shared], fade(shared, grid.context_radius)[:, None])
-        strip[:, laid : columns.stop] = tile[:, shared:]
-        laid = columns.stop
 
 
 def _fade_in(earlier: Tensor, later: Tensor, weights: Tensor) -> None:

@@ -33,7 +33,7 @@ def opened_as(plugin: str, data: bytes | None, source: ImageBytes) -> ImageFile.
     try:
         return cast(ImageFile.ImageFile, factory(source.stream if data is None else io.BytesIO(data)))
     except DAMAGE:
-        raise source.damaged("its header makes no sense") from None
+        raise source.damaged("its header is not valid") from None
 
 
 def page_of(pillow_image: Image.Image, source: ImageBytes, icc: bytes | None = None) -> tuple[Page, list[str]]:

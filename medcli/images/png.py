@@ -98,7 +98,7 @@ def _header(data: bytes, source: ImageBytes) -> Header:
         raise source.damaged("its header is incomplete")
     head = Header(*struct.unpack(">IIBBxx?", data[16:29]))
     if head.colour not in CHANNELS or head.bits not in (1, 2, 4, 8, 16):
-        raise source.damaged("its header makes no sense")
+        raise source.damaged("its header is not valid")
     return head
 
 

@@ -43,7 +43,7 @@ class ValueRange:
     def __post_init__(self) -> None:
         """Raises MedcliError for ends that span nothing."""
         if not (math.isfinite(self.low) and math.isfinite(self.high) and self.low < self.high):
-            raise MedcliError(f"A range from {self.low:g} to {self.high:g} makes no sense.", HINT)
+            raise MedcliError(f"A range from {self.low:g} to {self.high:g} is not valid.", HINT)
 
     def __str__(self) -> str:
         """`100:4195`, as `parse_range` reads it, without loss."""

@@ -35,7 +35,7 @@ def write(
     """
     name = _format(image, destination, format)
     if quality is not None and not 1 <= quality <= 100:
-        raise OutputError(f"Quality {quality} makes no sense.", "It goes from 1 to 100.")
+        raise OutputError(f"Quality {quality} is out of range.", "It goes from 1 to 100.")
     fitted = fit(image, name)
     if "thumbnail" in FORMATS[name].carries:
         thumbnail.renew(fitted)

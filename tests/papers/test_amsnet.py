@@ -578,7 +578,7 @@ def test_every_depth_measures_alike() -> None:
 
 @pytest.mark.parametrize("image", [np.full((80, 80, 3), 90, np.uint8), np.zeros((300, 300), np.uint8)])
 def test_images_without_noise_get_a_letter(image: np.ndarray[Any, Any]) -> None:
-    with pytest.raises(InputError, match="flat place") as caught:
+    with pytest.raises(InputError, match="flat part") as caught:
         noise_correlation([image])
     assert "--pd" in caught.value.hint
 

@@ -441,7 +441,7 @@ def test_what_is_darker_or_brighter_than_the_edges_belongs_to_no_part() -> None:
 
 
 def test_images_without_a_flat_noisy_place_get_a_letter() -> None:
-    with pytest.raises(InputError, match="no image has a flat place"):
+    with pytest.raises(InputError, match="no image has a flat part"):
         flat_noise([np.full((64, 64, 3), 90, np.uint8), np.zeros((8, 8), np.uint8)])
 
 

@@ -84,7 +84,7 @@ class ImageFiles:
         self._masks = {job: digests[path] for job, path in masks.items()}
         self._manifests = {root: Manifest(root) for root in {job.root for job in jobs} if root is not None}
         self._sources: dict[Job, Identity] = {}
-        self._keep_time, self._told = keep_time, set[str]()
+        self._keep_time, self._noted = keep_time, set[str]()
         self._received = b""  # from standard input
 
     def existing_outcome(self, job: Job) -> Outcome | None:
@@ -92,11 +92,11 @@ class ImageFiles:
         if job.error is not None:
             return Outcome(job, "failed", error=job.error)
         try:
-            return self._settled(job)
+            return self._existing(job)
         except OSError as error:
             return Outcome(job, "failed", error=OutputError(f"{job.target}: {error.strerror}.", hint_for(error)))
 
-    def _settled(self, job: Job) -> Outcome | None:
+    def _existing(self, job: Job) -> Outcome | None:
         if job.target == STREAM or not job.target.exists() or is_special(job.target):
             return None
         manifest = self._manifests.get(job.root) if job.root else None
@@ -135,12 +135,12 @@ class ImageFiles:
     def write(self, job: Job, image: DecodedImage) -> None:
         """Raises OutputError, OSError. A file appears whole or not at all."""
         if job.target == STREAM or is_special(job.target):
-            self._pour(image, job)
+            self._write_stream(image, job)
             return
         with atomic_write(job.target, partial(self._finish, job, image), partial(self._remark, image)) as file:
             self._encode(image, file, job)
 
-    def _pour(self, image: DecodedImage, job: Job) -> None:
+    def _write_stream(self, image: DecodedImage, job: Job) -> None:
         """Into a stream, all of it or nothing."""
         buffer = io.BytesIO()
         self._encode(image, buffer, job)
@@ -151,21 +151,21 @@ class ImageFiles:
             job.target.write_bytes(buffer.getbuffer())
 
     def _encode(self, image: DecodedImage, file: BinaryIO, job: Job) -> None:
-        asked = self._settings
-        as_it_is = asked.strength == 0 and asked.upscale == 1 and asked.quality is None
-        if as_it_is and self._format(job, image) == image.format:
+        settings = self._settings
+        unchanged = settings.strength == 0 and settings.upscale == 1 and settings.quality is None
+        if unchanged and self._format(job, image) == image.format:
             image.notes[:] = ["At strength 0 nothing changes: the file was copied."]
             file.write(self._received if job.source == STREAM else job.source.read_bytes())
             return
-        write(image, file, format=self._format(job, image), quality=self._settings.quality)
+        write(image, file, format=self._format(job, image), quality=settings.quality)
 
     def _format(self, job: Job, image: DecodedImage) -> str:
         return self._settings.format or format_of(job.target) or image.format
 
     def _remark(self, image: DecodedImage, note: str) -> None:
-        """What is true of a whole share is told once, not with each image."""
-        if note not in self._told:
-            self._told.add(note)
+        """Notes on the file system are given once, not with each image."""
+        if note not in self._noted:
+            self._noted.add(note)
             image.remark(note)
 
     def _finish(self, job: Job, image: DecodedImage, finished: Path) -> None:
@@ -177,9 +177,9 @@ class ImageFiles:
             except OSError as error:
                 self._remark(image, f"{job.target.parent} keeps no times of its files: {error.strerror}.")
         if job.root is not None:
-            self._remember(job, job.root, finished)
+            self._record(job, job.root, finished)
 
-    def _remember(self, job: Job, root: Path, finished: Path) -> None:
+    def _record(self, job: Job, root: Path, finished: Path) -> None:
         source = self._sources.pop(job)
         self._manifests[root].record(job.target, self._digest(job), source, Identity.of(finished))
 

@@ -83,7 +83,7 @@ def mask_of_each_job(given: Path, jobs: Sequence[Job], inputs: Sequence[Path]) -
 def inpainted(
     page: Page, missing: Missing, engine: Engine, progress: Progress | None = None, black: float = 0.0
 ) -> Page:
-    """The page with the network's answer where `missing`, (H, W), is true, and as it was elsewhere.
+    """The page with the network's output where `missing`, (H, W), is true, and as it was elsewhere.
 
     The network sees `black` there, as it did in training, and under alpha 0 too, where nothing is known either; what
     lies under alpha 0 stays.
@@ -94,9 +94,9 @@ def inpainted(
         return page
     seen = page.pixels.copy()
     seen[missing | hidden] = stored(np.float64(black), seen.dtype)
-    answer = engine(seen, strength=1.0, progress=progress)
-    np.copyto(answer, page.pixels, where=~wanted if answer.ndim == 2 else ~wanted[..., None])
-    return replace(page, pixels=answer)
+    restored = engine(seen, strength=1.0, progress=progress)
+    np.copyto(restored, page.pixels, where=~wanted if restored.ndim == 2 else ~wanted[..., None])
+    return replace(page, pixels=restored)
 
 
 def _hidden(page: Page) -> Missing:
@@ -149,7 +149,7 @@ def _upper_half(values: Pixels) -> Missing:
 
 
 def _relative(source: Path, inputs: Sequence[Path]) -> Path:
-    """An image's place in the folder that was given, or its name where it was given itself."""
+    """An image's path relative to the input folder, or its name where the file itself is the input."""
     folders = [folder for folder in inputs if folder.is_dir() and source.is_relative_to(folder)]
     return source.relative_to(folders[0]) if folders else Path(source.name)
 

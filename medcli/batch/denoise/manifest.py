@@ -1,4 +1,4 @@
-"""What an output folder remembers: which result was made of which input, by which model, with which settings.
+"""The manifest of an output folder: which result was made of which input, by which model, with which settings.
 
 One file per output folder, one JSON object per line, only ever appended to. A line is written before its result gets
 its name, so a result that exists is always known, and a run killed at any moment can go on. Torn lines are ignored.
@@ -17,12 +17,12 @@ from medcli.files import jsonl
 from medcli.files.checksum import blake2b_of
 
 FILE_NAME = ".medcli.jsonl"
-RENAMING_NS = 2 * 10**9  # from the last look at a result to its final name
+RENAMING_NS = 2 * 10**9  # from the checksum of a result to its renaming
 
 
 @dataclass(frozen=True)
 class Identity:
-    """What makes a file this file: its content. Size (bytes) and times spare reading it again.
+    """Identity of a file: its content. Size (bytes) and times avoid reading it again.
 
     The modification time can be set, and is coarse on some file systems; the change time is the kernel's own. It is
     missing (0) in manifests of earlier versions, and is then not compared.
@@ -75,7 +75,7 @@ class ManifestEntry:
 
 
 class Manifest:
-    """The memory of one output folder. Threads may record; nothing is created before the first record."""
+    """The manifest of one output folder. Threads may record; nothing is created before the first record."""
 
     def __init__(self, root: Path) -> None:
         self.root = root

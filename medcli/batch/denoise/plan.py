@@ -28,7 +28,7 @@ class Job:
     """One image to be denoised.
 
     source, target: the file to read and the file to write; STREAM is standard input or output.
-    root: the folder whose manifest remembers the result, or None where a single file is asked for by name.
+    root: the folder whose manifest remembers the result, or None where a single file is named.
     error: why it cannot be done, where that is known from the start; `source` may then be a folder.
     """
 
@@ -79,8 +79,8 @@ def make_plan(
 ) -> list[Job]:
     """The jobs for these files and folders, in a stable order, each result having a name of its own.
 
-    A file that is given by several names is done once; `say` is told of it. A subfolder that cannot be read, and a
-    result whose name would be too long, become jobs with an `error`.
+    A file that is given by several names is done once; `say` is called with a line. A subfolder that cannot be read,
+    and a result whose name would be too long, become jobs with an `error`.
     Raises InputError for a folder without images, OutputError where a result would replace an input (unless `force`
     and one file is named by -o) or where two results would have one name.
     """
@@ -162,7 +162,7 @@ def _expect_format(output: Path, format: str | None) -> None:
     if named is None and format is None:
         raise OutputError(f"The name {output} does not say which format to write.", f"{KNOWN} are written.")
     if format is not None and named not in (None, format):
-        raise OutputError(f"-o {output} asks for {named}, but --format for {format}.", "Leave one of them out.")
+        raise OutputError(f"-o {output} means {named}, but --format {format}.", "Leave one of them out.")
 
 
 def _expect_folder(naming: OutputNaming) -> None:
@@ -208,7 +208,7 @@ def _sibling(folder: Path) -> Path:
     if folder.name in ("", ".."):
         folder = folder.resolve()
     if not folder.name:
-        raise OutputError(f"There is no place beside {folder}.", "Name an output folder with -o.")
+        raise OutputError(f"There is no folder beside {folder}.", "Name an output folder with -o.")
     return folder.with_name(folder.name + SUFFIX)
 
 
@@ -285,7 +285,7 @@ def _absolute(path: Path) -> str:
 
 
 def folds_case(folder: Path) -> bool:
-    """Whether names that differ only in case are one file there; asked of the nearest folder that exists."""
+    """Whether names that differ only in case are one file there; tested in the nearest folder that exists."""
     here = folder.absolute()
     while here != here.parent and (not here.exists() or here.name.swapcase() == here.name):
         here = here.parent

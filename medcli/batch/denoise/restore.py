@@ -30,7 +30,7 @@ class ImageTask(Protocol):
 
 @dataclass(frozen=True)
 class Denoise:
-    """The task of a run that asks for nothing else."""
+    """The default task."""
 
     strength: float = 1.0
 
@@ -44,14 +44,14 @@ class Denoise:
 def restore(image: DecodedImage, engine: Engine, work: PageWork, progress: Progress | None = None) -> None:
     """Restores the pages of `image` in place, so that a stack is never in memory twice.
 
-    work: called with the number of a page from 0 on, the page, `engine`, which is told the page's nodata, and its
+    work: called with the number of a page from 0 on, the page, `engine` with the page's nodata, and its
     progress; returns the restored page.
     progress: called with (passes of the network done, in all), over all pages.
     """
     count = len(image.pages)
     for number, page in enumerate(image.pages):
-        told = engine if page.nodata is None else partial(engine, nodata=page.nodata)  # type: ignore[call-arg]
-        image.pages[number] = work(number, page, told, progress and _of_stack(progress, number, count))
+        call = engine if page.nodata is None else partial(engine, nodata=page.nodata)  # type: ignore[call-arg]
+        image.pages[number] = work(number, page, call, progress and _of_stack(progress, number, count))
 
 
 def _of_stack(progress: Progress, number: int, count: int) -> Progress:
@@ -62,7 +62,7 @@ def _of_stack(progress: Progress, number: int, count: int) -> Progress:
 def measured(
     task: ImageTask, job: Job, image: DecodedImage, denoiser: Denoiser, progress: Progress | None = None
 ) -> ImageStats:
-    """Does the task, and says what it took. All pages are read in one range of values."""
+    """Does the task and measures it. All pages are read in one range of values."""
     from medcli.engine.device import PRECISIONS
 
     precision = denoiser.precision_in_force(image.pages[0].pixels)

@@ -128,10 +128,10 @@ def _translated(error: Exception, job: Job, kind: type[MedcliError]) -> MedcliEr
     if isinstance(error, MedcliError):
         return error
     path, stream = (job.source, "standard input") if kind is InputError else (job.target, "standard output")
-    place = stream if path == STREAM else path
+    name = stream if path == STREAM else path
     if ran_out(error):
         hint = "Close other programs, or raise the limit on memory, if there is one."
-        return kind(f"{place}: there is not enough memory for this image.", hint)
+        return kind(f"{name}: there is not enough memory for this image.", hint)
     if not isinstance(error, OSError) or isinstance(error, BrokenPipeError):
         raise error  # a mistake of ours; or nobody reads our standard output any more
-    return kind(f"{place}: {error.strerror or error}.")
+    return kind(f"{name}: {error.strerror or error}.")

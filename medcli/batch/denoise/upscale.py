@@ -27,9 +27,9 @@ ROWS = 128  # of the result that are made at once
 
 @dataclass(frozen=True)
 class Upscale:
-    """factor: of each side. filter: a key of `FILTERS`. strength: 0 gives the enlarged image, 1 the network's answer.
+    """factor: of each side. filter: a key of `FILTERS`. strength: 0 gives the enlarged image, 1 the network's output.
 
-    max_pixels: of the result, over all pages. format: asked for, None for that of the result's name, or the image's.
+    max_pixels: of the result, over all pages. format: as requested, None for that of the result's name, or the image's.
     """
 
     factor: int
@@ -39,7 +39,7 @@ class Upscale:
     format: str | None = None
 
     def __call__(self, job: Job, image: DecodedImage, engine: Engine, progress: Progress | None) -> None:
-        """Enlarges and restores the pages in place.
+        """Upscales and restores the pages in place.
 
         Raises InputError where the result would be too large, OutputError where its format does not hold it.
         """

@@ -49,7 +49,7 @@ class Score:
 
 @dataclass(frozen=True)
 class Result:
-    """All scores, in the order they were made, and the FID of each method where it was asked for."""
+    """All scores, in the order they were made, and the FID of each method where it was requested."""
 
     scores: Sequence[Score]
     fid: Mapping[str, float]
@@ -63,18 +63,18 @@ IDENTITY = EvaluatedMethod("noisy input", _untouched)
 
 
 def baseline(name: str, noise: Noise | None) -> EvaluatedMethod:
-    """A classical denoiser that is told the noise's level where every image has the same, and estimates it elsewhere.
+    """A classical denoiser with the known noise level where every image has the same; estimated elsewhere.
 
     Raises MedcliError where its package is missing.
     """
     sigma = known_sigma(noise)
     restore = classical(name, sigma)
-    told = "sigma estimated" if sigma is None else f"sigma {sigma:g}"
+    level = "sigma estimated" if sigma is None else f"sigma {sigma:g}"
 
     def scaled(noisy: Pixels, values: ValueRange) -> Pixels:
         return as_stored(restore(as_floats(noisy, values)), noisy.dtype, values)
 
-    return EvaluatedMethod(f"{name} ({told})", scaled)
+    return EvaluatedMethod(f"{name} ({level})", scaled)
 
 
 def known_sigma(noise: Noise | None) -> float | None:
@@ -117,9 +117,9 @@ def _score(method: EvaluatedMethod, pair: Pair, metrics: Mapping[str, Metric], d
 
     before = metrics["psnr"](scored(pair.noisy), pair.clean, pair.valid)
     started = time.perf_counter()
-    answer = method.restore(pair.noisy, pair.scale)
+    output = method.restore(pair.noisy, pair.scale)
     seconds = time.perf_counter() - started
-    restored = scored(answer)
+    restored = scored(output)
     values = {name: metric(restored, pair.clean, pair.valid) for name, metric in metrics.items()}
     if distance is not None:
         distance.add(restored, pair.clean)

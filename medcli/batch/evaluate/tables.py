@@ -25,7 +25,7 @@ class Protocol:
 
     images, against: folders of the noisy (or, with noise, the clean) and of the clean images. clip, round: as the
     classes of `medcli.batch.pairs` have them. models: how they were run, in words; empty without models.
-    range: which values are 0 and 1, as asked.
+    range: which values are 0 and 1, as requested.
     """
 
     noise: str

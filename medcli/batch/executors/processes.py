@@ -101,7 +101,7 @@ class _Crew(Generic[T, R]):
             return
         number, task = self._todo.popleft()
         self._busy[pipe] = process, number
-        with suppress(OSError):  # it has just died, as the pipe will tell
+        with suppress(OSError):  # it has just died, which the pipe will report
             pipe.send(task)
 
     def _received(self, pipe: Connection) -> tuple[int, R | Lost]:
@@ -134,7 +134,7 @@ def _serve(pipe: Connection, work: Callable[[T], R]) -> None:
 
 @contextmanager
 def _signals_held() -> Iterator[None]:
-    """A process that is started here is deaf to Ctrl-C while it still imports; this one hears it afterwards."""
+    """A process that is started here ignores Ctrl-C while it imports, and obeys it afterwards."""
     if not hasattr(signal, "pthread_sigmask"):
         yield
         return

@@ -141,7 +141,7 @@ class PairManifest:
         try:
             self._rows = {row.output: row for row in parsed(content)}
         except (ValueError, TypeError):
-            raise OutputError(f"{self.path} is no manifest of noisy mates.", "Choose another --to.") from None
+            raise OutputError(f"{self.path} is not a manifest of noisy images.", "Choose another --to.") from None
 
     def past(self, task: SynthTask) -> PairRecord | None:
         """The last row of the task's output."""

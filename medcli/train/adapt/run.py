@@ -114,7 +114,7 @@ class AdaptationJob:
         if not len(self.images):
             return f"no image has the {way.side} x {way.rows} pixels that training and comparison need"
         if not self.seen.stride:
-            return "no noise was found in a flat place"
+            return "no noise was found in a flat part"
         return way.plan.why if self.seen.stride > way.plan.most_stride else ""
 
 
