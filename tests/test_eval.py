@@ -272,7 +272,7 @@ def test_letters_come_before_the_work(image_folder: Path) -> None:
     with pytest.raises(ModelError, match="no model called 'foto'"):
         run(*common, "gaussian:5", "--metrics", "psnr", "-m", "foto")
     with pytest.raises(InputError, match="holds no images"):
-        run("--clean", Path(__file__).parent, "--noise", "gaussian:5", "--metrics", "psnr")
+        run("--clean", Path(__file__).parent / "papers", "--noise", "gaussian:5", "--metrics", "psnr")
 
 
 def test_a_failure_names_image_and_method(image_folder: Path) -> None:
