@@ -225,7 +225,7 @@ def test_noise_is_looked_at_first(tmp_path: Path) -> None:
     assert not lesson_of(white, "masks").obstacle
     assert lesson_of(white).seen.sigma == pytest.approx(SIGMA, rel=0.15)
     assert lesson_of(shared).seen.stride == 3
-    assert "share their noise" in lesson_of(shared).obstacle
+    assert "spatially correlated" in lesson_of(shared).obstacle
     assert not lesson_of(shared, "masks:k=2,pd=1,fill=mean").obstacle
     small = store(tmp_path / "small.png", scene(40, 40))
     assert "no image has the 64 x 192 pixels" in lesson_of(small).obstacle
@@ -366,7 +366,7 @@ def test_shared_noise_is_denoised_without_adapting(
     image = noisy(tmp_path / "photo.png", smooth=3)
     result = med_adapt(image, "-m", model, "--device", "cpu")
     assert result.exit_code == 0, result.output
-    assert "not adapted: neighbouring pixels share their noise" in result.output
+    assert "not adapted: the noise is spatially correlated" in result.output
     assert ("can learn from such images: -m one or -m two" in result.output) == bool(known)
     assert (tmp_path / "photo.denoised.png").exists()
     assert not list(tmp_path.glob("photo*.safetensors"))

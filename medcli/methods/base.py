@@ -1,12 +1,12 @@
-"""The agreement between a method and the training loop.
+"""The interface between a method and the training loop.
 
-A method has *networks*, and *updates* that say which of them move, by which optimizer and to lower which loss terms. It
-*needs* certain images. Its *model* is the network that is averaged and kept.
+A method has *networks*, and *updates* that define which of them an optimizer changes and which loss terms it minimizes.
+It *needs* certain images. Its *model* is the network whose weights are averaged and saved.
 
-All else that a method can say is optional: the protocols after `Method`, which are looked for with `isinstance`. Of the
-object that trains: `AsksItsOwnWay`, `CutsPatches`, `ShowsNoise`, `ExportsModel`. Of its class, when there is no network
-yet: `UsualNetwork`, `TakesNetworks`, `HasAutoOptions`, `MeasuresConfig`, `CountsInSteps`, `InheritsOptions`,
-`AdaptsModels`. No file outside this folder names a method, but for the registry.
+Everything else is optional: the protocols after `Method`, tested with `isinstance`. For the object that trains:
+`HasStrategy`, `FitsPatchSize`, `EstimatesNoise`, `ExportsModel`. For its class, before a network exists:
+`UsualNetwork`, `TakesNetworks`, `HasAutoOptions`, `MeasuresConfig`, `CountsInSteps`, `InheritsOptions`, `AdaptsModels`.
+No module outside this folder names a method, except the registry.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from medcli.noise.base import Noise
 
 Terms = dict[str, Tensor]
 Schedule = Callable[[float], float]
-"""Share of the training that is over, 0 to 1 -> factor on the learning rate."""
+"""Finished share of the training, 0 to 1 -> factor on the learning rate."""
 
 
 @dataclass(frozen=True)
@@ -43,12 +43,12 @@ class Needs:
 
 @dataclass(frozen=True)
 class Batch:
-    """What the loop hands to an update.
+    """The input of an update.
 
     views: noisy images of the same scenes, each (B, C, H, W) float32; clean ones span [0, 1], noise may leave it.
-    clean: (B, C, H, W) float32 in [0, 1], or None where the method does not ask for it.
-    keys: (B,) int64 on the CPU. Whatever a method draws, it draws from them, sample by sample, so that a step does not
-    depend on how a batch is shared out between processes.
+    clean: (B, C, H, W) float32 in [0, 1], or None where the method does not need it.
+    keys: (B,) int64 on the CPU. Seeds of all random numbers of a method, sample by sample, so that a step does not
+    depend on how a batch is distributed over processes.
     """
 
     views: Sequence[Tensor]
@@ -61,23 +61,23 @@ class Batch:
         return self.views[0]
 
     def generators(self) -> list[Generator]:
-        """A fresh CPU generator for each sample, always in the same state."""
+        """A new CPU generator for each sample, always in the same state."""
         return [Generator().manual_seed(int(key)) for key in self.keys]
 
 
 @dataclass(frozen=True)
 class Update:
-    """A step of one optimizer: its networks move so that the sum of `terms(batch)`, already weighted, becomes smaller.
+    """A step of one optimizer, which changes its networks to minimize the sum of the weighted `terms(batch)`.
 
-    networks: the name of one of the method's networks, or several that move together; the others stand still, and so
-    do parameters whose `requires_grad` was False when the training began. terms: from a batch, each a scalar.
+    networks: the name of one of the method's networks, or several for a joint step; others do not change, nor do
+    parameters whose `requires_grad` was False when the training began. terms: from a batch, each a scalar.
     every: training steps from one such update to the next. repeat: optimizer steps within one training step, on one
-    batch. after: called after each, to let another network follow (an average of weights, for example).
+    batch. after: called after each, to update another network (an average of weights, for example).
 
-    Of the rest, what is None is as in the recipe. optimizer: a key of `medcli.registry.OPTIMIZERS`. learning_rate: the
-    peak; where it is not given, `rate` is a factor on that of the recipe. warmup: training steps to the peak. schedule:
-    what follows. betas: those of the recipe count only for the recipe's optimizer. clip: largest norm of the gradient
-    of all that moves here; infinity for none.
+    For the other fields None means: as in the recipe. optimizer: a key of `medcli.registry.OPTIMIZERS`. learning_rate:
+    the peak; without it, `rate` is a factor on that of the recipe. warmup: training steps to the peak. schedule: after
+    that. betas: those of the recipe apply only to the recipe's optimizer. clip: largest norm of the gradient of all
+    networks of this update; infinity for none.
     name: of the optimizer's state in checkpoints and of its figures in the log; the networks' unless given.
     """
 
@@ -108,9 +108,9 @@ class Update:
 
 
 class Method(Protocol):
-    """What the loop asks of a method.
+    """What the loop needs from a method.
 
-    networks: on the device and in checkpoints, also those that no update moves. updates: in the order of a training
+    networks: on the device and in checkpoints, also those that no update changes. updates: in the order of a training
     step.
     """
 
@@ -120,7 +120,7 @@ class Method(Protocol):
 
     @property
     def model(self) -> nn.Module:
-        """The network worth keeping, whose weights are averaged: one that `medcli.registry.ARCHITECTURES` can rebuild,
+        """The network to save, whose weights are averaged: one that `medcli.registry.ARCHITECTURES` can rebuild,
         unless the method exports another (`ExportsModel`)."""
         ...
 
@@ -130,16 +130,16 @@ class ExportsModel(Protocol):
     """A method whose model is saved in another form than it is trained in: pruned, or without some branches."""
 
     def export(self, network: nn.Module) -> nn.Module:
-        """Of the form of `model` -> a network that `medcli.registry.ARCHITECTURES` can rebuild from its `config`.
+        """A network like `model` -> a network that `medcli.registry.ARCHITECTURES` can rebuild from its `config`.
 
-        `network` is left as it is; its tensors may be shared. The result is what validation measures and a run saves.
+        `network` is not changed; its tensors may be shared. The result is what validation measures and a run saves.
         """
         ...
 
 
 @runtime_checkable
 class HasStrategy(Protocol):
-    """A method whose model is not simply run: it is asked through a strategy of `medcli.engine.strategies`."""
+    """A method whose model is applied with a strategy of `medcli.engine.strategies`."""
 
     @property
     def strategy(self) -> str:
@@ -149,16 +149,16 @@ class HasStrategy(Protocol):
 
 @runtime_checkable
 class FitsPatchSize(Protocol):
-    """A method that cuts patches to what its network takes."""
+    """A method that crops patches to sizes its network accepts."""
 
     def fitting(self, side: int) -> int:
-        """How much of a side is left; raises RecipeError for one that is too small."""
+        """The length of a side after cropping; raises RecipeError if it is too small."""
         ...
 
 
 @runtime_checkable
 class EstimatesNoise(Protocol):
-    """A method that estimates the noise by a way of its own, not as what its model takes away."""
+    """A method with its own estimate of the noise, other than the difference made by its model."""
 
     def noise(self, noisy: Tensor) -> Tensor:
         """(B, C, H, W) -> the estimated noise, same shape."""
@@ -167,7 +167,7 @@ class EstimatesNoise(Protocol):
 
 @runtime_checkable
 class UsualNetwork(Protocol):
-    """A method class with an architecture of its own, where none is named: a key of `registry.ARCHITECTURES`."""
+    """A method class with its own default architecture: a key of `registry.ARCHITECTURES`."""
 
     usual_network: str
 
@@ -181,14 +181,14 @@ class TakesNetworks(Protocol):
 
 
 class Patches(NamedTuple):
-    """Some of the patches that are trained on, (H, W, C) float32. clean: empty where the method needs none."""
+    """Some of the training patches, (H, W, C) float32. clean: empty where the method needs none."""
 
     noisy: Sequence[NDArray[Any]]
     clean: Sequence[NDArray[Any]]
 
 
 class MethodSettings(NamedTuple):
-    """What the recipe says. options: of the method. config: of the network. noise: that is made; None for recorded."""
+    """Settings of the recipe. options: of the method. config: of the network. noise: None for recorded."""
 
     options: Mapping[str, Any]
     config: Mapping[str, Any]
@@ -196,7 +196,7 @@ class MethodSettings(NamedTuple):
 
 
 class Suggestion(NamedTuple):
-    """What joins the recipe's options and config, and the message that tells of it, if any."""
+    """Additions to the recipe's options and config, with a message for the user, if any."""
 
     message: str = ""
     options: Mapping[str, Any] = {}
@@ -204,10 +204,10 @@ class Suggestion(NamedTuple):
 
 
 AutoOption = Callable[[MethodSettings, Callable[[], Patches]], Suggestion | None]
-"""MethodSettings that follow from the images where nobody gave them; None where they were given.
+"""Settings measured on the images; None where the user gave them.
 
-Raises InputError where the images do not tell, and the defaults stand; RecipeError where something was asked for that
-they do not allow.
+Raises InputError where the images do not allow a measurement (the defaults are used then), RecipeError where they do
+not allow an option that the user gave.
 """
 
 
@@ -222,7 +222,7 @@ class HasAutoOptions(Protocol):
 class MeasuresConfig(Protocol):
     """A method class with entries of the network's config that are of its images alone.
 
-    They are not taken over from a model that training starts from.
+    They are not copied from the initial model.
     """
 
     measured_config: Sequence[str]
@@ -230,7 +230,7 @@ class MeasuresConfig(Protocol):
 
 @runtime_checkable
 class CountsInSteps(Protocol):
-    """A method class some of whose options are numbers of training steps: they shrink and grow with the run."""
+    """A method class with options that are numbers of training steps, which are scaled with the length of the run."""
 
     step_options: Sequence[str]
 
@@ -244,7 +244,7 @@ class Application(NamedTuple):
 
 @runtime_checkable
 class InheritsOptions(Protocol):
-    """A method class that takes options from how the model is applied that training starts from."""
+    """A method class that takes options from the strategy of the initial model."""
 
     @staticmethod
     def inherited(application: Application) -> dict[str, Any]: ...
@@ -252,11 +252,11 @@ class InheritsOptions(Protocol):
 
 @dataclass(frozen=True)
 class Adaptation:
-    """How a model goes on learning from noisy images alone, and what is hidden to see whether that made it better.
+    """How a model is fine-tuned on noisy images, and which pixels are hidden to compare it with the original.
 
-    options, batch: of the training. patch: largest side that is trained on; step: what sides are multiples of; both in
-    pixels. hiding: guessed by both models. most_stride: largest stride of the noise at which that can be told; why:
-    what to say of a larger one.
+    options, batch: of the training. patch: largest side for training; step: what sides are multiples of; both in
+    pixels. hiding: predicted by both models. most_stride: largest stride of the noise for which that is valid; why: the
+    message for larger ones.
     """
 
     options: Mapping[str, Any]
@@ -270,10 +270,10 @@ class Adaptation:
 
 @runtime_checkable
 class AdaptsModels(Protocol):
-    """A method class by which `med adapt` trains."""
+    """A method class that `med adapt` can use."""
 
     @staticmethod
     def adaptation(application: Application, multiple: int, stride: int) -> Adaptation | None:
-        """None for models that are applied in another way. multiple: what sides of the network's input must be
-        multiples of. stride: distance in pixels at which the noise is not correlated, 1 or more; 0 for no noise."""
+        """None for models with another strategy. multiple: the sides of the network's input must be multiples
+        of it. stride: distance in pixels at which the noise is not correlated, 1 or more; 0 for no noise."""
         ...

@@ -1,10 +1,10 @@
-"""LUD-VAE: the noise of noisy images, learned beside clean images of other scenes.
+"""LUD-VAE: learns the noise of noisy images, with clean images of other scenes.
 
 Zheng et al., Learn from Unpaired Data for Image Restoration: A Variational Bayes Approach (TPAMI 2023), section 3.
 
-A clean image x is rebuilt from h(x), a noisy one y from h(y) and z_n ~ q(z_n | y), which is kept near a prior. So the
-decoder knows noise only through z_n, and the prior makes clean images noisy. Not in the paper but in the published
-code: weight and normaliser of the divergence.
+A clean image x is rebuilt from h(x), a noisy one y from h(y) and z_n ~ q(z_n | y), which is kept close to a prior. So
+the decoder gets noise only through z_n, and samples of the prior add noise to clean images. From the published code,
+not the paper: weight and normaliser of the divergence.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class Posterior(nn.Module):
 
 
 class Steps(nn.Module):
-    """How many steps were taken; checkpoints keep it."""
+    """Counts training steps; stored in checkpoints."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -57,12 +57,12 @@ class Steps(nn.Module):
         self.taken: Tensor
 
     def count(self) -> None:
-        """One more."""
+        """Adds one."""
         self.taken += 1
 
 
 def _levels(settings: MethodSettings, patches: Callable[[], Patches]) -> Suggestion | None:
-    """The noise that is added to both sides, somewhat stronger than what is there. One brings the other."""
+    """The noise added to both sides, somewhat stronger than that of the images. One of the two determines the other."""
     given = settings.config
     if "sigma_x" in given or "sigma_y" in given:
         both = {
@@ -77,7 +77,7 @@ def _levels(settings: MethodSettings, patches: Callable[[], Patches]) -> Suggest
 
 
 def _match(settings: MethodSettings, patches: Callable[[], Patches]) -> Suggestion | None:
-    """What brings noisy images to the brightness and contrast of the clean ones, where it was asked for."""
+    """Gain and offset that match noisy images to the mean and contrast of the clean ones, with the option `match`."""
     if not settings.options.get("match") or "gain" in settings.config:
         return None
     try:
@@ -95,12 +95,12 @@ def _listed(numbers: Sequence[float]) -> str:
 class UnpairedNoise:
     """One update for sampler and posterior together, on as many clean patches as noisy ones.
 
-    network: the sampler, `ludvae`, whose configuration has the sigmas of h. kl: weight of the divergence in the end; it
-    rises in a straight line over the first `rise` steps, lest the decoder learns to do without latents. match: noisy
-    images get mean and deviation of the clean ones, channel by channel, and what is made noisy gets theirs; it is
-    measured before (`auto_options`) and done by the sampler. Raises RecipeError where one of them makes no sense.
+    network: the sampler, `ludvae`, whose configuration has the sigmas of h. kl: final weight of the divergence; it
+    rises linearly over the first `rise` steps, so that the decoder does not learn to ignore the latents. match: noisy
+    images are scaled to the mean and deviation of the clean ones, channel by channel, and generated ones back; these
+    are measured before (`auto_options`) and applied by the sampler. Raises RecipeError for invalid options.
 
-    Departs: clean images do not run through the encoder of the noise, whose answer would be multiplied by zero.
+    Departs: the noise encoder is not applied to clean images, as its output would be multiplied by zero.
     """
 
     needs = Needs(clean="others")
@@ -113,9 +113,7 @@ class UnpairedNoise:
         self, network: nn.Module, *, loss: str = "mse", kl: float = 1e-4, rise: int = 10_000, match: bool = False
     ) -> None:
         if not (0 <= kl < float("inf") and rise >= 1):
-            raise RecipeError(
-                f"A weight of {kl:g} that rises over {rise} steps makes no sense.", "Try kl: 0.0001 and rise: 10000."
-            )
+            raise RecipeError(f"kl cannot be {kl:g} with a rise of {rise} steps.", "Try kl: 0.0001 and rise: 10000.")
         self.sampler, self.kl, self.rise, self.match = _sampler(network), kl, rise, match
         self.posterior = Posterior(self.sampler.channels, self.sampler.width)
         self.steps = Steps()
@@ -129,7 +127,7 @@ class UnpairedNoise:
         return self.sampler
 
     def terms(self, batch: Batch) -> Terms:
-        """Equations 18, 19 and 16. Held-out images are judged with the final weight of the divergence."""
+        """Equations 18, 19 and 16. Validation uses the final weight of the divergence."""
         assert batch.clean is not None
         draw = partial(_normal, generators=_on(batch.noisy.device, batch.generators()))
         clean, noisy = batch.clean, self.sampler.matched(batch.noisy)
@@ -143,7 +141,7 @@ class UnpairedNoise:
         }
 
     def weight(self, step: Tensor) -> Tensor:
-        """Of the divergence in a step; the first step is 1."""
+        """Weight of the divergence in a step, counted from 1."""
         weight: Tensor = self.kl * (step / self.rise).clamp(max=1)
         return weight
 
@@ -190,7 +188,7 @@ def _on(device: torch.device, generators: Sequence[Generator]) -> list[Generator
 def _sampler(network: nn.Module) -> LUDVAE:
     if not isinstance(network, LUDVAE):
         raise RecipeError(
-            f"The method 'ludvae' trains a network that makes noise; {type(network).__name__} makes none.",
+            f"The method 'ludvae' trains a network that generates noise; {type(network).__name__} does not.",
             "Choose the architecture 'ludvae'.",
         )
     return network

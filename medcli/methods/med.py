@@ -1,9 +1,9 @@
-"""MeD: a scene and its noise told apart, from several noisy views and no clean image.
+"""MeD: separates scene and noise, from several noisy views without clean images.
 
 Chen et al., Multi-view Self-supervised Disentanglement for General Image Denoising (ICCV 2023), section 3.
 
-In the paper's letters: G and D are encoder and decoder of the scene, E and F those of the noise, R is the cross
-decoder; z_i is the scene latent and u_i the noise latent of view y_i. Only G and D are kept.
+In the paper's notation: G and D are encoder and decoder of the scene, E and F those of the noise, R is the cross
+decoder; z_i is the scene latent and u_i the noise latent of view y_i. Only G and D are saved.
 """
 
 from __future__ import annotations
@@ -26,12 +26,11 @@ Latent = tuple[Tensor, ...]
 
 @runtime_checkable
 class SplitNetwork(Protocol):
-    """A network with nothing but a latent between its halves.
+    """A network of two halves connected only by a latent.
 
     encode: (B, C, H, W) -> latent, a tuple of (B, latent_widths[i], H_i, W_i). decode: such a latent -> (B, C, H, W).
-    encoder, decoder: the modules behind them. noise_twin: a fresh network of the same size that answers with noise
-    about zero; its latent may hold more tensors behind those of the scene, for its own decoder alone. config: builds
-    a fresh network of the same kind.
+    encoder, decoder: their modules. make_noise_network: a new network of the same size whose output is zero-mean noise;
+    its latent may have further tensors, for its own decoder only. config: builds a new network of the same kind.
     """
 
     config: dict[str, Any]
@@ -45,7 +44,7 @@ class SplitNetwork(Protocol):
 
 
 class Concatenation(nn.Module):
-    """Two latents side by side, brought back to the width of one by a linear map of each element's channels."""
+    """Concatenates two latents and projects them to the width of one by 1x1 convolutions."""
 
     def __init__(self, widths: Sequence[int]) -> None:
         super().__init__()
@@ -101,34 +100,34 @@ def mix(views: Sequence[Tensor], choice: Tensor) -> Tensor:
 
 
 def _missing(settings: MethodSettings, patches: Callable[[], Patches]) -> Suggestion | None:
-    """Where views lack pixels, black is no target."""
+    """With missing pixels, black is not a target."""
     if "missing" in settings.options or settings.noise is None or not drops(settings.noise):
         return None
-    words = "views lack pixels, which are no targets: missing=true (--option missing=false overrules)"
+    words = "views have missing pixels, which are not targets: missing=true (--option missing=false overrules)"
     return Suggestion(words, options={"missing": True})
 
 
 class MeD:
-    """Four ways through five networks, over all ordered pairs of views, averaged.
+    """Four losses on five networks, averaged over all ordered pairs of views.
 
     network: one that splits (`SplitNetwork`): `swin`, `split`. views: noisy views of each scene, 2 or more; their
     encoders cost n passes and the cross decoder n (n - 1). fuse: how the cross decoder joins two latents, "concat" or
-    "add". noise, mix, cross: weights beside the scene's 1; a term of weight 0 is not computed. spare: whether a further
-    view, where there is one, is what mixed latents must give. missing: whether views lack pixels, which are 0 in all
-    channels (`medcli.noise.drop`): targets of scene, noise and mix leave those out.
-    Raises RecipeError where one of them makes no sense, or the network does not split.
+    "add". noise, mix, cross: weights of losses, relative to the scene's 1; a term of weight 0 is not computed. spare:
+    whether the target of mixed latents is a further view, if there is one. missing: whether views have missing pixels,
+    which are 0 in all channels (`medcli.noise.drop`): they are excluded from the targets of scene, noise and mix.
+    Raises RecipeError for invalid options or a network that is not split.
 
-    Departs: one joint step instead of five for each group of terms. To first order it is the same, at a fraction of
-    the passes.
+    Departs: one joint step instead of five for each group of terms. To first order it is the same, with fewer
+    passes.
     Departs: terms are means over the pairs of views, with the published weights. There the scene's term is a sum of
-    both directions, so that mixing counts half as much beside it.
-    Departs: both directions of every term, the noise decoder's answer as noise, and concatenation, as the paper has
-    it; the published code computes some of the directions, compares that answer with an image, and adds.
-    Departs: more than two views are mixed by an even choice for each element; the paper does not say.
-    Departs: mixed latents must give a view that is not in them. Equation 16 mixes the target from the same views: an
-    answer with the mean of their noise is nearer to it than the clean scene, and a long training learns that answer.
-    Departs: missing pixels are no targets; of them the paper does not say anything. Compared with black too, an answer
-    would be the darker the less certain it is.
+    both directions, so that mixing has half the weight there.
+    Departs: both directions of every term, the noise decoder's output as noise, and concatenation, as the paper has
+    it; the published code computes some of the directions, compares that output with an image, and adds.
+    Departs: more than two views are mixed by a uniform choice for each element; the paper does not define it.
+    Departs: the target of mixed latents is a view that is not mixed. Equation 16 mixes the target from the same views:
+    an output with the mean of their noise is closer to it than the clean scene, and long training learns that.
+    Departs: missing pixels are not targets; the paper does not mention them. With black targets, uncertain outputs
+    would become dark.
     """
 
     usual_network = "split"
@@ -165,7 +164,7 @@ class MeD:
         self.updates = [Update("disentangler", self.terms)]
 
     def noise(self, noisy: Tensor) -> Tensor:
-        """The noise that F finds in (B, C, H, W): same shape, about zero, in the scale of the image."""
+        """F's estimate of the noise in (B, C, H, W): same shape, zero mean, in the scale of the image."""
         found: Tensor = self.twin.decode(self.twin.encode(noisy))
         return found
 
@@ -198,7 +197,7 @@ class MeD:
         return _mean([self.loss(self.cross(scenes[i], noises[j]).float(), views[j]) for i, j in pairs])
 
     def _mix(self, batch: Batch, scenes: Sequence[Latent]) -> Tensor:
-        """L_M (equation 16): D of mixed latents against the spare view, or mixed views, with coins of their own."""
+        """L_M (equation 16): D of mixed latents against the spare view, or views mixed independently."""
         generators, count = batch.generators(), len(scenes)
         levels = zip(*scenes, strict=True)
         latent = tuple(mix(level, choices(level[0], count, generators)) for level in levels)
@@ -211,13 +210,13 @@ class MeD:
         return _mean([self._distance(images[i], targets[j]) for i, j in permutations(range(len(views)), 2)])
 
     def _targets(self, views: Sequence[Tensor]) -> Sequence[Tensor]:
-        """The views; what is missing in them is not a number."""
+        """The views, with NaN for missing pixels."""
         if not self.missing:
             return views
         return [view.masked_fill(view.eq(0).all(1, keepdim=True), float("nan")) for view in views]
 
     def _distance(self, image: Tensor, target: Tensor) -> Tensor:
-        """The loss, in which a target that is not a number has no say."""
+        """The loss, without targets that are NaN."""
         return self.loss(image, torch.where(target.isnan(), image.detach(), target) if self.missing else target)
 
 
@@ -228,7 +227,7 @@ def _mean(terms: Sequence[Tensor]) -> Tensor:
 def _split(network: nn.Module) -> Any:
     if not isinstance(network, SplitNetwork):
         raise RecipeError(
-            f"The method 'med' needs a latent between two halves of the network; {type(network).__name__} has none.",
+            f"The method 'med' needs a network of two halves with a latent; {type(network).__name__} has none.",
             "Choose the architecture 'split' or 'swin'.",
         )
     return network
@@ -236,7 +235,7 @@ def _split(network: nn.Module) -> Any:
 
 def _check(views: int, fuse: str, weights: Mapping[str, float]) -> None:
     if views < 2:
-        raise RecipeError(f"The method 'med' compares views of a scene; {views} is too few.", "Ask for 2 or more.")
+        raise RecipeError(f"The method 'med' compares views of a scene; {views} is too few.", "Give 2 or more.")
     if fuse not in FUSIONS:
         raise RecipeError(f"The cross decoder cannot join latents by '{fuse}'.", nearest(fuse, FUSIONS))
     for name, weight in weights.items():

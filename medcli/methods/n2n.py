@@ -1,4 +1,4 @@
-"""Noise2Noise: one noisy view in, another out. No clean image is needed.
+"""Noise2Noise: from one noisy view to another, without clean images.
 
 Lehtinen et al., Noise2Noise: Learning Image Restoration without Clean Data (ICML 2018), equation 6.
 """
@@ -14,8 +14,8 @@ from medcli.methods.base import Batch, Needs, Terms, Update
 class Noise2Noise:
     """Each of two views of a scene is the target of the other.
 
-    The noise must keep the mean: then the mean of all targets, which MSE finds, is the clean image. L1 finds the
-    median. A logarithm of the error of one patch, as in `log_mse`, weighs patches by it and changes nothing within one.
+    The noise must have zero mean: then the mean of all targets, the optimum for MSE, is the clean image. L1 finds the
+    median. `log_mse` only changes the weights of patches.
     """
 
     needs = Needs(views=2, alike=True)

@@ -1,4 +1,4 @@
-"""Noise2Self: a network that must guess a pixel from its neighbours cannot learn the noise.
+"""Noise2Self: a network that predicts a pixel from its neighbours cannot learn independent noise.
 
 Batson and Royer, Noise2Self: Blind Denoising by Self-Supervision (ICML 2019), proposition 1 and section 4.
 """
@@ -18,14 +18,14 @@ from medcli.methods.base import Adaptation, Application, Batch, Needs, Terms, Up
 
 Phase = tuple[int, int]
 SPACING = 4  # pixels from one hidden pixel to the next
-PHASES: Sequence[Phase] = ((0, 0), (1, 2), (2, 1), (3, 3))  # that compare two networks
+PHASES: Sequence[Phase] = ((0, 0), (1, 2), (2, 1), (3, 3))  # for comparing two networks
 
 
 class Noise2Self:
-    """Every `spacing`-th pixel of a grid is hidden behind the mean of its neighbours, and only there does loss count.
+    """Every `spacing`-th pixel of a grid is replaced by the mean of its neighbours; the loss is over these pixels.
 
-    One noisy image of each scene is enough. The noise must keep the mean and be independent from pixel to pixel.
-    The grid's place is drawn for each sample. The model is the plain network, which sees all pixels.
+    One noisy image of each scene is enough. The noise must have zero mean and be independent from pixel to pixel.
+    The offset of the grid is drawn for each sample. The model is the plain network, applied to all pixels.
     spacing: pixels from one hidden pixel to the next, 2 or more. Raises RecipeError for less.
     """
 
@@ -33,11 +33,11 @@ class Noise2Self:
 
     @staticmethod
     def adaptation(application: Application, multiple: int, stride: int) -> Adaptation | None:
-        """Of models that see all pixels."""
+        """For models without masks."""
         if application.strategy != "plain":
             return None
         step = lcm(32, multiple)
-        why = "neighbouring pixels share their noise, and then noisy images alone cannot tell a gain from a loss"
+        why = "the noise is spatially correlated, so noisy images cannot show whether a model is better"
         return Adaptation({"spacing": SPACING}, max(96, step), step, 4, scattered_pixels(), 1, why)
 
     def __init__(self, network: nn.Module, *, loss: str = "mse", spacing: int = SPACING) -> None:
@@ -54,14 +54,14 @@ class Noise2Self:
         return {self.loss_name: self.loss(self.grid(restored, phases), self.grid(batch.noisy, phases))}
 
     def hidden(self, noisy: Tensor, phases: list[Phase]) -> Tensor:
-        """(B, C, H, W) with the grid of each sample, in all its channels, behind the mean of the pixels around."""
+        """(B, C, H, W) with the grid of each sample, in all channels, replaced by the mean of the neighbours."""
         chosen = torch.zeros_like(noisy[:, :1], dtype=torch.bool)
         for sample, (top, left) in zip(chosen, phases, strict=True):
             sample[:, top :: self.spacing, left :: self.spacing] = True
         return around(noisy, chosen)
 
     def grid(self, images: Tensor, phases: list[Phase]) -> Tensor:
-        """(B, C, H, W) -> (B, C, H // spacing, W // spacing): the pixels of the grids alone."""
+        """(B, C, H, W) -> (B, C, H // spacing, W // spacing): only the pixels of the grids."""
         height, width = (side // self.spacing for side in images.shape[2:])
         pairs = zip(images, phases, strict=True)
         picked = [image[:, top :: self.spacing, left :: self.spacing] for image, (top, left) in pairs]
@@ -73,7 +73,7 @@ class Noise2Self:
 
 
 def scattered_pixels() -> PixelHiding:
-    """For networks that see all pixels: some of them, far apart, behind the mean of those around."""
+    """For networks without masks: some pixels, far apart, replaced by the mean of their neighbours."""
     return PixelHiding(len(PHASES), 1, around, _scattered_map)
 
 

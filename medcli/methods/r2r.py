@@ -1,4 +1,4 @@
-"""Recorrupted-to-Recorrupted: one noisy image, made noisier in two ways that know nothing of each other.
+"""Recorrupted-to-Recorrupted: one noisy image, with more noise added in two uncorrelated ways.
 
 Pang et al., Recorrupted-to-Recorrupted: Unsupervised Deep Learning for Image Denoising (CVPR 2021), theorem 1.
 """
@@ -17,20 +17,20 @@ class Recorrupted:
     """From y = x + n with n ~ N(0, sigma^2): y + alpha sigma z is restored to y - sigma z / alpha, z ~ N(0, 1).
 
     The noise of both is then uncorrelated, as in Noise2Noise; for Gaussian noise that is independence.
-    sigma: of the noise, in grey levels of 255, 0 to have it estimated for each image. alpha: how much noise is added,
-    in units of what is there. Raises RecipeError where sigma < 0 or alpha <= 0.
+    sigma: of the noise, in grey levels of 255, 0 to estimate it for each image. alpha: added noise in units of
+    sigma. Raises RecipeError where sigma < 0 or alpha <= 0.
 
     Departs: the model runs once, on the image itself. The paper averages over 50 recorrupted copies.
-    Departs: where sigma is 0, it is estimated. The paper gives it.
+    Departs: where sigma is 0, it is estimated. In the paper it is known.
     """
 
     needs = Needs()
 
     def __init__(self, network: nn.Module, *, loss: str = "mse", sigma: float = 0.0, alpha: float = 0.5) -> None:
         if not 0 <= sigma <= 255:
-            raise RecipeError(f"A noise of sigma {sigma:g} makes no sense.", "Give grey levels of 255, or 0 for blind.")
+            raise RecipeError(f"sigma cannot be {sigma:g}.", "Give grey levels of 255, or 0 to estimate it.")
         if not 0 < alpha < float("inf"):
-            raise RecipeError(f"An alpha of {alpha:g} makes no sense.", "Give more than 0; 0.5 is usual.")
+            raise RecipeError(f"alpha cannot be {alpha:g}.", "Give more than 0; 0.5 is usual.")
         self.model, self.sigma, self.alpha = network, sigma / 255, alpha
         self.loss_name, self.loss = loss, LOSSES[loss]
         self.networks: dict[str, nn.Module] = {"denoiser": network}

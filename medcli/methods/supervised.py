@@ -1,4 +1,4 @@
-"""Noisy in, clean out: the method against which all others are measured."""
+"""Supervised training, the baseline of all other methods."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from medcli.methods.base import Batch, Needs, Terms, Update
 
 
 class Supervised:
-    """One network, one update: restore the clean patch from the noisy one (N2C)."""
+    """One network and one update: from the noisy patch to the clean one (N2C)."""
 
     needs = Needs(clean="mates")
 

@@ -360,10 +360,10 @@ def held_out_pairs() -> list[tuple[NDArray[Any], NDArray[Any]]]:
 
 
 def test_other_networks_and_weights_that_make_no_sense_get_a_letter() -> None:
-    with pytest.raises(RecipeError, match="DnCNN makes none"):
+    with pytest.raises(RecipeError, match="DnCNN does not"):
         UnpairedNoise(DnCNN(width=8, depth=3))
     for options in ({"kl": -1.0}, {"kl": float("nan")}, {"rise": 0}):
-        with pytest.raises(RecipeError, match="makes no sense"):
+        with pytest.raises(RecipeError, match="kl cannot be"):
             UnpairedNoise(tiny(), **options)
 
 

@@ -560,8 +560,8 @@ class TestRecorrupted:
         assert estimated_sigma(noisy).flatten().tolist() == pytest.approx([15 / 255] * 3, rel=0.06)
 
     @pytest.mark.parametrize("options", [{"sigma": -1.0}, {"alpha": 0.0}])
-    def test_refuses_what_makes_no_sense(self, options: dict[str, float]) -> None:
-        with pytest.raises(RecipeError, match="makes no sense"):
+    def test_rejects_invalid_options(self, options: dict[str, float]) -> None:
+        with pytest.raises(RecipeError, match="cannot be"):
             Recorrupted(nn.Identity(), **options)
 
 
