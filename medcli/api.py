@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from medcli.engine.blind_spot import ComplementaryMasks
 from medcli.engine.denoiser import Denoiser
+from medcli.engine.options import EngineOptions
 from medcli.engine.page import restore_page
 from medcli.engine.strategies import Flips, Strategy, parse
 from medcli.errors import InputError
@@ -48,17 +49,34 @@ def load(
     DeviceError for a device that is not there.
     """
     model = name if isinstance(name, Model) else find_model(str(name))
-    strategy = _strategy(model, {"refine": refine, "samples": samples, "seed": seed})
-    return Denoiser(
-        model.network(),
-        Flips(strategy) if ensemble else strategy,
+    options = EngineOptions(
         device=device,
         precision=precision,
         tile=tile,
         overlap=overlap,
-        half_safe=model.card.half_safe,
+        ensemble=ensemble,
+        refine=refine,
+        samples=samples,
+        seed=seed,
         range=as_choice(range),
         nodata=nodata,
+    )
+    return load_model(model, options)
+
+
+def load_model(model: Model, options: EngineOptions) -> Denoiser:
+    """As `load`, for a model that is found already. Raises ModelError and DeviceError."""
+    strategy = _strategy(model, options.blind_spot_settings())
+    return Denoiser(
+        model.network(),
+        Flips(strategy) if options.ensemble else strategy,
+        device=options.device,
+        precision=options.precision,
+        tile=options.tile,
+        overlap=options.overlap,
+        half_safe=model.card.half_safe,
+        range=options.range,
+        nodata=options.nodata,
         keep_brightness=not model.capabilities.inpaints,
     )
 
@@ -101,15 +119,14 @@ def denoise(
     return restored.pixels if restored.alpha is None else np.dstack([restored.pixels, restored.alpha])
 
 
-def _strategy(model: Model, given: Mapping[str, int | None]) -> Strategy:
-    """How the model's network is applied, with the numbers of its masks that are given."""
+def _strategy(model: Model, given: Mapping[str, Any]) -> Strategy:
+    """How the model's network is applied, with the blind-spot settings that are given."""
     strategy = parse(model.card.strategy)
-    numbers: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
-    if not numbers:
+    if not given:
         return strategy
-    model.require_blind_spot(numbers)
+    model.require_blind_spot(given)
     assert isinstance(strategy, ComplementaryMasks)
-    return replace(strategy, **numbers)
+    return replace(strategy, **given)
 
 
 def _page(array: NDArray[Any]) -> Page:

@@ -395,7 +395,7 @@ def test_ctrl_c_ends_the_learning_and_not_the_work(
     monkeypatch.setattr(HoldoutScore, "__call__", lambda *_: BETTER)
     result = med_adapt(noisy(tmp_path / "cells.png"), "-m", model, "--device", "cpu")
     assert result.exit_code == 0, result.output
-    assert "stopped after 1 steps; what was learned is judged" in result.output
+    assert "stopped after 1 steps; the model as it is now is compared" in result.output
     assert (tmp_path / "cells.denoised.png").exists()
 
 

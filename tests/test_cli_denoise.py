@@ -387,7 +387,7 @@ class TestManyImages:
         assert re.match(r"5 done in \d+\.\d s", ran.err.splitlines()[-1])
         results = sorted(path.relative_to(home / "in.denoised") for path in (home / "in.denoised").rglob("*.*"))
         assert [str(path) for path in results] == [".medcli.jsonl", "0.png", "1.png", "2.jpg", "3.bmp", "sub/4.png"]
-        monkeypatch.setattr(medcli.api, "load", never)
+        monkeypatch.setattr(medcli.api, "load_model", never)
         ran = med("denoise", "in", "-r")
         assert ran.code == 0
         assert re.match(r"5 up to date in", ran.err.splitlines()[-1])
@@ -458,7 +458,7 @@ class TestManyImages:
             assert {path.name for path in (home / "out").glob("*.*")} >= {"0.png", "1.png", "2.jpg", "3.bmp"}
 
     def test_a_rehearsal_writes_nothing(self, med: Med, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(medcli.api, "load", never)
+        monkeypatch.setattr(medcli.api, "load_model", never)
         ran = med("denoise", "in", "--dry-run", "--json")
         assert ran.code == 0
         assert [json.loads(line)["status"] for line in ran.out.splitlines()] == ["planned"] * 4
@@ -697,7 +697,7 @@ class TestLetters:
         def fail(*arguments: object, **options: object) -> NoReturn:
             raise error
 
-        monkeypatch.setattr(medcli.api, "load", fail)
+        monkeypatch.setattr(medcli.api, "load_model", fail)
         ran = med("denoise", "in")
         assert ran.code == 1
         assert ran.err.startswith("error: There is not enough memory.")
@@ -706,7 +706,7 @@ class TestLetters:
         def interrupted(*arguments: object, **options: object) -> NoReturn:
             raise KeyboardInterrupt
 
-        monkeypatch.setattr(medcli.api, "load", interrupted)
+        monkeypatch.setattr(medcli.api, "load_model", interrupted)
         ran = med("denoise", "in")
         assert ran.code == 130
         assert ran.err.strip() == "interrupted"
@@ -719,7 +719,7 @@ class TestLetters:
             time.sleep(5)
             raise AssertionError
 
-        monkeypatch.setattr(medcli.api, "load", terminated)
+        monkeypatch.setattr(medcli.api, "load_model", terminated)
         assert med("denoise", "in").code == 143
         assert not left_behind(home)
 
@@ -748,7 +748,7 @@ class TestMasks:
     def test_a_model_without_masks_gets_a_letter(
         self, med: Med, monkeypatch: pytest.MonkeyPatch, dry: list[str]
     ) -> None:
-        monkeypatch.setattr(medcli.api, "load", never)
+        monkeypatch.setattr(medcli.api, "load_model", never)
         ran = med("denoise", "in", "--refine", "--seed", "3", *dry)
         assert ran.code == 1
         assert "'tiny' is not a blind-spot model, so it cannot take --refine or --seed." in ran.err

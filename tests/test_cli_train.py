@@ -368,10 +368,10 @@ class TestLetters:
     @pytest.mark.parametrize(
         ("given", "words"),
         [
-            ("--data clean --noisy clean --clean clean", "have their noise"),
-            ("--noisy clean --clean clean --noise gaussian:5", "have their noise"),
+            ("--data clean --noisy clean --clean clean", "noisy already"),
+            ("--noisy clean --clean clean --noise gaussian:5", "noisy already"),
             ("--data clean --noise gaussian:5 --pool noise", "exclude each other"),
-            ("--pairs clean --data clean", "have their noise"),
+            ("--pairs clean --data clean", "noisy already"),
             ("--pairs clean --noisy clean", "exclude each other"),
             ("--pairs clean", "holds no pairs.jsonl"),
             ("--data clean --config widht=8", "Did you mean 'width'"),

@@ -26,7 +26,7 @@ from medcli.batch.evaluate.run import IDENTITY, EvaluatedMethod, Result, Score, 
 from medcli.batch.evaluate.tables import Protocol, Table, as_json, cells
 from medcli.batch.pairs import FilePairs, SyntheticPairsFromFiles, as_floats, as_stored, thinned
 from medcli.cli import eval as door
-from medcli.cli import med
+from medcli.cli import eval_run, med
 from medcli.data.folders import images_in, matched
 from medcli.engine.classical import CLASSICAL, classical
 from medcli.errors import InputError, MedcliError, ModelError, SomeFailed
@@ -204,7 +204,7 @@ def test_a_terminal_gets_a_drawn_table(monkeypatch: pytest.MonkeyPatch, capsys: 
     monkeypatch.setattr("sys.stdout.isatty", lambda: True)
     monkeypatch.setenv("COLUMNS", "80")
     scores = [Score(name, "[bold]", {"psnr": psnr}, 1.0, 0.5, 250_000) for name, psnr in (("a", 30.0), ("b", 31.0))]
-    door._show(Table(protocol(), Result(scores, {})), first=True)
+    eval_run.show(Table(protocol(), Result(scores, {})), first=True)
     lines = [line.split() for line in capsys.readouterr().out.splitlines()]
     assert ["[bold]", "30.50", "+1.00", "+1.00", "0", "1.00", "0.5"] in lines
     assert ["±0.71"] in lines

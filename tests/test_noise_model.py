@@ -18,7 +18,7 @@ from PIL import Image
 from medcli.batch.synth.run import SynthOutcome, SynthTask
 from medcli.cli import med
 from medcli.cli.progress import ProgressDisplay
-from medcli.cli.synth_pairs import Work, tell_all
+from medcli.cli.synth_run import SynthPairsOptions, report
 from medcli.data.folders import images_in
 from medcli.data.pairs import MANIFEST
 from medcli.errors import InputError, MedcliError, ModelError, OutputError, RecipeError
@@ -183,9 +183,9 @@ def test_the_first_mate_of_a_process_does_not_tell_its_pace(capsys: pytest.Captu
     made = (
         SynthOutcome(SynthTask(f"{i}.png", f"{i}.png", 0), "done", seconds=taken) for i, taken in enumerate(seconds)
     )
-    work = Work(Path("clean"), Path("noisy"), count=len(seconds), processes=2, slow=True)
+    given = SynthPairsOptions(clean=Path("clean"), noisy=Path("noisy"), model="run")
     with ProgressDisplay(animate=False) as display:
-        tell_all(made, work, display)
+        report(made, given, len(seconds), 2, display)
     (line,) = (line for line in capsys.readouterr().err.splitlines() if "an image" in line)
     assert line == "about 1 s an image, 4 s for the 4 that are left"
 

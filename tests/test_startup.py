@@ -77,3 +77,16 @@ def test_letters_do_not_steer_the_terminal() -> None:
 
     lines = message_lines(MedcliError("a file called \x1b[31mred\x07\nin two lines", "with a \x9b hint"))
     assert lines == ["error: a file called \ufffd[31mred\ufffd\nin two lines", "  with a \ufffd hint"]
+
+
+def test_python_and_the_command_line_take_the_same_options_of_the_engine() -> None:
+    import inspect
+    from dataclasses import fields
+
+    from medcli.cli.denoise import command
+    from medcli.cli.denoise_options import DenoiseOptions
+    from medcli.engine.options import EngineOptions
+
+    shared = {each.name for each in fields(EngineOptions)}
+    assert set(inspect.signature(medcli.load).parameters) - {"name"} == shared
+    assert {each.name for each in command.params if each.expose_value} == {each.name for each in fields(DenoiseOptions)}

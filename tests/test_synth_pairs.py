@@ -315,7 +315,7 @@ class TestAgain:
     def test_files_of_others_stay(self, image_folder: Path, noisy: Path) -> None:
         noisy.mkdir()
         (noisy / "1.png").write_bytes(b"mine")
-        with pytest.raises(SomeFailed, match="1 of 5 noisy mates failed"):
+        with pytest.raises(SomeFailed, match="1 of 5 noisy copies failed"):
             run("--from", image_folder, "--to", noisy)
         assert (noisy / "1.png").read_bytes() == b"mine"
         run("--from", image_folder, "--to", noisy, "--overwrite")
@@ -411,7 +411,7 @@ def test_ctrl_c_ends_all_processes_quietly(image_folder: Path, noisy: Path) -> N
 
 def test_bad_images_are_named_and_left_out(image_folder: Path, noisy: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (image_folder / "1.png").write_bytes((image_folder / "1.png").read_bytes()[:200])
-    with pytest.raises(SomeFailed, match="1 of 5 noisy mates failed") as caught:
+    with pytest.raises(SomeFailed, match="1 of 5 noisy copies failed") as caught:
         run("--from", image_folder, "--to", noisy, "-q")
     assert caught.value.exit_code == 3
     assert capsys.readouterr().err.startswith(f"error: {image_folder / '1.png'} is damaged")

@@ -129,7 +129,7 @@ def sizes(
 
     monkeypatch.setattr(pace, "seconds_per_step", timed)
     said: list[str] = []
-    build = partial(build_method, machine=CPU)
+    build = partial(build_method, hardware=CPU)
     return fitted(recipe, free, build, CPU, ProcessGroup(), minutes, said.append), said
 
 
@@ -176,7 +176,7 @@ class TestSizes:
     def test_a_step_is_really_timed(self) -> None:
         recipe = replace(MED, config={**SIZES["split"][0].config}, patch=16, batch=1)
         said: list[str] = []
-        chosen = fitted(recipe, ["batch"], partial(build_method, machine=CPU), CPU, ProcessGroup(), 1e-9, said.append)
+        chosen = fitted(recipe, ["batch"], partial(build_method, hardware=CPU), CPU, ProcessGroup(), 1e-9, said.append)
         assert chosen.batch == SIZES["split"][0].batch  # no step is quick enough: the smallest
         assert "batch 4; about" in said[-1]
 

@@ -23,9 +23,9 @@ from medcli.errors import MedcliError, ran_out
 COMMANDS: Mapping[str, Lazy] = {
     "denoise": Lazy("medcli.cli.denoise:command", "Remove the noise from images, folders or a pipe."),
     "adapt": Lazy("medcli.cli.adapt:command", "Let a model learn from your own noisy images, then denoise them."),
-    "train": Lazy("medcli.cli.train:command", "Train a denoiser, or go on training one."),
-    "synth-pairs": Lazy("medcli.cli.synth_pairs:command", "Make the noisy mate of every clean image."),
-    "eval": Lazy("medcli.cli.eval:command", "Measure denoisers on images whose clean mate is known."),
+    "train": Lazy("medcli.cli.train:command", "Train a denoiser, or continue training one."),
+    "synth-pairs": Lazy("medcli.cli.synth_pairs:command", "Make a noisy copy of every clean image."),
+    "eval": Lazy("medcli.cli.eval:command", "Measure denoisers on pairs of noisy and clean images."),
     "models": Lazy("medcli.cli.models:command", "The models: what there is, fetch, check, pack, publish."),
 }
 

@@ -1,144 +1,190 @@
-"""One run of `med denoise`: the jobs, the files, the engine that is loaded when needed, and what is told of it all."""
+"""One run of `med denoise`: checks of the options, the jobs, their files, the engine, and the report of the results."""
 
 from __future__ import annotations
 
+import io
+import sys
 from collections.abc import Iterable, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import fields, replace
 from functools import partial
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO, TextIO
 
 import click
+from click.core import ParameterSource
 
-from medcli.batch.denoise.files import ImageFiles
-from medcli.batch.denoise.plan import STREAM, Job
+from medcli.batch.denoise.files import ImageFiles, Settings, Streams
+from medcli.batch.denoise.inpaint import Inpaint, mask_of_each_job
+from medcli.batch.denoise.plan import STREAM, SUFFIX, Job, OutputNaming, make_plan
 from medcli.batch.denoise.report import ImageStats, Outcome, RunSummary, as_json, as_lines
-from medcli.batch.denoise.restore import ImageTask, measured
-from medcli.batch.denoise.run import Restore, Stages, run
-from medcli.cli.options import TileSize
-from medcli.cli.progress import ProgressDisplay, message_lines, terminal_can_animate
-from medcli.errors import MedcliError, SomeFailed
+from medcli.batch.denoise.restore import Denoise, ImageTask, measured
+from medcli.batch.denoise.run import Restore, Stages
+from medcli.batch.denoise.run import run as run_stages
+from medcli.cli.denoise_options import BLACK, DenoiseOptions
+from medcli.cli.options import chosen_range
+from medcli.cli.progress import ProgressDisplay, message_lines, raise_for, say_unless, terminal_can_animate
+from medcli.data.folders import skipped
 from medcli.files.atomic import remove_stale
 from medcli.images import DecodedImage
 from medcli.images.decoded_image import is_gray
+from medcli.zoo.description import NOISE_DOMAIN
+from medcli.zoo.model import Model, find_model
 
 if TYPE_CHECKING:
     from medcli.engine.denoiser import Denoiser
-    from medcli.images.values import RangeChoice
-    from medcli.zoo.model import Model
 
 
-@dataclass(frozen=True)
-class DenoiseOptions:
-    """What was asked of the machine: which model, for what, and how it is to be run. The last five: `Settings`."""
+def run_denoise(options: DenoiseOptions) -> None:
+    """Raises UsageError for options that exclude each other, MedcliError, SomeFailed where some images failed."""
+    say = say_unless(options.quiet)
+    target, is_folder = options.output
+    _check_streams(options)
+    if options.mask and options.upscale:
+        raise click.UsageError("--mask and --upscale are two runs: fill the image, then enlarge the result.")
+    if options.mask and options.strength < 1:
+        raise click.UsageError("--strength does not go with --mask: of what is missing there is nothing to keep.")
+    naming = OutputNaming(target, options.suffix, options.format, is_folder)
+    jobs = make_plan(options.inputs, naming, recursive=options.recursive, force=options.force, say=say)
+    _check_unused("--suffix", jobs[0].target == target, f"-o {target} is the whole name of the result.")
+    _check_unused("--overlap", options.tile == 0, "--tile 0 takes the whole image at once.")
+    options = replace(options, range=chosen_range(options.range, options.range_from, options.nodata))
+    model = find_model(options.model, say)
+    if model.domain == NOISE_DOMAIN:
+        say(f"{options.model} generates noise (med synth-pairs --model); the denoisers are in 'med models list'.")
+    model.require_blind_spot(f"--{name}" for name in options.blind_spot_settings())
+    masks: dict[Job, Path] = {}
+    if options.mask:
+        model.capabilities.require_inpainting()
+        masks = {} if options.mask == BLACK else mask_of_each_job(Path(options.mask), jobs, options.inputs)
+    files = ImageFiles(
+        jobs,
+        settings(options, model),
+        Streams(_received(options), _binary(sys.stdout)),
+        masks=masks,
+        max_pixels=options.max_pixels,
+        keep_time=options.keep_time,
+    )
+    run = DenoiseRun(options, model, _task(options, model, masks), files, jobs)
+    run.start(skipped(options.inputs, options.recursive, SUFFIX))
 
-    model: Model
-    task: ImageTask
-    device: str
-    precision: str
-    ensemble: bool
-    tile: TileSize
-    overlap: int | None
-    refine: int | None = None
-    samples: int | None = None
-    seed: int | None = None
-    range: RangeChoice = "auto"
-    nodata: float | None = None
+
+def settings(options: DenoiseOptions, model: Model) -> Settings:
+    """The options that shape the bytes of a result."""
+    shared = {each.name: getattr(options, each.name) for each in fields(Settings) if hasattr(options, each.name)}
+    own = {
+        "weights": model.checksums.blake2b,
+        "upscale": options.upscale or 1,
+        "mask": BLACK if options.mask else "",
+        "range": str(options.range),
+    }
+    return Settings(**(shared | own))
+
+
+def _task(options: DenoiseOptions, model: Model, masks: dict[Job, Path]) -> ImageTask:
+    if options.mask:
+        return Inpaint(masks, options.max_pixels)
+    if not options.upscale:
+        return Denoise(options.strength)
+    from medcli.batch.denoise.upscale import Upscale
+
+    filter_ = model.capabilities.upscale_filter(options.upscale)
+    return Upscale(options.upscale, filter_, options.strength, options.max_pixels, options.format)
+
+
+def _check_streams(options: DenoiseOptions) -> None:
+    """Refuses two things in one stream, and image bytes on a terminal."""
+    dash, inputs, output = Path("-"), options.inputs, options.output.path
+    if dash in inputs and len(inputs) > 1:
+        raise click.UsageError("'-' (standard input) is one image and cannot be mixed with others.")
+    if dash in inputs and sys.stdin is not None and sys.stdin.isatty():
+        raise click.UsageError("Nothing is piped into standard input. Try: med denoise - < noisy.png > clean.png")
+    if output != dash and (output or dash not in inputs):
+        return
+    if options.as_objects:
+        raise click.UsageError("--json and the image would mix on standard output. Name a file with -o.")
+    if sys.stdout is None:
+        raise click.UsageError("Standard output is closed. Send the image to a file: -o clean.png")
+    if sys.stdout.isatty():
+        raise click.UsageError("Standard output is a terminal. Send the image to a file: -o clean.png")
+
+
+def _received(options: DenoiseOptions) -> BinaryIO:
+    """Standard input, read to its end where it is an input: a thread that waits for a pipe could not be interrupted."""
+    stdin = _binary(sys.stdin)
+    return io.BytesIO(stdin.read()) if STREAM in options.inputs and not options.dry_run else stdin
+
+
+def _binary(stream: TextIO | None) -> BinaryIO:
+    """The bytes below a standard stream; none where the process was started without it."""
+    return io.BytesIO() if stream is None else stream.buffer
+
+
+def _check_unused(option: str, unused: bool, why: str) -> None:
+    """Refuses an option that was typed, not set in the environment, where it would change nothing."""
+    source = click.get_current_context().get_parameter_source(option.lstrip("-"))
+    if unused and source is ParameterSource.COMMANDLINE:
+        raise click.UsageError(f"{option} has no meaning here: {why}")
 
 
 class DenoiseRun:
-    """Rehearses or performs the jobs, and tells of each: lines for people on stderr, objects for programs on stdout."""
+    """Runs or previews the jobs and reports each: lines for people on stderr, JSON objects for programs on stdout."""
 
     def __init__(
-        self,
-        options: DenoiseOptions,
-        files: ImageFiles,
-        jobs: Sequence[Job],
-        *,
-        skipped: str = "",
-        as_objects: bool = False,
-        quiet: bool = False,
+        self, options: DenoiseOptions, model: Model, task: ImageTask, files: ImageFiles, jobs: Sequence[Job]
     ) -> None:
-        """skipped: what else lies in the folders, in words."""
-        self._request, self._files, self._jobs = options, files, jobs
-        self._skipped, self._as_objects, self._quiet = skipped, as_objects, quiet
+        self._options, self._model, self._task, self._files, self._jobs = options, model, task, files, jobs
         self._device = ""  # unknown until the model is loaded
-        self._tally = RunSummary()
+        self._summary = RunSummary()
 
-    def dry_run(self, *, force: bool) -> None:
-        """Tells what `perform` would do and raises what it would raise, as far as that is known beforehand."""
-        settled = self._settled(force=force)
-        with ProgressDisplay(animate=False, quiet=self._quiet) as display:
-            self._tell_all([settled.get(job) or self._files.expected_outcome(job) for job in self._jobs], display)
-            self._conclude(display)
+    def start(self, skipped: str = "") -> None:
+        """Does the jobs, or with --dry-run reports what would be done. skipped: what else lies in the folders.
 
-    def execute(self, *, force: bool) -> None:
-        """Does the jobs. Raises the error of an only image, and SomeFailed where some are done and others failed."""
-        settled = self._settled(force=force)
+        Raises the error of a single image, and SomeFailed where some are done and others failed.
+        """
+        jobs = [job for job in self._jobs if job.error is not None or not self._options.force]
+        settled = {job: outcome for job in jobs if (outcome := self._files.existing_outcome(job))}
         todo = [job for job in self._jobs if job not in settled]
-        remove_stale(job.target.parent for job in self._jobs if job.target != STREAM)
-        with ProgressDisplay(len(todo), animate=terminal_can_animate(), quiet=self._quiet) as display:
-            stages = Stages(self._files.read, partial(self._prepare, display), self._files.write)
-            self._tell_all(settled.values(), display)
-            with closing(run(todo, stages)) as outcomes:
-                self._tell_all(outcomes, display)
-            self._conclude(display)
-
-    def _settled(self, *, force: bool) -> dict[Job, Outcome]:
-        """The jobs that need no work, or cannot be done; `force` leaves only the latter."""
-        jobs = [job for job in self._jobs if job.error is not None or not force]
-        return {job: outcome for job in jobs if (outcome := self._files.existing_outcome(job))}
+        dry_run, quiet = self._options.dry_run, self._options.quiet
+        with ProgressDisplay(len(todo), animate=not dry_run and terminal_can_animate(), quiet=quiet) as display:
+            if dry_run:
+                self._report([settled.get(job) or self._files.expected_outcome(job) for job in self._jobs], display)
+            else:
+                remove_stale(job.target.parent for job in self._jobs if job.target != STREAM)
+                self._report(settled.values(), display)
+                stages = Stages(self._files.read, partial(self._prepare, display), self._files.write)
+                with closing(run_stages(todo, stages)) as outcomes:
+                    self._report(outcomes, display)
+            if len(self._jobs) > 1 or skipped:
+                display.line("; ".join(filter(None, (self._summary.summary(display.seconds), skipped))))
+        if self._summary.errors and len(self._jobs) == 1:
+            raise self._summary.errors[0]
+        raise_for(self._summary.errors, len(self._jobs), "images", "denoised")
 
     def _prepare(self, display: ProgressDisplay) -> Restore:
-        from medcli.api import load  # imports torch: meanwhile the first image is being read
+        from medcli.api import load_model  # imports torch: meanwhile the first image is being read
         from medcli.engine.memory import keep_freed_memory
 
         keep_freed_memory()
-        asked = self._request
-        denoiser = load(
-            asked.model,
-            device=asked.device,
-            precision=asked.precision,
-            tile=asked.tile,
-            overlap=asked.overlap,
-            ensemble=asked.ensemble,
-            refine=asked.refine,
-            samples=asked.samples,
-            seed=asked.seed,
-            range=asked.range,
-            nodata=asked.nodata,
-        )
+        denoiser = load_model(self._model, self._options)
         self._device = str(denoiser.device)
-        return partial(self._restore, denoiser, display, asked.model.gray_warning)
+        return partial(self._restore, denoiser, display)
 
-    def _restore(
-        self, denoiser: Denoiser, display: ProgressDisplay, warning: str, job: Job, image: DecodedImage
-    ) -> ImageStats:
+    def _restore(self, denoiser: Denoiser, display: ProgressDisplay, job: Job, image: DecodedImage) -> ImageStats:
+        warning = self._model.gray_warning
         if warning and all(is_gray(page.pixels) for page in image.pages):
             image.remark(warning)
         display.begin("stdin" if job.source == STREAM else job.source.name, denoiser.strategy.passes)
-        return measured(self._request.task, job, image, denoiser, display.advance)
+        return measured(self._task, job, image, denoiser, display.advance)
 
-    def _tell_all(self, outcomes: Iterable[Outcome], display: ProgressDisplay) -> None:
+    def _report(self, outcomes: Iterable[Outcome], display: ProgressDisplay) -> None:
         for outcome in outcomes:
-            self._tally.add(outcome)
-            if self._as_objects:
-                click.echo(as_json(outcome, self._request.model.name, self._device))
+            self._summary.add(outcome)
+            if self._options.as_objects:
+                click.echo(as_json(outcome, self._model.name, self._device))
             if outcome.error is None:
-                lines = as_lines(outcome, self._request.model.name, self._device)
+                lines = as_lines(outcome, self._model.name, self._device)
             else:
-                lines = message_lines(outcome.error) if len(self._jobs) > 1 else []  # that of an only image is raised
+                lines = message_lines(outcome.error) if len(self._jobs) > 1 else []  # that of a single image is raised
             for line in lines:
                 display.line(line, error=outcome.error is not None)
-
-    def _conclude(self, display: ProgressDisplay) -> None:
-        failures = self._tally.errors
-        if len(self._jobs) > 1 or self._skipped:
-            display.line("; ".join(filter(None, (self._tally.summary(display.seconds), self._skipped))))
-        if failures and len(self._jobs) == 1:
-            raise failures[0]
-        if failures:
-            why = "\n".join(error.problem for error in failures)
-            if len(failures) == len(self._jobs):
-                raise MedcliError(f"None of {len(self._jobs)} images could be denoised:", why)
-            raise SomeFailed(f"{len(failures)} of {len(self._jobs)} images failed:", why)

@@ -14,7 +14,7 @@ EXIT_CODES = """\b
 Exit codes:
   0    done
   1    error: nothing was done
-  2    the command line makes no sense
+  2    usage error
   3    some files failed; the others are done, and the summary says why
   130  interrupted (Ctrl-C); 143 where the system ended it (SIGTERM)
 """

@@ -6,18 +6,18 @@ import os
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 from click.shell_completion import CompletionItem
 
 from medcli import cpu
+from medcli.engine.options import TileSize
 
 if TYPE_CHECKING:
     from medcli.images.values import RangeChoice
 
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
-TileSize = int | Literal["auto"]
 DEVICES = re.compile(r"auto|cpu|mps|cuda(:\d+)?")
 
 
@@ -61,6 +61,9 @@ class Output(NamedTuple):
 
     path: Path | None
     is_folder: bool
+
+
+NO_OUTPUT = Output(None, False)
 
 
 class OutputPath(UserPath):
@@ -128,20 +131,73 @@ def number(value: str) -> float:
         raise click.BadParameter(f"'{value}' is no number.") from None
 
 
-def ranges(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Adds --range and --range-from, which `chosen_range` reads."""
-    first = click.option("--range-from", metavar="FILE", type=FILE, help="Take the range of this image for all.")
+def _together(*decorators: Decorator) -> Decorator:
+    """One decorator that adds the options of all of them, in this order of the help."""
+
+    def add(command: Callable[..., Any]) -> Callable[..., Any]:
+        for decorator in reversed(decorators):
+            command = decorator(command)
+        return command
+
+    return add
+
+
+def model_option(help: str, *names: str, default: str | None = None, multiple: bool = False) -> Decorator:
+    """`-m`, `--model`; names: that of the parameter, if it is another one."""
+    return click.option(
+        "-m", "--model", *names, multiple=multiple, default=default, show_default=bool(default), type=name_or_path,
+        metavar="NAME|FILE", shell_complete=complete_model, help=help,
+    )  # fmt: skip
+
+
+def output_option(help: str, stream: str = "") -> Decorator:
+    """`-o`, `--output`, as an `Output`. stream: see `UserPath`."""
+    return click.option(
+        "-o", "--output", metavar="OUTPUT", type=OutputPath(stream=stream), help=help,
+        callback=lambda _ctx, _param, value: value or NO_OUTPUT,
+    )  # fmt: skip
+
+
+def device_options(*precisions: str, help: str = "auto, cpu, cuda, cuda:N or mps.") -> Decorator:
+    """`--device` and `--precision`, which is auto or one of `precisions`."""
+    choice = click.Choice(["auto", *precisions])
+    return _together(
+        click.option("--device", type=device, metavar="DEVICE", default="auto", show_default=True, help=help),
+        click.option("--precision", type=choice, default="auto", show_default=True),
+    )
+
+
+def range_options(*, nodata: bool = False) -> Decorator:
+    """`--range` and `--range-from`, and `--nodata` where it is wanted; `chosen_range` reads them."""
     words = "Which values are black and white.  [default: auto, see 'med denoise --help']"
-    return click.option("--range", "range_", metavar="auto|dtype|LOW:HIGH", default="auto", help=words)(first(command))
+    meaning = "A value without data.  [default: as the file says]"
+    options = [
+        click.option("--range", metavar="auto|dtype|LOW:HIGH", default="auto", help=words),
+        click.option("--range-from", metavar="FILE", type=FILE, help="Take the range of this image for all."),
+        click.option("--nodata", type=number, metavar="VALUE", help=meaning),
+    ]
+    return _together(*options if nodata else options[:2])
 
 
-def nodata(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Adds --nodata."""
-    words = "Pixels of this value mean nothing.  [default: as the file says]"
-    return click.option("--nodata", type=number, metavar="VALUE", help=words)(command)
+def tile_option(help: str = "Side in pixels; 0: the whole at once.") -> Decorator:
+    """`--tile`."""
+    return click.option("--tile", type=tile, metavar="auto|N|0", default="auto", show_default=True, help=help)
 
 
-def chosen_range(given: str, first: Path | None, nodata: float | None = None) -> RangeChoice:
+def run_options(*, force: str = "", dry_run: str = "", quiet: str = "Only errors on standard error.") -> Decorator:
+    """`--force` and `--dry-run` where they have a help, and `--quiet`."""
+    options = [click.option("-q", "--quiet", is_flag=True, help=quiet)]
+    if dry_run:
+        options.insert(0, click.option("-n", "--dry-run", is_flag=True, help=dry_run))
+    if force:
+        options.insert(0, click.option("-f", "--force", is_flag=True, help=force))
+    return _together(*options)
+
+
+recursive_option = click.option("-r", "--recursive", is_flag=True, help="Look into subfolders, and mirror them.")
+
+
+def chosen_range(given: RangeChoice | str, first: Path | None, nodata: float | None = None) -> RangeChoice:
     """The range of --range, or of the image of --range-from. Raises UsageError for what is no range, InputError."""
     from medcli.errors import MedcliError
     from medcli.images import read
@@ -155,7 +211,7 @@ def chosen_range(given: str, first: Path | None, nodata: float | None = None) ->
             page.nodata = page.nodata if nodata is None else nodata
         return range_of("auto", pages)
     try:
-        return parse_range(given)
+        return parse_range(str(given))
     except MedcliError as error:
         raise click.BadParameter(f"{error.problem} {error.hint}", param_hint="--range") from None
 

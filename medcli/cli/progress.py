@@ -7,12 +7,13 @@ import os
 import sys
 import time
 import unicodedata
+from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING
 
 import click
 
-from medcli.errors import MedcliError
+from medcli.errors import MedcliError, SomeFailed
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -44,6 +45,20 @@ def terminal_can_animate() -> bool:
 def message_lines(error: MedcliError) -> list[str]:
     """How an error is shown to a person, line by line."""
     return [printable(line) for line in (f"error: {error.problem}", *(f"  {line}" for line in error.hint.splitlines()))]
+
+
+def say_unless(quiet: bool) -> Callable[[str], None]:
+    """Prints a line on standard error, or with `quiet` nothing."""
+    return (lambda _text: None) if quiet else (lambda text: click.echo(text, err=True))
+
+
+def raise_for(errors: Sequence[MedcliError], count: int, what: str, done: str) -> None:
+    """Raises MedcliError where all of `count` failed, SomeFailed where only some did, each with the problems."""
+    why = "\n".join(error.problem for error in errors)
+    if errors and len(errors) == count:
+        raise MedcliError(f"None of {count} {what} could be {done}:", why)
+    if errors:
+        raise SomeFailed(f"{len(errors)} of {count} {what} failed:", why)
 
 
 def printable(text: str) -> str:

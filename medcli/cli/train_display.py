@@ -1,4 +1,4 @@
-"""What a person sees of a training run: on a terminal a panel that moves, elsewhere one line for each report."""
+"""What a person sees of a training run: on a terminal a live panel, elsewhere one line for each report."""
 
 from __future__ import annotations
 
@@ -13,30 +13,26 @@ from itertools import pairwise
 from multiprocessing.util import register_after_fork
 from statistics import fmean
 from types import TracebackType
-from typing import TYPE_CHECKING, NamedTuple, TextIO
+from typing import NamedTuple, TextIO
 
 import click
+from rich.console import Console, ConsoleOptions, Group, RenderResult
+from rich.file_proxy import FileProxy
+from rich.live import Live
+from rich.panel import Panel
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
+from rich.table import Table
+from rich.text import Text
 
 from medcli.cli.progress import duration
 from medcli.train.curves import INPUT, SCORE, is_figure, is_term
 
-if TYPE_CHECKING:
-    from rich.console import Console, ConsoleOptions, RenderResult
-    from rich.live import Live
-    from rich.text import Text
-
 RECENT = 10  # reports that "recent" averages over
 POINTS = 128  # of a trend; twice the width of the widest sparkline
-REFRESH = 2  # per second: the clocks run, and the network hardly notices
+REFRESH = 2  # per second, for the clocks
 BARS = "▁▂▃▄▅▆▇█"
-NARROW, TREND = 44, 12  # columns: below NARROW no frame and no means, below TREND no sparkline
-
-
-def clock(seconds: float) -> str:
-    """`0:42`, `12:07`, `3:05:00`"""
-    minutes, rest = divmod(int(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+NARROW, TREND = 44, 12  # columns: below NARROW no frame, below TREND no sparkline
+UNITS = {"steps_per_second": "steps/s", "images_per_second": "images/s"}
 
 
 def shown(name: str, value: float) -> str:
@@ -79,20 +75,12 @@ class Trend:
 
 
 class TableRow(NamedTuple):
-    """A line of the table, as text. points: what its sparkline shows."""
+    """A line of the table, as text. points: for its sparkline."""
 
     name: str
     now: str
     beside: str = ""
     points: Sequence[float] = ()
-    heading: bool = False
-
-
-class Part(NamedTuple):
-    """A figure and its unit, which are not to be torn apart."""
-
-    value: str
-    unit: str
 
 
 @dataclass
@@ -117,117 +105,11 @@ class Series:
         return self.name == SCORE or "psnr" in self.name or "ssim" in self.name
 
     def row(self) -> TableRow:
-        """Last value; beside it the best of a figure, and of anything else the mean of what came lately."""
+        """Name, last value, the best of a figure or the recent mean of anything else, and the trend."""
         beside = self.best if is_figure(self.name) else sum(self.recent) / len(self.recent)
         name = self.name.removeprefix("val_")
         points = () if name.partition("/")[0] == "gradient" else tuple(self.trend.points)
         return TableRow(name, shown(self.name, self.recent[-1]), shown(self.name, beside), points)
-
-
-@dataclass(frozen=True)
-class PanelState:
-    """All that the panel shows, as it was after a report; only the clocks go on.
-
-    line: of the last report, empty before the first. terms, figures: rows of the table. started, reported: on the
-    monotonic clock. over: whether the run has ended.
-    """
-
-    total: int
-    line: Mapping[str, float]
-    terms: Sequence[TableRow]
-    figures: Sequence[TableRow]
-    started: float
-    reported: float
-    over: bool = False
-
-    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        from rich.console import Group
-        from rich.panel import Panel
-
-        framed = options.max_width >= NARROW
-        width = options.max_width - (4 if framed else 0)
-        head, foot = packed(self._place(), width), packed(self._pace(), width)
-        room = console.height - len(head) - len(foot) - len(self.figures) - 6  # frame, bar, headings, line below
-        bar = progress_bar(self._progress, width, "#-" if options.ascii_only else "━─")
-        body = Group(*head, bar, *table(self._rows(room), width, sparks=not options.ascii_only), *foot)
-        yield Panel(body, title="training", title_align="left", border_style="dim") if framed else body
-
-    @property
-    def _progress(self) -> float:
-        return min(1.0, max(0.0, self.line.get("progress", 0.0)))
-
-    def _place(self) -> list[Part]:
-        """Where the run is."""
-        now = time.monotonic()
-        elapsed = Part(clock(now - self.started), " elapsed")
-        if not self.line:
-            return [Part("", f"{self.total} steps, the first report is on its way"), elapsed]
-        step = Part(f"step {self.line['step']:.0f}", f" of {self.total}")
-        left = Part(duration(self.line.get("seconds_left", 0.0) - (now - self.reported)), " left")
-        parts = [step, Part(f"{int(100 * self._progress)} %", ""), elapsed, left]
-        return parts[:-1] if self.over or "seconds_left" not in self.line else parts
-
-    def _pace(self) -> list[Part]:
-        """How fast it goes, and why it does not go faster."""
-        line = self.line
-        units = {"steps_per_second": " steps/s", "images_per_second": " images/s"}
-        parts = [Part(f"{line[name]:.3g}", unit) for name, unit in units.items() if name in line]
-        if "loader_wait" in line:
-            parts.append(Part(f"{100 * line['loader_wait']:.0f} %", " loader wait"))
-        if "rate" in line:
-            parts.append(Part(f"{line['rate']:.2g}", " learning rate"))
-        return parts
-
-    def _rows(self, room: int) -> list[TableRow]:
-        """Loss terms, `room` of them if there are more, and validation figures, under their headings."""
-        terms = list(self.terms)
-        if len(terms) > (room := max(1, room)):
-            terms[room - 1 :] = [TableRow(f"and {len(terms) - room + 1} more", "", heading=True)]
-        above = [TableRow("loss", "now", "recent", heading=True)] if terms else []
-        below = [TableRow("validation", "last", "best", heading=True)] if self.figures else []
-        return [*above, *terms, *below, *self.figures]
-
-
-def progress_bar(share: float, width: int, ink: str) -> Text:
-    """`share` of `width` columns in the first letter of `ink`, the rest in its second, so that it needs no colour."""
-    from rich.text import Text
-
-    done = round(share * width)
-    return Text.assemble((ink[0] * done, "green"), (ink[1] * (width - done), "dim"), no_wrap=True)
-
-
-def packed(parts: Sequence[Part], width: int) -> list[Text]:
-    """Parts side by side on as few lines as `width` columns allow, none of them torn."""
-    from rich.text import Text
-
-    lines: list[Text] = []
-    for part in parts:
-        text = Text.assemble((part.value, "bold"), part.unit, no_wrap=True, overflow="crop")
-        if lines and lines[-1].cell_len + 3 + text.cell_len <= width:
-            lines[-1].append("   ").append_text(text)
-        else:
-            lines.append(text)
-    return lines
-
-
-def table(rows: Sequence[TableRow], width: int, *, sparks: bool) -> list[Text]:
-    """Rows in aligned columns. Where `width` is short they lose first their sparklines, then what stands beside."""
-    from rich.text import Text
-
-    names = max((len(row.name) for row in rows), default=0)
-    nows = max((len(row.now) for row in rows), default=0)
-    besides = max((len(row.beside) for row in rows), default=0)
-    left = width - names - nows - besides - 6
-    lines = []
-    for row in rows:
-        text = Text(f"{row.name:<{names}}  ", "dim" if row.heading else "", no_wrap=True, overflow="crop")
-        text.append(f"{row.now:>{nows}}", "" if row.heading else "bold")
-        if left >= -2:
-            text.append(f"  {row.beside:>{besides}}")
-        if sparks and left >= TREND and len(row.points) > 1:
-            text.append(f"  {sparkline(row.points, min(left, POINTS // 2))}", "green")
-        lines.append(text)
-    return lines
 
 
 def plain(line: Mapping[str, float], total: int) -> str:
@@ -244,32 +126,63 @@ def plain(line: Mapping[str, float], total: int) -> str:
     return "  ".join(parts)
 
 
+def table(terms: Sequence[TableRow], figures: Sequence[TableRow], width: int, *, sparks: bool) -> Table:
+    """Loss terms and validation figures in aligned columns: the columns on the right are left out where `width` is
+    too small."""
+    sections = ((TableRow("loss", "now", "recent"), terms), (TableRow("validation", "last", "best"), figures))
+    rows = [row for heading, part in sections if part for row in (heading, *part)]
+    columns = zip(*(row[:3] for row in rows), strict=True)
+    left = width - sum(max(map(len, column)) + 2 for column in columns)
+    grid = Table.grid(padding=(0, 2, 0, 0))
+    grid.add_column(no_wrap=True, overflow="crop")
+    for _ in range(2 if left >= -2 else 1):
+        grid.add_column(justify="right", no_wrap=True, overflow="crop")
+    bars = min(left, POINTS // 2) if sparks and left >= TREND else 0
+    headings = [heading for heading, _ in sections]
+    for row in rows:
+        cells = [row.name, row.now, row.beside][: len(grid.columns)]
+        spark = [Text(sparkline(row.points, bars), "green")] if bars and len(row.points) > 1 else []
+        grid.add_row(*map(Text, cells), *spark, style="dim" if row in headings else "")
+    return grid
+
+
 class TrainDisplay:
     """A training run on standard error, from the first message to the last report.
 
-    total_steps: of the whole run, also where it goes on from a checkpoint. quiet: nothing at all is shown; errors are
-    told by whoever catches them. stream: written to in place of standard error. On a terminal that can move its cursor
-    the reports become a panel that stays as it was last when the block ends, however it ends; the cursor is back then.
+    total_steps: of the whole run, also where it is resumed from a checkpoint. quiet: nothing is shown. stream: written
+    to in place of standard error. On a terminal that can move its cursor the reports become a panel, which stays as it
+    was last when the block ends, however it ends; the cursor is visible again then.
     """
 
     def __init__(self, total_steps: int, *, quiet: bool = False, stream: TextIO | None = None) -> None:
         self._total, self._quiet, self._stream = total_steps, quiet, stream or sys.stderr
-        self._courses: dict[str, Series] = {}
-        self._line: dict[str, float] = {}
-        self._started = self._reported = time.monotonic()
+        self._series: dict[str, Series] = {}
+        self._line: Mapping[str, float] = {}
+        self._rows: tuple[Sequence[TableRow], Sequence[TableRow]] = ((), ())  # replaced whole: another thread draws
+        self._reported = time.monotonic()
         self._live: Live | None = None
+        columns = (BarColumn(None), TaskProgressColumn(), TimeElapsedColumn())
+        self._progress = Progress(TextColumn("{task.description}"), *columns, auto_refresh=False, expand=True)
+        self._task = self._progress.add_task(f"{total_steps} steps, the first report is on its way", total=100)
 
     def __enter__(self) -> TrainDisplay:
         if not self._quiet and self._stream.isatty() and os.environ.get("TERM") != "dumb":
-            self._live = self._started_live()
-            register_after_fork(self, TrainDisplay._step_aside)
+            self._live = Live(
+                self,
+                console=Console(file=self._stream, force_terminal=True),
+                refresh_per_second=REFRESH,
+                redirect_stdout=sys.stdout.isatty(),  # what goes into a file or a pipe stays there
+                redirect_stderr=sys.stderr.isatty(),
+            )
+            self._live.start(refresh=True)
+            register_after_fork(self, TrainDisplay._stop_drawing)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if self._live is not None:
-            self._live.update(self._frame(over=True))
+            self._line = {name: value for name, value in self._line.items() if name != "seconds_left"}
             self._live.stop()
             self._live = None
 
@@ -283,44 +196,52 @@ class TrainDisplay:
             self._live.console.print(text, markup=False, highlight=False, soft_wrap=True)
 
     def report(self, line: Mapping[str, float]) -> None:
-        """Shows a line of the log: "step", loss terms, and what else of the names of `medcli.train.curves` is in it."""
+        """Shows a line of the log: "step", loss terms, and the other names of `medcli.train.curves`."""
         if self._quiet:
             return
         self._line, self._reported = dict(line), time.monotonic()
         for name, value in line.items():
             if is_term(name) or is_figure(name) or name.partition("/")[0] == "gradient" or name == INPUT:
-                self._courses.setdefault(name, Series(name)).add(value)
-        if self._live is None:
-            self.say(plain(line, self._total))
-        else:
-            self._live.update(self._frame())
-
-    def _frame(self, *, over: bool = False) -> PanelState:
-        rows = {name: course.row() for name, course in self._courses.items()}
+                self._series.setdefault(name, Series(name)).add(value)
+        rows = {name: series.row() for name, series in self._series.items()}
         figures = [row for name, row in rows.items() if is_figure(name)]
         if INPUT in rows:
             figures.append(TableRow("noisy input", rows[INPUT].now))
-        terms = [row for name, row in rows.items() if not is_figure(name) and name != INPUT]
-        return PanelState(self._total, self._line, terms, figures, self._started, self._reported, over)
+        self._rows = [row for name, row in rows.items() if not is_figure(name) and name != INPUT], figures
+        share = min(1.0, max(0.0, line.get("progress", 0.0)))
+        step = f"step {line['step']:.0f} of {self._total}"
+        self._progress.update(self._task, description=step, completed=100 * share)
+        if self._live is None:
+            self.say(plain(line, self._total))
+        else:
+            self._live.refresh()
 
-    def _started_live(self) -> Live:
-        from rich.console import Console
-        from rich.live import Live
-
-        live = Live(
-            self._frame(),
-            console=Console(file=self._stream, force_terminal=True),
-            refresh_per_second=REFRESH,
-            redirect_stdout=sys.stdout.isatty(),  # what goes into a file or a pipe stays there
-            redirect_stderr=sys.stderr.isatty(),
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        framed = options.max_width >= NARROW
+        width = options.max_width - (4 if framed else 0)
+        terms, figures = self._rows
+        room = max(1, console.height - len(figures) - 8)  # frame, progress, headings, two lines of speed, cursor
+        if len(terms) > room:
+            terms = [*terms[: room - 1], TableRow(f"and {len(terms) - room + 1} more", "")]
+        body = Group(
+            self._progress, table(terms, figures, width, sparks=not options.ascii_only), Text("   ".join(self._speed()))
         )
-        live.start(refresh=True)
-        return live
+        yield Panel(body, title="training", title_align="left", border_style="dim") if framed else body
 
-    def _step_aside(self) -> None:
+    def _speed(self) -> list[str]:
+        """How fast the run is, how long it takes and what slows it down."""
+        line = self._line
+        parts = [f"{line[name]:.3g} {unit}" for name, unit in UNITS.items() if name in line]
+        if "seconds_left" in line:
+            parts.append(f"{duration(line['seconds_left'] - (time.monotonic() - self._reported))} left")
+        if "loader_wait" in line:
+            parts.append(f"{100 * line['loader_wait']:.0f} % loader wait")
+        if "rate" in line:
+            parts.append(f"{line['rate']:.2g} learning rate")
+        return parts
+
+    def _stop_drawing(self) -> None:
         """In a forked worker, which has the panel's streams but not its thread: it writes straight to the terminal."""
-        from rich.file_proxy import FileProxy
-
         for name in ("stdout", "stderr"):
             if isinstance(stream := getattr(sys, name), FileProxy):
                 setattr(sys, name, stream.rich_proxied_file)

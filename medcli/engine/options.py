@@ -1,0 +1,32 @@
+"""How a model is run: the options that the command line, Python and the engine share. Imports no torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from medcli.images.values import RangeChoice
+
+TileSize = int | Literal["auto"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class EngineOptions:
+    """What each field means is described in `medcli.api.load`; refine, samples and seed are for blind-spot models."""
+
+    device: str = "auto"
+    precision: str = "auto"
+    tile: TileSize = "auto"
+    overlap: int | None = None
+    ensemble: bool = False
+    refine: int | None = None
+    samples: int | None = None
+    seed: int | None = None
+    range: RangeChoice = "auto"
+    nodata: float | None = None
+
+    def blind_spot_settings(self) -> dict[str, int]:
+        """Those of refine, samples and seed that are given."""
+        values = {"refine": self.refine, "samples": self.samples, "seed": self.seed}
+        return {name: value for name, value in values.items() if value is not None}
