@@ -86,14 +86,16 @@ def run_eval(options: EvalOptions) -> None:
     classical = dict.fromkeys(options.classical)
     tasks = [EvalTask(noise, pairs, [baseline(name, noise) for name in classical]) for noise, pairs in _pairs(options)]
     models = [find_model(name, say_unless(options.quiet)) for name in dict.fromkeys(options.models)]
-    denoisers = {model: load_model(model, options) for model in models}
+    denoisers = [load_model(model, options) for model in models]
     tables: list[Table] = []
     for task in tasks:
         steps = len(task.pairs) * (1 + len(denoisers) + len(task.baselines))
         with ProgressDisplay(steps, animate=terminal_can_animate(), quiet=options.quiet) as display:
-            methods = [_method(model, denoiser, options, display) for model, denoiser in denoisers.items()]
+            methods = [
+                _method(model, denoiser, options, display) for model, denoiser in zip(models, denoisers, strict=True)
+            ]
             result = evaluate(task.pairs, [*methods, *task.baselines], metrics, fid=fid, begin=display.begin)
-        tables.append(Table(_protocol(options, task, list(denoisers.values())), result))
+        tables.append(Table(_protocol(options, task, denoisers), result))
         show(tables[-1], first=len(tables) == 1)
         for path, form in ((options.csv, as_csv), (options.json, as_json), (options.markdown, markdown)):
             if path is not None:
