@@ -80,13 +80,14 @@ class EvalTask:
 
 def run_eval(options: EvalOptions) -> None:
     """Prints a table for each noise, and writes all so far to the files that are named. Raises MedcliError."""
-    options = replace(options, range=chosen_range(options.range, options.range_from))
+    options = replace(options, range=chosen_range(options.range, options.range_from, options.nodata))
     options.check()
     metrics, fid = _metrics(options.metrics)
     classical = dict.fromkeys(options.classical)
     tasks = [EvalTask(noise, pairs, [baseline(name, noise) for name in classical]) for noise, pairs in _pairs(options)]
     models = [find_model(name, say_unless(options.quiet)) for name in dict.fromkeys(options.models)]
-    denoisers = [load_model(model, options) for model in models]
+    engine = replace(options, range="auto", nodata=None)  # each pair has its own, see `medcli.batch.pairs`
+    denoisers = [load_model(model, engine) for model in models]
     tables: list[Table] = []
     for task in tasks:
         steps = len(task.pairs) * (1 + len(denoisers) + len(task.baselines))
@@ -133,24 +134,16 @@ def _metrics(names: str) -> tuple[Mapping[str, Metric], bool]:
 
 def _pairs(options: EvalOptions) -> Iterator[tuple[Noise | None, SyntheticPairsFromFiles | FilePairs]]:
     """Pairs for each table, with the noise that is added."""
+    values, nodata = options.range, options.nodata
     if options.noisy is not None:
         names = thinned(matched(options.noisy, options.clean), options.limit)
-        yield None, FilePairs(options.noisy, options.clean, names, options.rounded is not False, options.range)
+        rounded = options.rounded is not False
+        yield None, FilePairs(options.noisy, options.clean, names, rounded, values, nodata)
         return
     images = thinned(images_in(options.clean), options.limit)
+    clip, rounded, seed = bool(options.clip), bool(options.rounded), options.noise_seed
     for noise in map(parse, options.noise):
-        yield (
-            noise,
-            SyntheticPairsFromFiles(
-                options.clean,
-                images,
-                noise,
-                options.noise_seed,
-                bool(options.clip),
-                bool(options.rounded),
-                options.range,
-            ),
-        )
+        yield noise, SyntheticPairsFromFiles(options.clean, images, noise, seed, clip, rounded, values, nodata)
 
 
 def _protocol(options: EvalOptions, task: EvalTask, denoisers: Sequence[Denoiser]) -> Protocol:
