@@ -1,7 +1,6 @@
-"""The two ends of the pipeline: images from files or standard input, results into files or standard output.
+"""Input and output of the pipeline: images from files or standard input, results into files or standard output.
 
-Also what must not be done: a result that is up to date is not made again, and a file that is no result of ours is not
-replaced.
+A result that is up to date is not made again, and a file that med did not make is not replaced.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ from medcli.images.format_limits import check
 
 @dataclass(frozen=True)
 class Settings:
-    """All that shapes the bytes of a result, apart from its input. Device and tile do not: they are how, not what.
+    """All options that change the bytes of a result. Device and tile are not among them.
 
     weights: digest of the weight file; strength: 0 to 1; quality: 1 to 100, None for the source's; format: None for
     that of the output's name. upscale: factor of each side. mask: "black", or digest of a mask's file. refine, samples,
@@ -91,19 +90,16 @@ class ImageFiles:
         """The outcome of a job that needs no work or must not be done; None for one to be done."""
         if job.error is not None:
             return Outcome(job, "failed", error=job.error)
+        manifest = self._manifests.get(job.root) if job.root else None
         try:
-            return self._existing(job)
+            if job.target == STREAM or not job.target.exists() or is_special(job.target):
+                return None
+            if manifest and manifest.up_to_date(job.target, job.source, self._digest(job)):
+                return Outcome(job, "skipped")
+            if manifest and manifest.made(job.target):
+                return None
         except OSError as error:
             return Outcome(job, "failed", error=OutputError(f"{job.target}: {error.strerror}.", hint_for(error)))
-
-    def _existing(self, job: Job) -> Outcome | None:
-        if job.target == STREAM or not job.target.exists() or is_special(job.target):
-            return None
-        manifest = self._manifests.get(job.root) if job.root else None
-        if manifest and manifest.up_to_date(job.target, job.source, self._digest(job)):
-            return Outcome(job, "skipped")
-        if manifest and manifest.made(job.target):
-            return None
         what = ", and is no result of an earlier run here, or was changed since" if manifest else " already"
         hint = "Add --force to overwrite it, or choose another -o."
         return Outcome(job, "failed", error=OutputError(f"{job.target} exists{what}.", hint))
@@ -141,7 +137,7 @@ class ImageFiles:
             self._encode(image, file, job)
 
     def _write_stream(self, image: DecodedImage, job: Job) -> None:
-        """Into a stream, all of it or nothing."""
+        """Into a stream, completely or not at all."""
         buffer = io.BytesIO()
         self._encode(image, buffer, job)
         if job.target == STREAM:
@@ -169,7 +165,7 @@ class ImageFiles:
             image.remark(note)
 
     def _finish(self, job: Job, image: DecodedImage, finished: Path) -> None:
-        """The last touch to a file that is whole but for its name."""
+        """Sets the time of a complete temporary file and records it, just before it is renamed."""
         if self._keep_time and job.source != STREAM:
             times = job.source.stat()
             try:
@@ -177,14 +173,11 @@ class ImageFiles:
             except OSError as error:
                 self._remark(image, f"{job.target.parent} keeps no times of its files: {error.strerror}.")
         if job.root is not None:
-            self._record(job, job.root, finished)
-
-    def _record(self, job: Job, root: Path, finished: Path) -> None:
-        source = self._sources.pop(job)
-        self._manifests[root].record(job.target, self._digest(job), source, Identity.of(finished))
+            source = self._sources.pop(job)
+            self._manifests[job.root].record(job.target, self._digest(job), source, Identity.of(finished))
 
     def _digest(self, job: Job) -> str:
-        """Of all that shapes the job's result."""
+        """Of all options that change the job's result."""
         return replace(self._settings, mask=self._masks.get(job, self._settings.mask)).digest()
 
 
