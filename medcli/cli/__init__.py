@@ -1,4 +1,4 @@
-"""`med`: the door. Commands are imported when they are called; `med --help` imports none of them, and no torch."""
+"""`med`: the command group. Commands are imported when they are called; `med --help` imports none, and no torch."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ COMMANDS: Mapping[str, Lazy] = {
     "train": Lazy("medcli.cli.train:command", "Train a denoiser, or continue training one."),
     "synth-pairs": Lazy("medcli.cli.synth_pairs:command", "Make a noisy copy of every clean image."),
     "eval": Lazy("medcli.cli.eval:command", "Measure denoisers on pairs of noisy and clean images."),
-    "models": Lazy("medcli.cli.models:command", "The models: what there is, fetch, check, pack, publish."),
+    "models": Lazy("medcli.cli.models:command", "List, download, check, convert and publish models."),
 }
 
 EXAMPLES = """\b
@@ -42,7 +42,7 @@ READER, PATIENCE = "med-read", 0.2  # threads of `medcli.images.reader`; seconds
 
 
 class CommandGroup(LazyGroup):
-    """Who names an image first most likely wants it denoised."""
+    """A file name in place of a command: `med denoise` is suggested."""
 
     def hint(self, name: str) -> str:
         return f"Did you mean 'med denoise {name}'?" if Path(name).exists() else super().hint(name)
@@ -74,16 +74,16 @@ def main() -> NoReturn:
         _abandon_readers(stopped.code)
         raise
     finally:
-        for number in (signal.SIGINT, signal.SIGTERM):  # all is told; the interpreter takes itself down in peace
+        for number in (signal.SIGINT, signal.SIGTERM):  # everything is reported; the interpreter may exit undisturbed
             signal.signal(number, signal.SIG_IGN)
     _abandon_readers(code)
     sys.exit(code)
 
 
 def _abandon_readers(code: object) -> None:
-    """Ends the process at once where a thread still decodes, perhaps for ever: the interpreter would wait for it.
+    """Exits at once if a thread still decodes, perhaps without end: the interpreter would wait for it.
 
-    By now everything else is tidied up, and a reader has nothing to lose.
+    Everything else is cleaned up by now, and a reader holds nothing that must be saved.
     """
     readers = [thread for thread in threading.enumerate() if thread.name.startswith(READER)]
     for thread in readers:
@@ -97,7 +97,7 @@ def _abandon_readers(code: object) -> None:
 
 
 def _spare_addresses() -> None:
-    """Under `ulimit -v` one heap serves all threads: with glibc, each would take 64 MiB of addresses for its own."""
+    """Under `ulimit -v` all threads share one heap: with glibc, each would reserve 64 MiB of addresses of its own."""
     if not sys.platform.startswith("linux"):
         return
     import resource
@@ -111,7 +111,7 @@ def _spare_addresses() -> None:
 
 
 def _silence_libraries() -> None:
-    """What matters of their warnings is said in our words; `python -W` and their own variables bring them back."""
+    """Hides warnings of libraries; med reports what matters itself. `python -W` and their own variables show them."""
     os.environ.setdefault("OPENCV_LOG_LEVEL", "OFF")
     if not logging.getLogger().handlers:
         logging.getLogger().addHandler(logging.NullHandler())  # else Python prints them to standard error
@@ -132,7 +132,7 @@ def _code() -> int:
     except MedcliError as error:
         click.echo("\n".join(message_lines(error)), err=True)
         return error.exit_code
-    except OSError as error:  # asked too early or too late to be anybody's: a folder without rights, an odd name
+    except OSError as error:  # not caught where it occurred: a folder without permissions, an invalid name
         place = f"{error.filename}: " if error.filename else ""  # a standard stream has no name
         click.echo("\n".join(message_lines(MedcliError(f"{place}{error.strerror or error}."))), err=True)
         return MedcliError.exit_code

@@ -1,4 +1,4 @@
-"""Kinds of values that options take, for all commands. Nothing here looks at the machine."""
+"""Types of option values and options shared by commands. Nothing here checks the hardware."""
 
 from __future__ import annotations
 
@@ -217,7 +217,7 @@ def chosen_range(given: RangeChoice | str, first: Path | None, nodata: float | N
 
 
 def assigned(pairs: Sequence[str], option: str) -> dict[str, Any]:
-    """`views=3` -> {"views": 3}: values as in YAML. option: its name, for letters."""
+    """`views=3` -> {"views": 3}: values as in YAML. option: its name, for error messages."""
     import yaml
 
     found = {}
@@ -233,7 +233,7 @@ def assigned(pairs: Sequence[str], option: str) -> dict[str, Any]:
 
 
 def rounds(value: str) -> int:
-    """A number of refinements. An image's name that stands where it was meant is told apart."""
+    """A number of refinement passes. An image's name in its place gets a hint."""
     if not value.isdecimal():
         raise click.BadParameter(f"'{value}' is no number. Before an image's name, write --refine=8.")
     if int(value) > 64:

@@ -1,4 +1,4 @@
-"""What a person sees while a run lasts: lines on standard error, and a bar over tiles and files if it takes a while."""
+"""Progress of a run on standard error: lines, and a bar over tiles and files if it takes longer."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def raise_for(errors: Sequence[MedcliError], count: int, what: str, done: str) -
 
 
 def printable(text: str) -> str:
-    """Names of files and of models are other people's: what would steer the terminal becomes a replacement mark."""
+    """Control characters in names of files and models are replaced, so that they do not reach the terminal."""
     return "".join(mark if _is_text(mark) else "\ufffd" for mark in text)
 
 
@@ -128,7 +128,7 @@ class ProgressDisplay:
             self._bar.update(ids[0], completed=self._begun - 1 + done / total)
 
     def _foretell(self, done: int, total: int) -> None:
-        """Says once, before the first long image, what several passes cost: by the time that the first parts took."""
+        """Reports once, at the first long image, how long several passes take: from the time of the first parts."""
         now = time.monotonic()
         if done == 0:
             self._since = now

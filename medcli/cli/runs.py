@@ -1,4 +1,4 @@
-"""Where a training run goes and which images it takes where `med train` was told neither."""
+"""The folder and the images of a training run where `med train` gets neither."""
 
 from __future__ import annotations
 
