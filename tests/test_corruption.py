@@ -89,7 +89,7 @@ class TestCapabilities:
             capabilities().upscale_filter(2)
         with pytest.raises(ModelError, match=r"enlarge 5 times(.|\n)*enlarges 2 or 3 times"):
             capabilities("rescale:3", "rescale:2").upscale_filter(5)
-        with pytest.raises(ModelError, match=r"names a noise that is none(.|\n)*Did you mean 'drop'"):
+        with pytest.raises(ModelError, match=r"has an invalid noise(.|\n)*Did you mean 'drop'"):
             capabilities("dropp:0.5")
 
 

@@ -183,7 +183,7 @@ def test_a_size_that_does_not_fit_names_the_next_that_does(tmp_path: Path) -> No
 
 
 def test_a_form_that_is_not_there(tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match="no form called 'onix'") as caught:
+    with pytest.raises(ModelError, match="no export format called 'onix'") as caught:
         export(build("unet"), CARD, tmp_path / "a", form="onix")
     assert "Did you mean 'onnx'" in caught.value.hint
 

@@ -194,7 +194,7 @@ class TestPull:
         first, second = run("pull", "tiny"), run("pull", "--all")
         assert f"to {hub.cache}" in first.stderr
         assert f"tiny: ready, {hub.cache / 'model.safetensors'}" in first.stderr
-        assert "photo: comes with medcli" in second.stderr
+        assert "photo: part of medcli" in second.stderr
         assert (first.exit_code, second.exit_code, hub.asked) == (0, 0, 1)
         assert first.stdout == run("pull", "tiny", "-q").output == ""
 
@@ -207,7 +207,7 @@ class TestPull:
         result = run("pull", "tiny", "photo")
         assert isinstance(result.exception, SomeFailed)
         assert "error: 'tiny' cannot be fetched" in result.stderr
-        assert "photo: comes with medcli" in result.stderr
+        assert "photo: part of medcli" in result.stderr
 
     @pytest.mark.parametrize("arguments", [[], ["tiny", "--all"], ["--all", "--from-bundle", "."]])
     def test_says_what_it_wants(self, arguments: list[str], hub: Hub) -> None:

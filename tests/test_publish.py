@@ -216,7 +216,7 @@ class TestFolder:
 
     def test_folders_of_others_are_left_alone(self, run: Path, tmp_path: Path) -> None:
         before = sorted(run.iterdir())
-        with pytest.raises(OutputError, match="holds other things"):
+        with pytest.raises(OutputError, match="contains other files"):
             publish.prepare(run, run)
         assert sorted(run.iterdir()) == before
         with pytest.raises(OutputError, match="cannot be written"):

@@ -54,7 +54,7 @@ class Capabilities:
 
 
 def capabilities_of(card: Card) -> Capabilities:
-    """What a network can do that has seen the card's noises; raises ModelError where one of them is none.
+    """What a network can do that has seen the card's noises; raises ModelError for an invalid one.
 
     Of the filters that it saw at a factor, bicubic is preferred. A pool in a file counts for nothing: no file is read
     because a card names it.
@@ -62,7 +62,7 @@ def capabilities_of(card: Card) -> Capabilities:
     try:
         seen = [parse(notation) for notation in card.noises if not notation.strip().endswith((".yaml", ".yml"))]
     except RecipeError as error:
-        raise ModelError(f"The card of '{card.id}' names a noise that is none: {error.problem}", error.hint) from error
+        raise ModelError(f"The card of '{card.id}' has an invalid noise: {error.problem}", error.hint) from error
     scales = {(part.factor, part.filter) for noise in seen for part in _parts(noise) if isinstance(part, Rescale)}
     ordered = sorted(scales, key=lambda scale: (scale[0], scale[1] == "bicubic", scale[1]))
     return Capabilities(card.id, any(drops(noise) for noise in seen), dict(ordered))

@@ -129,7 +129,7 @@ def entries(path: Path | None = None) -> Mapping[str, Entry]:
     except OSError as error:
         raise ModelError(f"{path} cannot be read: {error.strerror}.", REINSTALL) from error
     except (yaml.YAMLError, ValueError, TypeError, RecursionError, OverflowError) as error:
-        raise ModelError(f"{path} is no catalogue of models: {' '.join(str(error).split())}.", REINSTALL) from error
+        raise ModelError(f"{path} is not a catalogue of models: {' '.join(str(error).split())}.", REINSTALL) from error
 
 
 @lru_cache(maxsize=8)
@@ -233,7 +233,7 @@ def present(entry: Entry) -> Path | None:
 
 
 def where(entry: Entry) -> str:
-    """`bundled`: comes with medcli; `cached`: on this machine; `hub`: would be fetched. Asks no network."""
+    """`bundled`: part of medcli; `cached`: on this machine; `hub`: to be downloaded. Needs no network."""
     if entry.hub is None:
         return "bundled"
     return "cached" if is_here(entry) else "hub"
@@ -273,7 +273,7 @@ def remove(entry: Entry) -> int:
     Raises ModelError for weights that come with medcli.
     """
     if entry.hub is None:
-        raise ModelError(f"'{entry.id}' comes with medcli and stays.", "Only fetched models can be removed.")
+        raise ModelError(f"'{entry.id}' is part of medcli and is kept.", "Only downloaded models can be removed.")
     ours = [entry.path, *sorted(converted_folder(entry).glob("*"))]
     freed = sum(path.stat().st_size for path in ours if path.is_file())
     for path in ours:

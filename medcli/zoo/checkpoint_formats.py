@@ -217,7 +217,7 @@ RESTORMER = {
 }
 
 
-def _spelled(tensors: Tensors, words: Mapping[str, str]) -> Tensors:
+def _with_names(tensors: Tensors, words: Mapping[str, str]) -> Tensors:
     """Tensors under names in which each of `words`, whole between dots, is replaced."""
     listed = "|".join(re.escape(word) for word in words)
     pattern = re.compile(rf"(?<![^.])(?:{listed})(?![^.])")
@@ -226,7 +226,7 @@ def _spelled(tensors: Tensors, words: Mapping[str, str]) -> Tensors:
 
 def _basicsr(tensors: Tensors) -> ParsedCheckpoint:
     """NAFNet, whose gate halves the channels and whose blocks scale their branches exactly as ours do."""
-    ours = _spelled(tensors, NAFNET)
+    ours = _with_names(tensors, NAFNET)
     levels = _levels(_count(ours, "downs."))
     width, channels = _sides(ours, "head.weight")
     config = {
@@ -240,7 +240,7 @@ def _basicsr(tensors: Tensors) -> ParsedCheckpoint:
 
 
 def _restormer(tensors: Tensors) -> ParsedCheckpoint:
-    ours = _spelled(tensors, RESTORMER)
+    ours = _with_names(tensors, RESTORMER)
     stages = ["encoders.0.", "encoders.1.", "encoders.2.", "middle."]
     width, channels = _sides(ours, "head.weight")
     hidden = [_sides(ours, f"{stage}0.feed.project.weight")[1] for stage in stages]

@@ -54,17 +54,17 @@ class Found:
     remark: str
 
 
-def import_file(source: Path, target: Path, wish: ImportOptions) -> Found:
+def import_file(source: Path, target: Path, options: ImportOptions) -> Found:
     """Writes `target`, a weight file of ours, from a foreign `.pth` or safetensors file, and says what was found.
 
     Weights keep the precision that they have. Half precision counts as unsafe, because nobody has measured it.
     Raises ModelError for files that are hostile, damaged, unknown or do not fit, OutputError for one not written.
     """
     raw = tensors_of(source)
-    naming, prefix, reading = _understood(raw, wish)
-    architecture = wish.architecture or NAMINGS[naming].architecture
-    config = {**reading.config, **wish.config}
-    card = Card(wish.id, architecture, config, licence=wish.licence, half_safe=False)
+    naming, prefix, reading = _understood(raw, options)
+    architecture = options.architecture or NAMINGS[naming].architecture
+    config = {**reading.config, **options.config}
+    card = Card(options.id, architecture, config, licence=options.licence, half_safe=False)
     network = _fitted(source, card, reading.tensors)
     card = _completed(card, network)
     try:
@@ -154,24 +154,24 @@ def _plain(path: Path) -> Tensors:
     return {checked_name(path, name): tensor for name, tensor in tensors.items()}
 
 
-def _understood(raw: Tensors, wish: ImportOptions) -> tuple[str, str, ParsedCheckpoint]:
+def _understood(raw: Tensors, options: ImportOptions) -> tuple[str, str, ParsedCheckpoint]:
     """(naming, prefix, reading) of a file; the naming is "" where its names, after renaming, are ours."""
-    if wish.architecture is not None and wish.architecture not in ARCHITECTURES:
-        names = nearest(wish.architecture, ARCHITECTURES)
-        raise ModelError(f"There is no architecture called '{wish.architecture}'.", names)
-    if wish.renames:
-        if wish.architecture is None:
+    if options.architecture is not None and options.architecture not in ARCHITECTURES:
+        names = nearest(options.architecture, ARCHITECTURES)
+        raise ModelError(f"There is no architecture called '{options.architecture}'.", names)
+    if options.renames:
+        if options.architecture is None:
             raise ModelError("A map of names needs the architecture that it maps to.", "Give --arch, and --config.")
-        return "", "", ParsedCheckpoint({}, _sound(renamed(raw, wish.renames)))
+        return "", "", ParsedCheckpoint({}, _sound(renamed(raw, options.renames)))
     try:
         naming, _ = detect(raw)
     except ModelError:
-        if wish.architecture is None:
+        if options.architecture is None:
             raise
         return "", "", ParsedCheckpoint({}, _sound(raw))
-    if wish.architecture not in (None, naming.architecture):
+    if options.architecture not in (None, naming.architecture):
         raise ModelError(
-            f"The file holds a {naming.architecture} in the naming of {naming.origin}, not a {wish.architecture}."
+            f"The file holds a {naming.architecture} in the naming of {naming.origin}, not a {options.architecture}."
         )
     prefix, reading = _read_as(naming.id, raw)
     return naming.id, prefix, reading
@@ -192,7 +192,7 @@ def _fitted(source: Path, card: Card, tensors: Tensors) -> nn.Module:
 
 
 def _completed(card: Card, network: nn.Module) -> Card:
-    """The card with what the network says of itself: every argument spelled out, its channels."""
+    """The card with what the network says of itself: all arguments, its channels."""
     return replace(card, config=network.config, channels=network.channels)  # type: ignore[arg-type]
 
 

@@ -57,7 +57,7 @@ def export(network: nn.Module, card: Card, target: Path, *, form: str, size: Siz
     import torch
 
     if form not in FORMS:
-        raise ModelError(f"There is no form called '{form}'.", nearest(form, FORMS))
+        raise ModelError(f"There is no export format called '{form}'.", nearest(form, FORMS))
     traits: Any = network.eval()
     _check(size, traits.multiple)
     with _quiet():
@@ -65,19 +65,19 @@ def export(network: nn.Module, card: Card, target: Path, *, form: str, size: Siz
             content, run = FORMS[form](traits, notes(traits, card, size), size)
         difference = max(_difference(traits, run, sample) for sample in _samples(traits, size))
     if difference > TOLERANCE:
-        fault = f"differs from it by {difference:.2g}, more than {TOLERANCE:g}"
+        fault = f"differs from the model by {difference:.2g}, more than {TOLERANCE:g}"
         if difference == math.inf:
-            fault = "does not run on every image it should take"
-        hint = "Nothing was written. Try one size with --size, or the other form."
-        raise ModelError(f"What became of '{card.id}' {fault}.", hint)
+            fault = "does not run on all supported image sizes"
+        hint = "Nothing was written. Try a fixed --size, or the other format."
+        raise ModelError(f"The exported '{card.id}' {fault}.", hint)
     with atomic_write(target) as file:
         file.write(content)
     return Exported(target, len(content), size, difference)
 
 
 def notes(network: Any, card: Card, size: Size | None) -> dict[str, str]:
-    """What the file says of itself, text to text."""
-    told = {
+    """The metadata of the file, text to text."""
+    metadata = {
         "id": card.id,
         "title": card.title,
         "licence": card.licence,
@@ -94,7 +94,7 @@ def notes(network: Any, card: Card, size: Size | None) -> dict[str, str]:
         "tolerance": f"{TOLERANCE:g}",
         "medcli": card.version,
     }
-    return {key: value for key, value in told.items() if value}
+    return {key: value for key, value in metadata.items() if value}
 
 
 def _check(size: Size | None, multiple: int) -> None:
@@ -106,7 +106,7 @@ def _check(size: Size | None, multiple: int) -> None:
         )
 
 
-def _to_onnx(network: Any, told: Mapping[str, str], size: Size | None) -> tuple[bytes, Answer]:
+def _to_onnx(network: Any, metadata: Mapping[str, str], size: Size | None) -> tuple[bytes, Answer]:
     """The file's content, and what onnxruntime makes of it."""
     missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
     if missing:
@@ -127,7 +127,7 @@ def _to_onnx(network: Any, told: Mapping[str, str], size: Size | None) -> tuple[
     except torch.onnx.OnnxExporterError as error:
         raise _refusal("ONNX", network, size) from error
     assert program is not None
-    program.model.metadata_props.update(told)
+    program.model.metadata_props.update(metadata)
     content: bytes = program.model_proto.SerializeToString()
     return content, _onnx_answer(content)
 
@@ -157,7 +157,7 @@ def _onnx_answer(content: bytes) -> Answer:
     return answer
 
 
-def _to_torchscript(network: Any, told: Mapping[str, str], size: Size | None) -> tuple[bytes, Answer]:
+def _to_torchscript(network: Any, metadata: Mapping[str, str], size: Size | None) -> tuple[bytes, Answer]:
     """The file's content, and what it does when it is loaded again."""
     import torch
 
@@ -166,7 +166,7 @@ def _to_torchscript(network: Any, told: Mapping[str, str], size: Size | None) ->
         traced = torch.jit.trace(network, _samples(network, size)[0], check_trace=False)  # type: ignore[no-untyped-call]
     except RuntimeError as error:
         raise _refusal("TorchScript", network, size) from error
-    torch.jit.save(traced, content, _extra_files={EXTRA_FILE: json.dumps(told, sort_keys=True)})
+    torch.jit.save(traced, content, _extra_files={EXTRA_FILE: json.dumps(metadata, sort_keys=True)})
     content.seek(0)
     return content.getvalue(), torch.jit.load(content)  # type: ignore[no-untyped-call]
 
@@ -205,7 +205,7 @@ def _difference(network: nn.Module, run: Answer, noisy: Tensor) -> float:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """The exporters talk of themselves; what went wrong they raise."""
+    """Silences the exporters' output; they raise errors."""
     logger = logging.getLogger("torch.onnx")
     level = logger.level
     logger.setLevel(logging.ERROR)

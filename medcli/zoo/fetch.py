@@ -50,7 +50,7 @@ class HubFile:
 
 
 def ignore(line: str) -> None:
-    """For callers that do not want to hear about progress."""
+    """Ignores progress messages."""
 
 
 def is_there(file: HubFile) -> bool:
@@ -67,7 +67,7 @@ def cached(file: HubFile) -> Path | None:
 def fetch(file: HubFile, *, name: str, say: Say = ignore) -> Path:
     """The file in the Hub's cache, with the right checksum; the network is used only where the cache lacks it.
 
-    name: of the model, for messages. say: is told what is fetched, its size and where it goes, and what went wrong on
+    name: of the model, for messages. say: called with the file, its size and target, and with what went wrong on
     the way. A transfer that breaks off is tried again; a file with a wrong checksum is fetched once more.
     Raises ModelError where the file cannot be had.
     """
@@ -191,7 +191,7 @@ def _transfer(file: HubFile, name: str, say: Say, *, again: bool) -> Path:
 
 
 def _announce(file: HubFile, name: str, say: Say, *, again: bool) -> bool:
-    """Asks the Hub about the file, once, and the disk for room; returns whether the Hub offers it by Xet."""
+    """Requests the file's metadata from the Hub and checks free disk space; returns whether the Hub offers Xet."""
     from huggingface_hub import constants, get_hf_file_metadata, hf_hub_url
     from huggingface_hub.errors import HfHubHTTPError
 

@@ -96,7 +96,7 @@ def find_model(name: str, say: Say = tell) -> Model:
     """The model of this name, weight file, or training run's folder.
 
     Weights of the catalogue are checked against their checksum; those on the Hub are fetched where this machine lacks
-    them, and converted to our form once. `say` is told of it. Raises ModelError for an unknown name, with the nearest
+    them, and converted to our form once. `say` reports it. Raises ModelError for an unknown name, with the nearest
     known one, and for a file that is missing or corrupt.
     """
     known = catalog.entries()

@@ -105,7 +105,7 @@ def front_matter(about: Description) -> str:
 
 
 def hub_licence(spdx: str) -> tuple[str, str | None]:
-    """An SPDX licence as the Hub spells it; `other` and a name where the Hub has no word for it."""
+    """The Hub's identifier of an SPDX licence; `other` and a name if it has none."""
     name = re.sub("-(only|or-later)$", "", spdx.strip().lower())
     for known in (name, re.sub(r"-1\.0$", "", name)):  # the Hub leaves the version of ODbL, ODC-By and PDDL out
         if known in HUB_LICENCES:
@@ -137,7 +137,7 @@ def _result(protocol: str, score: float) -> EvalResult:
 
 
 def _metric(words: str) -> str:
-    """The metric that a protocol names, as the Hub spells it."""
+    """The Hub's name of the metric in a protocol."""
     first = words.lower().split()
     return next((name for name in METRICS if name in first), _slug(words))
 

@@ -102,7 +102,7 @@ def _clear(folder: Path) -> None:
     found = sorted(path.name for path in folder.iterdir())
     strange = [name for name in found if name not in NAMES]
     if strange:
-        raise OutputError(f"{folder} holds other things: {', '.join(strange[:3])}.", "Name an empty or a new folder.")
+        raise OutputError(f"{folder} contains other files: {', '.join(strange[:3])}.", "Name an empty or a new folder.")
     for name in found:
         (folder / name).unlink()
 
@@ -117,7 +117,9 @@ def _own_page(run: Path | None) -> str | None:
         page = (run / PAGE).read_text(encoding="utf-8")
         data = ModelCard(page, ignore_metadata_errors=False).data.to_dict()  # type: ignore[no-untyped-call]
     except (OSError, ValueError, TypeError, yaml.YAMLError) as error:
-        raise ModelError(f"The Hub cannot read {run / PAGE}: {error}", "Mend the lines between the dashes.") from error
+        raise ModelError(
+            f"The Hub cannot read {run / PAGE}: {error}", "Correct the lines between the dashes."
+        ) from error
     if "license" not in data:
         raise ModelError(f"{run / PAGE} names no licence.", "Add 'license: ...' between the dashes at its top.")
     return page
@@ -170,7 +172,7 @@ def _explained(repo: str) -> Iterator[None]:
     except LocalTokenNotFoundError as error:
         raise ModelError("There is no token for the Hub on this machine.", TOKEN_HINT) from error
     except OfflineModeIsEnabled as error:
-        raise ModelError("HF_HUB_OFFLINE forbids to reach the Hub.", "Unset it, or look with --dry-run.") from error
+        raise ModelError("HF_HUB_OFFLINE is set.", "Unset it, or use --dry-run.") from error
     except failures() as error:
         problem, hint = REASONS.get(status_of(error) or 0, (f"{{repo}} could not be written: {error}", NETWORK_HINT))
         raise ModelError(problem.replace("{repo}", repo), hint) from error

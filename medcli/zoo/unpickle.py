@@ -1,4 +1,4 @@
-"""Tensors out of `.pth` files that strangers wrote.
+"""Reads tensors from untrusted `.pth` files.
 
 A pickle is a program. torch's restricted loader runs only what builds tensors; this file runs that loader in a child
 process with little memory and little time, asks for tensors and nothing else, and takes them back as safetensors. All
@@ -32,7 +32,7 @@ WRAPPERS = ("params_ema", "params", "state_dict", "model")  # where there are se
 DEEPEST_WRAPPER = 8  # a dictionary may hold itself
 REFUSED = 3
 
-# All that torch.load was seen to raise on damaged files; what else there may be ends the child and is told by its end.
+# All that torch.load was seen to raise on damaged files; anything else ends the child process with an exit code.
 _UNREADABLE = (
     pickle.UnpicklingError,
     RuntimeError,
@@ -50,7 +50,7 @@ _UNREADABLE = (
 
 
 def unpickled(path: Path, folder: Path, *, seconds: float = SECONDS) -> Path:
-    """The tensors of a `.pth` file as a new safetensors file in `folder`, which should be empty and one's own.
+    """The tensors of a `.pth` file as a new safetensors file in `folder`, which should be empty and private.
 
     Raises ModelError where the file wants more than tensors (naming what it wanted), is damaged, or takes more than
     `seconds` or more memory than its size explains.
@@ -168,7 +168,7 @@ def _tensor(path: Path, name: str, value: object) -> Tensor:
 
 
 def _limit_memory(spare: int) -> None:
-    """Lets this process take `spare` bytes more than it has, where the system can be told so."""
+    """Lets this process take `spare` bytes more than it has, where the system supports such limits."""
     try:
         import resource
     except ImportError:  # Windows

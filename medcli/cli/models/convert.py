@@ -60,8 +60,9 @@ def command(
         raise click.UsageError(f"A weight file must end in .safetensors: {output.name}.")
     if output.exists() and not force:
         raise OutputError(f"{output} exists.", "Give another name, or overwrite it with --force.")
-    wish = ImportOptions(name or output.stem, arch, _config(config), _renames(names), licence)
-    found = import_file(file, output, wish)
+    found = import_file(
+        file, output, ImportOptions(name or output.stem, arch, _config(config), _renames(names), licence)
+    )
     if not quiet:
         for line in _report(file, output, found):
             click.echo(line)

@@ -75,7 +75,7 @@ def each(chosen: list[Entry], work: Callable[[Entry], None]) -> None:
 
 def _pull(entry: Entry, say: Say) -> None:
     path = catalog.pull(entry, say)
-    say(f"{entry.id}: " + ("comes with medcli" if entry.hub is None else f"ready, {path}"))
+    say(f"{entry.id}: " + ("part of medcli" if entry.hub is None else f"ready, {path}"))
 
 
 def bundled_here(folder: Path) -> Mapping[str, Entry]:
