@@ -142,12 +142,12 @@ def test_torchscript_says_what_it_is(tmp_path: Path) -> None:
     ("network", "form", "size", "words"),
     [
         pytest.param(Picky(), "onnx", None, "cannot be exported to ONNX for images of any size", marks=needs_onnx),
-        (Sized(), "torchscript", None, "differs from it by"),
-        (Bound(), "torchscript", None, "does not run on every image"),
+        (Sized(), "torchscript", None, "differs from the model by"),
+        (Bound(), "torchscript", None, "does not run on all supported image sizes"),
         (Shy(), "torchscript", (32, 32), "cannot be exported to TorchScript for 32x32"),
     ],
 )
-def test_what_cannot_be_exported_is_a_letter_and_leaves_no_file(
+def test_what_cannot_be_exported_is_an_error_and_leaves_no_file(
     network: nn.Module, form: str, size: tuple[int, int] | None, words: str, tmp_path: Path
 ) -> None:
     with pytest.raises(ModelError, match=words) as caught:

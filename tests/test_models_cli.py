@@ -309,7 +309,7 @@ class TestPathAndRemove:
         run("pull", "tiny")
         assert "'photo' is part of medcli" in message_lines("rm", "tiny", "photo")
         assert catalog.is_here(catalog.find("tiny"))
-        with pytest.raises(ModelError, match="stays"):
+        with pytest.raises(ModelError, match="is kept"):
             catalog.remove(catalog.find("photo"))
 
     def test_what_was_fetched_goes(self, hub: Hub) -> None:
