@@ -153,6 +153,23 @@ class TestProduct:
         assert f"left out: The folder clean/{locked} cannot be read: Permission denied." in said
         assert "left out: 1 skipped: .heic" in said
 
+    def test_the_range_is_recorded_and_kept(self, train: Train, image_folder: Path) -> None:
+        train("--data", "clean", "-o", "run", "--range", "20:200", "--steps", "2")
+        assert yaml.safe_load(Path("run/recipe.yaml").read_text())["range"] == "20:200"
+        said = message_lines(lambda: train("--data", "clean", "-o", "run", "--resume", "--range", "20:210"))
+        assert said.splitlines()[0] == "run was begun with --range 20:200."
+        assert "going on from step 2" in train("--data", "clean", "-o", "run", "--resume", "--steps", "3")
+        assert yaml.safe_load(Path("run/recipe.yaml").read_text())["range"] == "20:200"
+
+    def test_patches_fit_small_images(self, train: Train) -> None:
+        gray_folder("small")  # of 24x30 pixels
+        said = message_lines(lambda: train("--data", "small", "-o", "run", "--patch", "64"))
+        assert said.splitlines()[0] == "All images are smaller than the patches of 64 pixels."
+        said = train("--noise", "gaussian:25", "--arch", "dncnn", "--config", "width=4", "--steps", "1",
+                     "--data", "small", "-o", "free", recipe="")  # fmt: skip
+        assert "patches of 24: no image has sides of" in said
+        assert yaml.safe_load(Path("free/recipe.yaml").read_text())["patch"] == 24
+
     def test_images_left_out_of_val_are_named(self, train: Train, image_folder: Path) -> None:
         folder = gray_folder("judge")
         (folder / "bad.png").write_bytes(b"x")

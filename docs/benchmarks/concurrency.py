@@ -1,11 +1,11 @@
 """Several commands at once: what one, two and four `med denoise` side by side get done together.
 
-    python docs/benchmarks/concurrency.py [--megapixels 3] [--rounds 3] [--set GOMP_SPINCOUNT=3000]
+    python docs/benchmarks/concurrency.py [--megapixels 1] [--rounds 2] [--spin] [--set GOMP_SPINCOUNT=3000]
 
 Each command is a process of its own that reads a PNG and writes one. Everything runs with the defaults that `med` sets,
-with OpenMP's own (threads that spin), and with each --set; all of it twice, with this CPU as it is and limited to AVX2,
-as most desktops and laptops are. Rounds are interleaved, so that other work on the machine disturbs all columns alike;
-figures are medians over rounds.
+with --spin also with OpenMP's own (threads that spin), and with each --set; all of it twice, with this CPU as it is and
+limited to AVX2, as most desktops and laptops are. Rounds are interleaved, so that other work
+on the machine disturbs all columns alike; figures are medians over rounds.
 """
 
 from __future__ import annotations
@@ -56,12 +56,15 @@ def denoise(image: Path, *options: object) -> list[object]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--megapixels", type=float, default=3)
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--megapixels", type=float, default=1)
+    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--spin", action="store_true", help="Measure OpenMP's own defaults too.")
     parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="Another setting to measure.")
     parser.add_argument("--cpus", nargs="+", choices=CPUS, default=list(CPUS))
     options = parser.parse_args()
-    settings = {"defaults of `med`": {}, "threads that spin": SPINNING}
+    settings: dict[str, dict[str, str]] = {"defaults of `med`": {}} | (
+        {"threads that spin": SPINNING} if options.spin else {}
+    )
     settings |= {f"`{given}`": dict([given.split("=", 1)]) for given in options.set}
     keys = [(cpu, setting, count) for cpu in options.cpus for setting in settings for count in AT_ONCE]
     speeds: dict[tuple[str, str, int], list[float]] = {key: [] for key in keys}

@@ -1,9 +1,9 @@
 """What an ordinary computer takes: training, denoising and start-up, on this CPU as it is and limited to AVX2.
 
-    python docs/benchmarks/ordinary.py PICTURES [--steps 60] [--megapixels 3] [--rounds 3]
+    python docs/benchmarks/ordinary.py PICTURES [--steps 40] [--megapixels 2] [--rounds 2]
 
 PICTURES is a folder of clean images to train on. Every figure is the median over rounds of whole commands, which are
-interleaved; for training it is the pace of the second half of the run by its log, without start-up and judging.
+interleaved; for training it is the pace of the second half of the run by its log, without start-up and validation.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ def training_pace(images: Path, folder: Path, steps: int, variables: dict[str, s
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("images", type=Path)
-    parser.add_argument("--steps", type=int, default=60)
-    parser.add_argument("--megapixels", type=float, default=3)
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--steps", type=int, default=40)
+    parser.add_argument("--megapixels", type=float, default=2)
+    parser.add_argument("--rounds", type=int, default=2)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

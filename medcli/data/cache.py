@@ -27,6 +27,7 @@ from medcli.images.values import RangeChoice, ValueRange, dtype_range, joint_ran
 
 FORMAT = 5
 FIRST, NEXT = 5.0, 15.0  # seconds to the first line on progress, and between two of them
+SMALLEST_PATCH = 16  # pixels a side that a network can learn from
 ALIGNMENT = 8  # bytes; an image starts at a multiple, whatever its dtype
 
 
@@ -90,6 +91,15 @@ class Reading:
     nodata: float | None = None
 
 
+class ImagesTooSmall(TrainingError):
+    """No image holds a patch. side: of the largest patch that one of them holds, in pixels."""
+
+    def __init__(self, side: int, patch: int) -> None:
+        hint = f"Give --patch {side} or less." if side >= SMALLEST_PATCH else "Give larger images."
+        super().__init__(f"All images are smaller than the patches of {patch} pixels.", hint)
+        self.side = side
+
+
 def silent(_: str) -> None:
     """For callers without output."""
 
@@ -108,7 +118,7 @@ def open_cache(
     smallest: images with a side below this many pixels are left out and named in `skipped`. scenes: for each path,
     all images of its scene, which are read in one range of values so that they stay comparable. say: called now and
     then with the number of decoded images and the time left.
-    Raises TrainingError where no usable image is left, OutputError where the cache cannot be written.
+    Raises ImagesTooSmall or TrainingError where no usable image is left, OutputError where the cache cannot be written.
     """
     stem = cache_dir / _fingerprint(paths, smallest, reading, scenes)
     index_path, pixel_path = stem.with_suffix(".json"), stem.with_suffix(".pixels")
@@ -121,10 +131,21 @@ def open_cache(
                 "Name another folder with --cache.",
             ) from error
     index = json.loads(index_path.read_text())
+    if not index["names"] and (side := _largest(paths, reading)):
+        raise ImagesTooSmall(side, smallest)
     if not index["names"]:
         raise TrainingError("None of the images can be trained on.", "\n".join(index["skipped"][:10]))
     slots = [CachedImage(offset, tuple(shape), dtype) for offset, shape, dtype in index["slots"]]
     return _mapped(pixel_path, index["names"], slots, index["skipped"])
+
+
+def _largest(paths: Sequence[Path], reading: Reading) -> int:
+    """The largest square, by its side in pixels, that any of the images holds; 0 where none can be read."""
+    sides = [0]
+    for path in paths:
+        with suppress(InputError):
+            sides += [min(page.pixels.shape[:2]) for page in _pages(path, reading)]
+    return max(sides)
 
 
 def _is_whole(index_path: Path, pixel_path: Path) -> bool:

@@ -82,6 +82,9 @@ def _resumed(frozen: Path, name: str | None, architecture: str | None, run: Trai
     if architecture not in (None, recipe.architecture):
         hint = f"Leave --arch out to go on, or choose another -o for '{architecture}'."
         raise RecipeError(f"{run.output} was begun with the network '{recipe.architecture}'.", hint)
+    if str(run.range) not in ("auto", recipe.range):
+        hint = f"Leave --range out to go on, or choose another -o for '{run.range}'."
+        raise RecipeError(f"{run.output} was begun with --range {recipe.range}.", hint)
     return recipe
 
 

@@ -54,7 +54,7 @@ class Recipe:
     loss: the method's own unless given; options: further arguments of the method. ema: decay of the averaged weights
     that become the model. init: a model to start from. enlarge_share: see `medcli.data.crops`. held_out: share of
     the images that are kept for validation, where no others are given for it. id: also the name of the
-    model's file.
+    model's file. range: which values of the images are black and white, as `--range` has it.
 
     Raises RecipeError where a number is out of its range, or a name is none.
     """
@@ -84,6 +84,7 @@ class Recipe:
     variation: dict[str, float] = field(default_factory=dict)
     held_out: float = 0.05
     seed: int = 0
+    range: str = "auto"
     licence: str = ""
     training_data: list[str] = field(default_factory=list)
 

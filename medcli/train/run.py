@@ -14,10 +14,10 @@ from platformdirs import user_cache_path
 from torch import nn
 
 from medcli import __version__
-from medcli.data.cache import silent
+from medcli.data.cache import SMALLEST_PATCH, ImagesTooSmall, silent
 from medcli.errors import ModelError, OutputError, RecipeError, TrainingError, ran_out
 from medcli.files.atomic import atomic_write
-from medcli.images.values import RangeChoice
+from medcli.images.values import RangeChoice, parse_range
 from medcli.losses import LOSSES
 from medcli.methods.base import FitsPatchSize, HasStrategy, Method
 from medcli.registry import ARCHITECTURES, METHODS, nearest, resolve
@@ -45,8 +45,8 @@ class TrainOptions:
     """What a run needs beside its recipe: images, a folder to write to, a machine, and when to stop.
 
     data, noisy, clean, pairs, val: see `medcli.train.sources`. command, data_licence: for the model card. again: how
-    one that was stopped goes on, in words. range: which values of the images are black and white. nodata:
-    which means nothing, None for that of each file.
+    one that was stopped goes on, in words. range: which values of the images are black and white, "auto" for what the
+    recipe says. nodata: which means nothing, None for that of each file.
     free: which of "config", "patch" and "batch" are chosen for the machine. progress: hears how far decoding is.
     """
 
@@ -83,6 +83,9 @@ def train(recipe: Recipe, options: TrainOptions, report: Callable[[Line], None],
     report: called with each line of the log. say: called with one-line messages. Under `torchrun` only the first
     process calls them. Raises RecipeError, TrainingError, DeviceError and OutputError.
     """
+    if options.range == "auto":
+        options = replace(options, range=parse_range(recipe.range))
+    recipe = replace(recipe, range=str(options.range))
     hardware = choose_hardware(options.device, options.precision, options.workers)
     group, device = join_process_group(hardware.device)
     hardware = replace(hardware, device=device)
@@ -143,9 +146,22 @@ def opened(
 
     method = built(recipe)  # first: what makes no sense is told before images are decoded
     denoises = domain_of(method.model) != NOISE_DOMAIN
-    opens = partial(open_sources, recipe, method.needs, options.folders(), denoises=denoises)
-    sources = _in_turn(group, hardware.device, opens)
-    adjusted = with_auto_options(_in_gray(recipe, sources), sources.train, say)
+    opens = partial(open_sources, needs=method.needs, folders=options.folders(), denoises=denoises)
+
+    def open_with_patches_that_fit() -> tuple[Recipe, Sources]:
+        try:
+            return recipe, opens(recipe)
+        except ImagesTooSmall as error:
+            step = int(getattr(method.model, "multiple", 1))
+            side = error.side // step * step
+            if "patch" not in options.free or side < SMALLEST_PATCH:
+                raise
+            say(f"patches of {side}: no image has sides of {recipe.patch} pixels")
+            smaller = replace(recipe, patch=side)
+            return smaller, opens(smaller)
+
+    fitting, sources = _in_turn(group, hardware.device, open_with_patches_that_fit)
+    adjusted = with_auto_options(_in_gray(fitting, sources), sources.train, say)
     method = method if adjusted == recipe else built(adjusted)
     if isinstance(method, FitsPatchSize):
         method.fitting(adjusted.patch)  # before there is a folder that holds a run
