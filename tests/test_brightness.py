@@ -183,5 +183,5 @@ def test_eval_warns_once(tmp_path: Path) -> None:
 
 def test_info_tells_whether_a_model_has_learned_gray() -> None:
     told = {name: CliRunner().invoke(med, ["models", "info", name]).output for name in ("photo", "gaussian")}
-    assert ["not learned" in output for output in told.values()] == [False, True]
+    assert ["not trained on" in output for output in told.values()] == [False, True]
     assert all("gray images" in output for output in told.values())

@@ -373,6 +373,10 @@ class TestStages:
             train(*asked, *noise, *self.SHORT, "-o", f"run{len(noise)}", recipe="")
             assert Path(f"run{len(noise)}/validation.png").is_file()
 
+    def test_camera_noise_of_the_validation_images_is_drawn_in_fp32(self, train: Train, image_folder: Path) -> None:
+        train("--data", "clean", "--val", "clean", "--pool", "camera", "--precision", "bf16", *self.SHORT, "-o", "run")
+        assert Path("run/validation.png").is_file()
+
     def test_options_add_to_those_of_a_recipe_of_the_same_method(self, train: Train, image_folder: Path) -> None:
         Path("amsnet.yaml").write_text(TINY + "method: amsnet\noptions: {fill: mean, pd: 1}\n")
         train("--option", "branches=3", "--data", "clean", "-o", "same", recipe="amsnet.yaml")

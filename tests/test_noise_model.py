@@ -241,7 +241,7 @@ class TestLetters:
             ("--like mine -m photo", ModelError, "cannot generate it"),
             ("--like mine --option views=3", RecipeError, "does not take these options"),
             ("--like mine --config widht=3", RecipeError, "Did you mean 'width'"),
-            ("--like small", MedcliError, "smaller than the 32 pixel patch"),
+            ("--like small", MedcliError, "smaller than the patches of 32 pixels"),
             ("--like mine --sigma 50-5", RecipeError, "is reversed"),
             ("--like mine --sigma 300", RecipeError, "300 is not a valid level for 'sigma'"),
             ("--like mine --temperature 11", RecipeError, "11 is not a valid level for 'temperature'"),

@@ -50,9 +50,9 @@ class RunArtifacts:
         self._drawn = time.monotonic()
 
     def show(self, validation: Validation, method: Method, network: nn.Module, hardware: Hardware, step: int) -> None:
-        """validation.png: noisy, restored, the noise taken away, and the clean mate where there is one."""
+        """validation.png: noisy, restored, the noise taken away, and the clean image where there is one."""
+        batch, strategy = next(validation.batches(hardware)), parse(strategy_of(method))  # noise is drawn in fp32
         with torch.no_grad(), in_place(method.model, network), hardware.autocast():
-            batch, strategy = next(validation.batches(hardware)), parse(strategy_of(method))
             shown = exported(method, method.model)
             noisy = fitting(batch.noisy, shown, strategy)
             restored = strategy(shown, noisy).float()
