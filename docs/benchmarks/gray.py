@@ -82,11 +82,20 @@ def grain(data: Path, kind: str, blur: float) -> Pairs:
         yield rounded(clean + (noise[..., 0] if kind == "gray" else noise)), rounded(clean)
 
 
-def mean_psnr(pairs: Pairs, restore: Restore) -> float:
+def psnrs(pairs: Pairs, restore: Restore) -> Array:
     def unit(pixels: Array) -> Array:
         return (pixels / 255 if pixels.dtype == np.uint8 else pixels).clip(0, 1).astype(np.float32)
 
-    return float(np.mean([psnr(unit(restore(noisy)), unit(clean)) for noisy, clean in pairs]))
+    return np.array([psnr(unit(restore(noisy)), unit(clean)) for noisy, clean in pairs])
+
+
+def mean_psnr(pairs: Pairs, restore: Restore) -> float:
+    return float(psnrs(pairs, restore).mean())
+
+
+def gains(data: Path, name: str, limit: int | None, restore: Restore) -> Array:
+    """Of each image of a real set, in dB over the noisy image."""
+    return psnrs(real(data, name, limit), restore) - psnrs(real(data, name, limit), lambda noisy: noisy)
 
 
 def shift(restore: Restore) -> float:
@@ -122,6 +131,8 @@ def measures(data: Path, limit: int | None) -> dict[str, Callable[[Restore], flo
         found[f"set12-{sigma}"] = lambda restore, s=sigma: mean_psnr(set12(data, s, limit), restore)
     for name in REAL:
         found[name] = lambda restore, n=name: mean_psnr(real(data, n, limit), restore)
+        found[f"{name}-least-gain"] = lambda restore, n=name: float(gains(data, n, limit, restore).min())
+        found[f"{name}-losing"] = lambda restore, n=name: float((gains(data, n, limit, restore) < -0.1).sum())
     for kind in ("mono", "colour", "gray"):
         for blur in BLURS:
             found[f"grain-{kind}-{blur:g}"] = lambda restore, k=kind, b=blur: mean_psnr(grain(data, k, b), restore)

@@ -128,7 +128,7 @@ class _Images:
         """(for training, for validation): chosen by name, so that new images do not shift the old ones.
 
         Where few names stand for many images, that of the folder counts too. Pages of one file stay together, for
-        they look alike, unless there are few files; so do all images that have the same clean mate.
+        they look alike, unless there are few files; so do all images that have the same clean image.
         """
         names = (self.clean if self.clean and self.aligned else self.first).names
         shown = [Path(name).name for name in names]
@@ -320,7 +320,7 @@ def _maker(crop_sampler: CropSampler, recipe: Recipe, needs: Needs) -> Callable[
 def _variation(recipe: Recipe, needs: Needs) -> Variation | None:
     """None where the recipe asks for none.
 
-    Raises RecipeError for shares that do not exist or do not fit, and for methods that take no clean mate.
+    Raises RecipeError for shares that do not exist or do not fit, and for methods that take no clean image.
     """
     known = {item.name for item in fields(Variation)}
     for name, share in recipe.variation.items():
