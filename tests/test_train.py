@@ -351,8 +351,9 @@ class TestRun:
         train(recipes.load(str(output / "recipe.yaml")), options, _ignore, _ignore)
         found, told = (load_file(folder / "step-0000006.safetensors") for folder in (output / "checkpoints", previous))
         assert found.keys() == told.keys()
+        # Muon orthogonalises in bf16 where the CPU multiplies it, else in fp32: the last digits differ.
         for name, tensor in told.items():
-            assert torch.allclose(found[name], tensor, atol=1e-4), name
+            assert torch.allclose(found[name], tensor, atol=1e-3), name
 
     def test_killed_runs_resume_to_the_same_weights(self, image_folder: Path, tmp_path: Path) -> None:
         recipe = tmp_path / "tiny.yaml"
