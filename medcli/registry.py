@@ -45,6 +45,7 @@ NOISES: Mapping[str, str] = {
     "gaussian": "medcli.noise.gaussian:Gaussian",
     "grain": "medcli.noise.grain:Grain",
     "local-variance": "medcli.noise.local_variance:LocalVariance",
+    "photons": "medcli.noise.photons:Photons",
     "poisson": "medcli.noise.poisson:Poisson",
     "poisson-255fold": "medcli.noise.poisson:Poisson255Fold",
     "power": "medcli.noise.sensor:Power",

@@ -86,6 +86,17 @@ class ResidualUNet(nn.Module):
         radius += 2 * self.config["middle"] * 2 ** len(blocks)
         return int(unshuffle * radius + self.multiple - 1)
 
+    def as_gray(self) -> ResidualUNet:
+        """A network of one channel that gives for gray images what this one gives for equal channels, on average."""
+        gray = ResidualUNet(**self.config | {"channels": 1})
+        state = self.state_dict()
+        head, tail, bias = state["head.weight"], state["tail.weight"], state["tail.bias"]
+        state["head.weight"] = head.unflatten(1, (self.channels, -1)).sum(1)
+        state["tail.weight"] = tail.unflatten(0, (self.channels, -1)).mean(0)
+        state["tail.bias"] = bias.unflatten(0, (self.channels, -1)).mean(0)
+        gray.load_state_dict(state)
+        return gray
+
     def forward(self, noisy: Tensor) -> Tensor:
         # Centred, so that zero padding means mid-grey and bf16 has one more bit of precision.
         features = self.head(F.pixel_unshuffle(noisy - 0.5, self.config["unshuffle"]))

@@ -1,4 +1,5 @@
-"""Variations of a training sample that its noise alone does not bring: gray, common noise, small ranges, patterns."""
+"""Variations of a training sample that its noise alone does not bring: gray, common noise, small ranges, patterns,
+and what microscopes show."""
 
 from __future__ import annotations
 
@@ -8,11 +9,14 @@ import torch
 from torch import Generator, Tensor
 
 from medcli.data.patterns import pattern
+from medcli.data.structures import structures
 from medcli.noise.base import Noise, log_uniform, uniform
+from medcli.noise.camera import blur
 
 LUMA = torch.tensor([0.299, 0.587, 0.114])[:, None, None]
 NOISY_PATTERNS = 0.6  # of the patterns; the others are clean, and stay as they are
 LEAST_CONTRAST = 1 / 8
+LEAST_EXPOSURE, MOST_OFFSET = 1 / 16, 0.15
 
 
 @dataclass(frozen=True)
@@ -23,12 +27,17 @@ class Variation:
     common: colour image with noise of which a share from U(0, 1) is common to all channels.
     contrast: values scaled by a factor from 1/8 to 1 and raised by a black level, before the noise.
     patterns: a pattern made by code (`medcli.data.patterns`) in place of the image.
+    structures: a specimen made by code (`medcli.data.structures`) in place of the image.
+    exposure: darkened like a micrograph: perhaps blurred, raised to a power from 1 to 3, scaled by 1/16 to 1, with an
+    offset of up to 0.15. Noise of few photons then uses the range as files with stretched contrast do.
     """
 
     gray: float = 0.0
     common: float = 0.0
     contrast: float = 0.0
     patterns: float = 0.0
+    structures: float = 0.0
+    exposure: float = 0.0
 
     def pair(self, clean: Tensor, noise: Noise, generator: Generator) -> tuple[Tensor, Tensor]:
         """(clean, noisy), each (C, H, W) float32, from a clean patch (C, H, W) in [0, 1]."""
@@ -36,6 +45,10 @@ class Variation:
         if _chance(self.patterns, generator):
             clean = pattern(clean.shape[0], clean.shape[1], generator)
             untouched = not _chance(NOISY_PATTERNS, generator)
+        if _chance(self.structures, generator):
+            clean, untouched = structures(clean.shape[0], clean.shape[1], generator), False
+        if _chance(self.exposure, generator):
+            clean = _exposed(clean, generator)
         if _chance(self.contrast, generator):
             factor = log_uniform(LEAST_CONTRAST, 1, generator)
             clean = uniform(0, 1 - factor, generator) + factor * clean
@@ -61,6 +74,16 @@ def _monochrome(clean: Tensor, noise: Noise, untouched: bool, generator: Generat
     else:
         plane = _luma(noisy)
     return gray, plane.expand_as(clean).contiguous()
+
+
+def _exposed(clean: Tensor, generator: Generator) -> Tensor:
+    if _chance(0.3, generator):
+        clean = blur(clean, log_uniform(0.4, 2.0, generator))
+    if _chance(0.5, generator):
+        clean = clean.clamp(min=0) ** uniform(1, 3, generator)
+    factor = log_uniform(LEAST_EXPOSURE, 1, generator)
+    offset = uniform(0, min(MOST_OFFSET, 1 - factor), generator) if _chance(0.5, generator) else 0.0
+    return offset + factor * clean
 
 
 def _with_common_noise(clean: Tensor, noisy: Tensor, share: float, generator: Generator) -> Tensor:

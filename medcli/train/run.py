@@ -346,11 +346,16 @@ def _card(recipe: Recipe, steps: int = 0, recorded: Sequence[str] = ()) -> weigh
 
 
 def _network(recipe: Recipe) -> nn.Module:
-    """A fresh network, or the weights of `init` where the recipe names a model to start from."""
+    """A fresh network, or the weights of `init` where the recipe names a model to start from.
+
+    A gray network starts from a colour model of its architecture if that can be made gray (`as_gray`).
+    """
     network = weights.build(_card(recipe))
     if recipe.init:
         model = find_model(recipe.init)
         start, card = model.network(), model.card
+        if recipe.config.get("channels") == 1 and card.channels > 1 and hasattr(start, "as_gray"):
+            start = start.as_gray()  # type: ignore[operator]
         try:
             network.load_state_dict(start.state_dict())
         except RuntimeError as error:
