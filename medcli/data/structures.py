@@ -68,8 +68,8 @@ def nuclei(side: int, generator: Generator) -> Plane:
     radius = log_uniform(side / 24, side / 2, generator)
     angles = np.linspace(0, 2 * np.pi, 48, endpoint=False)
     for _ in range(1 + int(uniform(0.3, 1.5, generator) * (0.4 * side / radius) ** 2)):
-        waves = sum(uniform(-0.12, 0.12, generator) * np.cos(k * angles + uniform(0, 6.3, generator)) for k in (2, 3))
-        reach = radius * uniform(0.6, 1.2, generator) * (1 + waves)
+        waves = [uniform(-0.12, 0.12, generator) * np.cos(k * angles + uniform(0, 6.3, generator)) for k in (2, 3)]
+        reach = radius * uniform(0.6, 1.2, generator) * (1 + waves[0] + waves[1])
         centre = np.array([uniform(0, side, generator), uniform(0, side, generator)])
         outline = centre + reach[:, None] * np.stack([np.cos(angles), np.sin(angles)], 1)
         blob = np.zeros((side, side), np.uint8)
@@ -84,8 +84,8 @@ def mesh(side: int, generator: Generator) -> Plane:
     """Lines where a smooth random field passes through a value: reticulum, folded membranes."""
     field = smooth(side, log_uniform(2, 16, generator), generator)
     width = uniform(0.02, 0.12, generator)
-    lines: Plane = np.exp(-0.5 * ((field - 0.5) / width) ** 2).astype(np.float32)
-    return lines * smooth(side, side / 6, generator)
+    lines: Plane = np.exp(-0.5 * ((field - 0.5) / width) ** 2).astype(np.float32) * smooth(side, side / 6, generator)
+    return lines
 
 
 def membranes(side: int, generator: Generator) -> Plane:
@@ -97,19 +97,21 @@ def membranes(side: int, generator: Generator) -> Plane:
     nearest, _ = torch.cdist(pixels, centres).topk(2, largest=False)
     gap = (nearest[:, 1] - nearest[:, 0]).reshape(side, side).numpy()
     walls: Plane = np.exp(-gap / uniform(0.5, 2.5, generator)) + np.float32(uniform(0, 0.3, generator))
-    return walls * (0.3 + 0.7 * smooth(side, side / 8, generator))
+    lit: Plane = walls * (0.3 + 0.7 * smooth(side, side / 8, generator))
+    return lit
 
 
 def tissue(side: int, generator: Generator) -> Plane:
     """Texture of all sizes, weaker the finer it is."""
     layers = [smooth(side, size, generator) * np.float32(size ** uniform(0.3, 1.2, generator)) for size in (1, 3, 9)]
-    everything: Plane = np.square(sum(layers, np.zeros((side, side), np.float32)))
-    return everything * np.float32(1 / everything.max())
+    everything: Plane = np.square(layers[0] + layers[1] + layers[2])
+    return everything
 
 
 def empty(side: int, generator: Generator) -> Plane:
     """Nothing but a weak slope."""
-    return np.float32(0.5) + np.float32(uniform(0, 0.5, generator)) * smooth(side, side / 2, generator)
+    slope: Plane = np.float32(0.5) + np.float32(uniform(0, 0.5, generator)) * smooth(side, side / 2, generator)
+    return slope
 
 
 STRUCTURES: tuple[Callable[[int, Generator], Plane], ...] = (
@@ -135,7 +137,8 @@ def _blurred(plane: Plane, size: float) -> Plane:
 
 
 def _peak_one(plane: Plane) -> Plane:
-    return plane / np.float32(max(float(plane.max()), 1e-6))
+    scaled: Plane = plane / np.float32(max(float(plane.max()), 1e-6))
+    return scaled
 
 
 def _normal(count: int, generator: Generator) -> NDArray[np.float32]:

@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Generator, Tensor
 
-from medcli.noise.base import Noise, Ranged, check_range, log_uniform, uniform
+from medcli.noise.base import Ranged, check_range, log_uniform, uniform
 
 SMALLEST_READ, SMALLEST_SIZE = 0.05, 0.05  # below: none
 DIRECTIONS = ("both", "rows")

@@ -52,7 +52,8 @@ class Recipe:
     betas: of Adam and AdamW, two numbers, or none for the usual ones. clip: largest norm of a gradient. batch: patches
     per step and process.
     loss: the method's own unless given; options: further arguments of the method. ema: decay of the averaged weights
-    that become the model. init: a model to start from. enlarge_share: see `medcli.data.crops`. held_out: share of
+    that become the model. init: a model to start from; with partial_init one of another size, of which the tensors are
+    taken that have the name and shape of the network's own. enlarge_share: see `medcli.data.crops`. held_out: share of
     the images that are kept for validation, where no others are given for it. id: also the name of the
     model's file. range: which values of the images are black and white, as `--range` has it.
 
@@ -70,6 +71,7 @@ class Recipe:
     architecture: str = "unet"
     config: dict[str, Any] = field(default_factory=dict)
     init: str = ""
+    partial_init: bool = False
     patch: int = 128
     batch: int = 10
     optimizer: str = "muon"
@@ -164,9 +166,9 @@ def parse(values: object, origin: str) -> Recipe:
 def _check(key: str, value: object, origin: str) -> None:
     wanted = Recipe.__dataclass_fields__[key].type.partition("[")[0]  # annotations are strings here
     kinds: dict[str, type | tuple[type, ...]] = {
-        "str": str, "int": int, "float": (int, float), "list": list, "dict": Mapping,
+        "str": str, "int": int, "float": (int, float), "bool": bool, "list": list, "dict": Mapping,
     }  # fmt: skip
-    if not isinstance(value, kinds[wanted]) or isinstance(value, bool):
+    if not isinstance(value, kinds[wanted]) or isinstance(value, bool) != (wanted == "bool"):
         numeral = isinstance(value, str) and wanted == "float"
         hint = "A number needs a point before its exponent: 1.0e-3." if numeral else ""
         raise RecipeError(f"{origin}: '{key}' must be of type {wanted}, not {value!r}.", hint)

@@ -356,8 +356,12 @@ def _network(recipe: Recipe) -> nn.Module:
         start, card = model.network(), model.card
         if recipe.config.get("channels") == 1 and card.channels > 1 and hasattr(start, "as_gray"):
             start = start.as_gray()  # type: ignore[operator]
+        state = start.state_dict()
+        if recipe.partial_init:
+            own = network.state_dict()
+            state = own | {name: each for name, each in state.items() if name in own and own[name].shape == each.shape}
         try:
-            network.load_state_dict(start.state_dict())
+            network.load_state_dict(state)
         except RuntimeError as error:
             raise ModelError(
                 f"Training cannot start from '{card.id}': it is another {card.architecture} than the recipe's.",
