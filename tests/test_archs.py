@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from medcli.archs.unet import ResidualUNet
 from medcli.errors import ModelError
 from medcli.registry import ARCHITECTURES, resolve
 from medcli.zoo import weights
@@ -112,8 +113,15 @@ def test_a_fresh_residual_network_changes_little(name: str) -> None:
     assert (restored - noisy).abs().max() < (1e-6 if name == "unet" else 1.0)
 
 
-def test_unet_refuses_levels_that_do_not_match() -> None:
-    from medcli.archs.unet import ResidualUNet
+def test_a_gray_unet_gives_the_mean_of_the_colour_network_on_equal_channels() -> None:
+    colour = ResidualUNet(**TINY["unet"] | {"channels": 3})
+    for each in colour.parameters():
+        torch.nn.init.normal_(each, std=0.1)
+    noisy = torch.rand(2, 1, 16, 16)
+    expected = colour(noisy.expand(-1, 3, -1, -1)).mean(1, keepdim=True)
+    assert torch.allclose(colour.as_gray()(noisy), expected, atol=1e-5)
 
+
+def test_unet_refuses_levels_that_do_not_match() -> None:
     with pytest.raises(ValueError, match="2 entries"):
         ResidualUNet(widths=[8, 16, 32], blocks=[1])

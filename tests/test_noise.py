@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from medcli.noise.drop import Drop
 from medcli.noise.gaussian import Gaussian
 from medcli.noise.local_variance import LocalVariance
 from medcli.noise.notation import parse
+from medcli.noise.photons import Photons, multiplied
 from medcli.noise.poisson import Poisson, Poisson255Fold
 from medcli.noise.pool import Pool
 from medcli.noise.rescale import FILTERS, Rescale
@@ -86,6 +88,7 @@ class TestEveryNoise:
         assert TABLE[name](torch.full(shape, 0.5), seeded()).shape == shape
 
 
+PLAIN_PHOTONS = Photons(30, 30, read=(0, 0), em_share=0, size_share=0, hot_share=0)
 # noise, clean value, mean and standard deviation of the residual in grey levels
 MOMENTS = [
     (Gaussian(25, 25), 0.5, 0, 25),
@@ -101,6 +104,9 @@ MOMENTS = [
     (Read(10, 10, tail=(5, 5)), 0.5, 0, 10),
     (RowNoise(20, 20), 0.5, 0, 20),
     (Quantisation(16, 16), 0.5, 0, 16 / math.sqrt(12)),
+    (PLAIN_PHOTONS, 0.4, 0, 255 * math.sqrt(0.4 / 30)),
+    (replace(PLAIN_PHOTONS, read=(3, 3)), 0.4, 0, 255 * math.sqrt(0.4 * 30 + 9) / 30),
+    (replace(PLAIN_PHOTONS, em_share=1), 0.4, 0, 255 * math.sqrt(2 * 0.4 / 30)),
     (Chain((Gaussian(20, 20), Gaussian(15, 15))), 0.5, 0, 25),
     (Chain((Speckle(50, 50), Gaussian(20, 20))), 0.3, 0, 25),
 ]
@@ -158,6 +164,31 @@ def test_peaks_are_drawn_log_uniformly() -> None:
     assert 850 < max(peaks) <= 1000
     assert sum(map(math.log10, peaks)) / 500 == pytest.approx(2, abs=0.1)
     assert log_uniform(30, 30, seeded()) == 30
+
+
+class TestPhotons:
+    def test_smoothing_correlates_neighbours_along_rows_or_in_both_directions(self) -> None:
+        gray = torch.full((1, 400, 400), 0.5)
+        for along, down in (("rows", 0.0), ("both", math.exp(-0.25 / 0.49))):
+            noise = replace(PLAIN_PHOTONS, size=(0.7, 0.7), size_share=1, along=along)(gray, seeded())[0] - 0.5
+            noise = noise.double()
+            assert correlation(noise[:, 1:].flatten(), noise[:, :-1].flatten()) == pytest.approx(0.6, abs=0.03)
+            assert correlation(noise[1:].flatten(), noise[:-1].flatten()) == pytest.approx(down, abs=0.03)
+            assert noise.std() == pytest.approx(math.sqrt(0.5 / 30), rel=0.02)
+
+    def test_hot_pixels_are_as_many_as_drawn(self) -> None:
+        hot = replace(PLAIN_PHOTONS, hot=(0.01, 0.01), hot_share=1)(torch.zeros(1, 500, 500), seeded())
+        assert (hot > 0).float().mean() == pytest.approx(0.01, rel=0.1)
+        assert 0.1 <= hot[hot > 0].min() < hot.max() <= 1
+
+    @pytest.mark.parametrize("count", [1, 3, 50])
+    def test_multiplication_keeps_the_mean_and_adds_the_variance_of_the_count(self, count: int) -> None:
+        electrons = multiplied(torch.full((1_000_000,), float(count)), seeded()).double()
+        assert electrons.mean().item() == pytest.approx(count, rel=0.006)
+        assert electrons.var().item() == pytest.approx(count, rel=0.06)
+
+    def test_no_light_stays_dark(self) -> None:
+        assert multiplied(torch.zeros(5), seeded()).abs().max() == 0
 
 
 def checksums(noise: Noise) -> list[float]:

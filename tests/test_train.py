@@ -24,7 +24,7 @@ from safetensors.torch import load_file
 
 from medcli.data.cache import open_cache
 from medcli.data.crops import CropSampler, SyntheticPairs
-from medcli.errors import OutputError, RecipeError, TrainingError
+from medcli.errors import ModelError, OutputError, RecipeError, TrainingError
 from medcli.losses import LOSSES
 from medcli.methods.base import Batch
 from medcli.methods.supervised import Supervised
@@ -289,6 +289,8 @@ class TestRecipes:
         [
             ({"stepz": 3}, "Did you mean 'steps'"),
             ({"steps": "many"}, "'steps' must be of type int"),
+            ({"steps": True}, "'steps' must be of type int"),
+            ({"partial_init": 1}, "'partial_init' must be of type bool"),
             ({"noises": []}, "'noises' must be of type dict"),
             ({"schedule": "cosin"}, "Did you mean 'cosine'"),
             ({"betas": [0.9]}, "'betas' cannot be [0.9]"),
@@ -335,6 +337,23 @@ class TestRun:
         train(tiny(), options, _ignore, _ignore)
         with pytest.raises(OutputError, match="holds a training run"):
             train(tiny(), options, _ignore, _ignore)
+
+    def test_a_smaller_network_may_start_from_what_fits(self, image_folder: Path, tmp_path: Path) -> None:
+        path = tmp_path / "start.safetensors"
+        start = build_method(tiny(), CPU).model
+        for each in start.parameters():
+            torch.nn.init.constant_(each, 0.25)
+        weights.save(path, start, weights.Card("start", "unet", TINY_UNET))
+        smaller = tiny(init=str(path), partial_init=True, config=TINY_UNET | {"channels": 1, "middle": 0})
+        state = build_method(smaller, CPU).model.state_dict()
+        assert (state["head.weight"] == 0.75).all()  # the sum of three channels
+        assert (state["tail.weight"] == 0.25).all()  # their mean
+        coarser = replace(smaller, config=TINY_UNET | {"channels": 1, "unshuffle": 4})
+        wider = build_method(coarser, CPU).model.state_dict()
+        assert not (wider["head.weight"] == 0.75).any()
+        assert all((wider[name] == state[name]).all() for name in state if name.startswith("encoders"))
+        with pytest.raises(ModelError, match="another unet"):
+            build_method(replace(smaller, partial_init=False), CPU)
 
     def test_init_starts_from_a_model(self, image_folder: Path, tmp_path: Path) -> None:
         path = train(tiny(), self.options(image_folder, tmp_path), _ignore, _ignore)

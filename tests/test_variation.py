@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from medcli.data.patterns import PATTERNS, checkerboard, dither, pattern
+from medcli.data.structures import STRUCTURES, structures
 from medcli.data.variation import Variation
 from medcli.errors import RecipeError
 from medcli.methods.base import Needs
@@ -94,6 +95,43 @@ def test_patterns_are_in_range_and_differ(channels: int) -> None:
 def test_every_pattern_fits_any_side(kind: type) -> None:
     for side in (16, 33, 128):
         assert kind(side, seeded(side)).shape == (side, side)
+
+
+@pytest.mark.parametrize("kind", STRUCTURES, ids=lambda kind: kind.__name__)
+def test_every_structure_fits_any_side_and_has_no_negative_light(kind: type) -> None:
+    for side in (16, 33, 128):
+        drawn = kind(side, seeded(side))
+        assert drawn.shape == (side, side)
+        assert drawn.dtype == "float32"
+        assert drawn.min() > -0.2  # cubic interpolation may go below 0 by a little
+        assert drawn.max() > 0
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_specimens_are_in_range_and_differ(channels: int) -> None:
+    drawn = [structures(channels, 48, seeded(seed)) for seed in range(40)]
+    for each in drawn:
+        assert each.shape == (channels, 48, 48)
+        assert torch.equal(each[0], each[-1])
+        assert 0 <= each.min() <= each.max() <= 1
+    assert len({each.numpy().tobytes() for each in drawn}) == 40
+    assert torch.stack(drawn).median() < 0.4  # more dark than light, as in fluorescence
+
+
+def test_specimens_replace_the_image() -> None:
+    clean, _ = Variation(structures=1).pair(colours(), NOISE, seeded())
+    assert torch.equal(clean[0], clean[1])
+    assert not torch.equal(clean, colours())
+
+
+def test_an_exposure_darkens_and_stays_in_range() -> None:
+    means = []
+    for seed in range(60):
+        clean, _ = Variation(exposure=1).pair(colours(), NOISE, seeded(seed))
+        assert 0 <= clean.min() <= clean.max() <= 1
+        means.append(clean.mean().item())
+    assert min(means) < 0.1
+    assert max(means) > 0.35
 
 
 def test_a_checkerboard_and_a_dither_have_two_values() -> None:
