@@ -40,7 +40,7 @@ LINE = re.compile(
     r"\d+\.\d\d s, \d+\.\d\d MP/s"
 )
 KEYS = ["status", "input", "output", "model", "device", "precision", "tile", "width", "height", "pages"]
-KEYS += ["range", "seconds", "megapixels_per_second", "notes", "error"]
+KEYS += ["range", "seconds", "megapixels_per_second", "removed", "notes", "error"]
 
 
 @dataclass
@@ -421,6 +421,7 @@ class TestManyImages:
             "range": [0, 255],
             "seconds": 0,
             "megapixels_per_second": 0,
+            "removed": None,
             "notes": [],
             "error": None,
         }

@@ -9,6 +9,7 @@ import click
 from medcli.cli import options
 from medcli.cli.denoise_options import DenoiseOptions
 from medcli.cli.lazy import EXIT_CODES
+from medcli.cli.options import NO_OUTPUT
 from medcli.images.formats import FORMATS
 from medcli.images.source import MAX_PIXELS
 
@@ -20,6 +21,7 @@ Examples:
   med denoise photo.tif -o clean.tif --strength 0.8
   med denoise shoot/ -o clean/ --recursive  mirrors the tree; run it again to go on
   med denoise - < noisy.png > clean.png
+  med denoise photo.png --residual removed.png     what was removed, about mid-gray
   med denoise torn.png --mask holes.png -m run/    fills what is white in holes.png
   med denoise small.png --upscale 2 -m run/        twice the pixels on each side
 
@@ -71,6 +73,9 @@ Every option can be set in the environment: MED_DENOISE_MODEL, MED_DENOISE_DEVIC
 @options.device_options("fp32", "fp16", "bf16")
 @click.option("--strength", type=options.strength, default=1.0, show_default="1", metavar="0..1",
               help="0 copies the file, 1 is the network's output.")  # fmt: skip
+@click.option("--residual", type=options.OutputPath(), default=None, metavar="FILE|DIR",
+              callback=lambda _ctx, _param, value: value or NO_OUTPUT,
+              help="Write what was removed, about mid-gray.")  # fmt: skip
 @click.option("--ensemble", is_flag=True, help="Mean over eight flips and turns: a little better, 8 times the work.")
 @click.option("--mask", type=options.name_or_path, metavar="FILE|DIR|black", help="Fill in missing pixels.")
 @click.option("--upscale", type=click.IntRange(min=2), metavar="N", help="Enlarge N times, as the model has learned.")

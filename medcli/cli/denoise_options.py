@@ -21,6 +21,7 @@ class DenoiseOptions(EngineOptions):
     output: Output = NO_OUTPUT
     model: str = "photo"
     strength: float = 1.0
+    residual: Output = NO_OUTPUT
     mask: str | None = None
     upscale: int | None = None
     range_from: Path | None = None

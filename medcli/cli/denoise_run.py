@@ -18,6 +18,7 @@ from medcli.batch.denoise.files import ImageFiles, Settings, Streams
 from medcli.batch.denoise.inpaint import Inpaint, mask_of_each_job
 from medcli.batch.denoise.plan import STREAM, SUFFIX, Job, OutputNaming, make_plan
 from medcli.batch.denoise.report import ImageStats, Outcome, RunSummary, as_json, as_lines
+from medcli.batch.denoise.residuals import residual_targets
 from medcli.batch.denoise.restore import Denoise, ImageTask, measured
 from medcli.batch.denoise.run import Restore, Stages
 from medcli.batch.denoise.run import run as run_stages
@@ -57,11 +58,15 @@ def run_denoise(options: DenoiseOptions) -> None:
     if options.mask:
         model.capabilities.require_inpainting()
         masks = {} if options.mask == BLACK else mask_of_each_job(Path(options.mask), jobs, options.inputs)
+    if options.residual.path and (options.mask or options.upscale):
+        raise click.UsageError("--residual shows what denoising removed: it does not go with --mask or --upscale.")
+    extra, extra_is_folder = options.residual
     files = ImageFiles(
         jobs,
         settings(options, model),
         Streams(_received(options), _binary(sys.stdout)),
         masks=masks,
+        residuals=residual_targets(jobs, extra, folder=extra_is_folder) if extra else {},
         max_pixels=options.max_pixels,
         keep_time=options.keep_time,
     )
@@ -175,7 +180,8 @@ class DenoiseRun:
         if warning and all(is_gray(page.pixels) for page in image.pages):
             image.remark(warning)
         display.begin("stdin" if job.source == STREAM else job.source.name, denoiser.strategy.passes)
-        return measured(self._task, job, image, denoiser, display.advance)
+        with_residual = self._options.residual.path is not None
+        return measured(self._task, job, image, denoiser, display.advance, with_residual=with_residual)
 
     def _report(self, outcomes: Iterable[Outcome], display: ProgressDisplay) -> None:
         for outcome in outcomes:

@@ -93,6 +93,7 @@ class DecodedImage:
     """A file's content. `notes` has one line for each conversion that reading, and later writing, had to make.
 
     values: which values of all pages are black and white, where that has been found out; else the type decides.
+    residual: what was removed from each page, where it is wanted.
     """
 
     pages: list[Page]
@@ -100,6 +101,7 @@ class DecodedImage:
     metadata: Metadata = field(default_factory=Metadata)
     notes: list[str] = field(default_factory=list)
     values: ValueRange | None = None
+    residual: list[Page] = field(default_factory=list)
 
     def remark(self, *lines: str) -> None:
         """Add notes; a line that is there already is not said twice."""

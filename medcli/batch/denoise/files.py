@@ -17,6 +17,7 @@ from typing import BinaryIO
 from medcli.batch.denoise.manifest import Identity, Manifest
 from medcli.batch.denoise.plan import STREAM, Job, is_special
 from medcli.batch.denoise.report import Outcome
+from medcli.batch.denoise.residuals import ResidualTarget
 from medcli.errors import InputError, OutputError
 from medcli.files.atomic import atomic_write, hint_for
 from medcli.files.checksum import blake2b, blake2b_of
@@ -64,6 +65,7 @@ class ImageFiles:
     """Reads and writes the images of one run, and knows what earlier runs have done.
 
     keep_time: gives each result the modification time of its input.
+    residuals: the files that get what was removed.
     masks: files that shape the results of jobs beside their inputs; one may serve many, and is read once.
     """
 
@@ -74,6 +76,7 @@ class ImageFiles:
         streams: Streams,
         *,
         masks: Mapping[Job, Path] | None = None,
+        residuals: Mapping[Job, ResidualTarget] | None = None,
         max_pixels: int = MAX_PIXELS,
         keep_time: bool = False,
     ) -> None:
@@ -81,7 +84,9 @@ class ImageFiles:
         masks = masks or {}
         digests = {path: blake2b_of(path) for path in set(masks.values())}
         self._masks = {job: digests[path] for job, path in masks.items()}
-        self._manifests = {root: Manifest(root) for root in {job.root for job in jobs} if root is not None}
+        self._residuals = residuals or {}
+        roots = {job.root for job in jobs} | {each.root for each in self._residuals.values()}
+        self._manifests = {root: Manifest(root) for root in roots if root is not None}
         self._sources: dict[Job, Identity] = {}
         self._keep_time, self._noted = keep_time, set[str]()
         self._received = b""  # from standard input
@@ -90,19 +95,27 @@ class ImageFiles:
         """The outcome of a job that needs no work or must not be done; None for one to be done."""
         if job.error is not None:
             return Outcome(job, "failed", error=job.error)
-        manifest = self._manifests.get(job.root) if job.root else None
+        extra = self._residuals.get(job)
+        done = [self._existing(job, job.target, job.root)]
+        done += [self._existing(job, extra.path, extra.root)] if extra else []
+        if failed := next((each for each in done if each and each.status == "failed"), None):
+            return failed
+        return None if None in done else done[0]
+
+    def _existing(self, job: Job, target: Path, root: Path | None) -> Outcome | None:
+        manifest = self._manifests.get(root) if root else None
         try:
-            if job.target == STREAM or not job.target.exists() or is_special(job.target):
+            if target == STREAM or not target.exists() or is_special(target):
                 return None
-            if manifest and manifest.up_to_date(job.target, job.source, self._digest(job)):
+            if manifest and manifest.up_to_date(target, job.source, self._digest(job)):
                 return Outcome(job, "skipped")
-            if manifest and manifest.made(job.target):
+            if manifest and manifest.made(target):
                 return None
         except OSError as error:
-            return Outcome(job, "failed", error=OutputError(f"{job.target}: {error.strerror}.", hint_for(error)))
+            return Outcome(job, "failed", error=OutputError(f"{target}: {error.strerror}.", hint_for(error)))
         what = ", and is no result of an earlier run here, or was changed since" if manifest else " already"
-        hint = "Add --force to overwrite it, or choose another -o."
-        return Outcome(job, "failed", error=OutputError(f"{job.target} exists{what}.", hint))
+        hint = f"Add --force to overwrite it, or choose another {'-o' if target == job.target else '--residual'}."
+        return Outcome(job, "failed", error=OutputError(f"{target} exists{what}.", hint))
 
     def expected_outcome(self, job: Job) -> Outcome:
         """What is known of a job that is to be done, before its input is read."""
@@ -122,7 +135,8 @@ class ImageFiles:
         elif not job.source.exists():
             raise _absent(job)
         else:
-            if job.root is not None:
+            extra = self._residuals.get(job)
+            if job.root is not None or (extra and extra.root is not None):
                 self._sources[job] = Identity.of(job.source)
             image = read(job.source, max_pixels=self._max_pixels)
         check(image, self._format(job, image))
@@ -130,11 +144,22 @@ class ImageFiles:
 
     def write(self, job: Job, image: DecodedImage) -> None:
         """Raises OutputError, OSError. A file appears whole or not at all."""
+        if image.residual:
+            self._write_residual(job, image)
         if job.target == STREAM or is_special(job.target):
             self._write_stream(image, job)
             return
         with atomic_write(job.target, partial(self._finish, job, image), partial(self._remark, image)) as file:
             self._encode(image, file, job)
+
+    def _write_residual(self, job: Job, image: DecodedImage) -> None:
+        """Before the result: if that is there, this one is."""
+        extra = self._residuals[job]
+        removed = replace(image, pages=image.residual, residual=[], notes=[])
+        finish = partial(self._record, job, extra.path, extra.root)
+        with atomic_write(extra.path, finish, partial(self._remark, image)) as file:
+            write(removed, file, format=format_of(extra.path) or image.format)
+        image.remark(*(f"{extra.path.name}: {note}" for note in removed.notes))
 
     def _write_stream(self, image: DecodedImage, job: Job) -> None:
         """Into a stream, completely or not at all."""
@@ -172,9 +197,11 @@ class ImageFiles:
                 os.utime(finished, ns=(times.st_atime_ns, times.st_mtime_ns))
             except OSError as error:
                 self._remark(image, f"{job.target.parent} keeps no times of its files: {error.strerror}.")
-        if job.root is not None:
-            source = self._sources.pop(job)
-            self._manifests[job.root].record(job.target, self._digest(job), source, Identity.of(finished))
+        self._record(job, job.target, job.root, finished)
+
+    def _record(self, job: Job, target: Path, root: Path | None, finished: Path) -> None:
+        if root is not None and (source := self._sources.get(job)):  # none where it came from standard input
+            self._manifests[root].record(target, self._digest(job), source, Identity.of(finished))
 
     def _digest(self, job: Job) -> str:
         """Of all options that change the job's result."""

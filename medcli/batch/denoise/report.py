@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Literal
 
 from medcli.batch.denoise.plan import STREAM, Job
+from medcli.engine.residual import RemovedStats
 from medcli.errors import MedcliError
 from medcli.images.values import UNIT, ValueRange
 
@@ -21,6 +22,7 @@ class ImageStats:
     width, height: pixels of the result's first page. pixels: of all pages. tile: side in pixels, 0 where the
     image ran whole. precision: fp32, fp16 or bf16. seconds: spent on denoising, without reading and writing.
     values: which were black and white for the network; by_type: whether the pixels' type alone says so.
+    removed: what the residual says, where it was wanted.
     """
 
     width: int
@@ -32,6 +34,7 @@ class ImageStats:
     seconds: float
     values: ValueRange = UNIT
     by_type: bool = True
+    removed: RemovedStats | None = None
 
     @property
     def speed(self) -> float:
@@ -71,6 +74,7 @@ def as_json(outcome: Outcome, model: str, device: str) -> str:
             "range": facts and [facts.values.low, facts.values.high],
             "seconds": facts and round(facts.seconds, 3),
             "megapixels_per_second": facts and round(facts.speed, 3),
+            "removed": facts and facts.removed and asdict(facts.removed),
             "notes": outcome.notes,
             "error": outcome.error and outcome.error.problem,
         }
@@ -86,6 +90,7 @@ def as_lines(outcome: Outcome, model: str, device: str) -> list[str]:
     facts = outcome.facts
     details = [model, device, facts.precision, f"tile {facts.tile}" if facts.tile else "untiled", _size(facts)]
     details += [] if facts.by_type else [f"range {facts.values.words}"]
+    details += [facts.removed.words] if facts.removed else []
     speed = [f"{facts.seconds:.2f} s", f"{facts.speed:.2f} MP/s"]
     return [f"{source} -> {target}: {', '.join(details + speed)}", *(f"  note: {note}" for note in outcome.notes)]
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Protocol
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Protocol
 from medcli.batch.denoise.plan import Job
 from medcli.batch.denoise.report import ImageStats
 from medcli.engine.page import Engine, Progress, restore_page
+from medcli.engine.residual import RemovedStats, removed_stats, residual
 from medcli.images import DecodedImage, Page
 from medcli.images.values import dtype_range, range_of
 
@@ -59,10 +60,27 @@ def _of_stack(progress: Progress, number: int, count: int) -> Progress:
     return lambda done, total: progress(number * total + done, count * total)
 
 
+def keep_residual(image: DecodedImage, noisy: Sequence[Page]) -> RemovedStats:
+    """Puts what was removed from the pages `noisy` into `image.residual`, and measures it."""
+    values = image.values or dtype_range(noisy[0].pixels.dtype)
+    pairs = [(before.pixels, after.pixels) for before, after in zip(noisy, image.pages, strict=True)]
+    image.residual = [Page(residual(before, after, values)) for before, after in pairs]
+    return removed_stats(pairs, values)
+
+
 def measured(
-    task: ImageTask, job: Job, image: DecodedImage, denoiser: Denoiser, progress: Progress | None = None
+    task: ImageTask,
+    job: Job,
+    image: DecodedImage,
+    denoiser: Denoiser,
+    progress: Progress | None = None,
+    *,
+    with_residual: bool = False,
 ) -> ImageStats:
-    """Does the task and measures it. All pages are read in one range of values."""
+    """Does the task and measures it. All pages are read in one range of values.
+
+    with_residual: whether `image` gets its residual; its pages are in memory twice until then.
+    """
     from medcli.engine.device import PRECISIONS
 
     precision = denoiser.precision_in_force(image.pages[0].pixels)
@@ -71,8 +89,10 @@ def measured(
     image.values = range_of(denoiser.range, image.pages)
     own = dtype_range(image.pages[0].pixels.dtype)
     reruns, passed_over, started = denoiser.reruns, denoiser.passed_over, time.perf_counter()
+    noisy = list(image.pages) if with_residual else []
     task(job, image, partial(denoiser, values=image.values), progress)
     seconds = time.perf_counter() - started
+    removed = keep_residual(image, noisy) if noisy else None
     width, height = image.size
     if denoiser.reruns > reruns:
         image.remark(f"{denoiser.reruns - reruns} tiles were not finite in half precision and were run again in fp32.")
@@ -92,4 +112,5 @@ def measured(
         seconds=seconds,
         values=image.values,
         by_type=image.values == own,
+        removed=removed,
     )

@@ -114,7 +114,7 @@ class _Pipeline:
 
 
 def _bytes(image: DecodedImage) -> int:
-    return sum(page.pixels.nbytes for page in image.pages)
+    return sum(page.pixels.nbytes for page in (*image.pages, *image.residual))
 
 
 def _settled(outcome: Outcome) -> Future[Outcome]:
