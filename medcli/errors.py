@@ -4,6 +4,7 @@ MedcliError            exit 1
 |- InputError          a file that cannot be read as an image
 |- OutputError         a result that cannot be written
 |- ModelError          an unknown, corrupt or unsuitable model
+|- OptionError         exit 2: options that exclude each other, or would have no effect
 |- DeviceError         a device that is not available or has too little memory
 |- RecipeError         an invalid training recipe or option
 |- TrainingError       a training run that cannot start or continue
@@ -67,6 +68,12 @@ class OutputError(MedcliError):
 
 class ModelError(MedcliError):
     """A model is unknown, corrupt, or does not fit the image."""
+
+
+class OptionError(MedcliError):
+    """Options exclude each other, would have no effect, or one is missing: a usage error."""
+
+    exit_code = 2
 
 
 class DeviceError(MedcliError):

@@ -19,6 +19,7 @@ from sample_images import noise as random_pixels
 
 from medcli.cli import med as door
 from medcli.data.own import images_of_the_user
+from medcli.errors import OptionError
 from medcli.registry import ARCHITECTURES
 from medcli.train import pace, run
 from medcli.train.distributed import ProcessGroup
@@ -75,20 +76,20 @@ class TestPlaces:
         assert "going on from step 1 of 2" in said
 
     def test_there_is_nothing_to_go_on_with(self) -> None:
-        with pytest.raises(click.UsageError, match="no run in runs/"):
+        with pytest.raises(OptionError, match="no run in runs/"):
             med("train", "--resume")
 
     def test_a_run_does_not_go_on_with_other_images(self) -> None:
         some_images(".")
         some_images("clean")
         med("train", "--data", "clean", *QUICK)
-        with pytest.raises(click.UsageError, match="learned from the images of clean"):
+        with pytest.raises(OptionError, match="was trained on the images of clean"):
             med("train", "--resume", "--steps", "2")
 
     @pytest.mark.parametrize(("count", "words"), [(0, "no image lies"), (1, "only one"), (7, "only 7 images lie")])
     def test_too_few_images(self, count: int, words: str) -> None:
         some_images(".", count)
-        with pytest.raises(click.UsageError, match=words) as caught:
+        with pytest.raises(OptionError, match=words) as caught:
             med("train", "--pool", "noise")
         assert "--data" in str(caught.value)
         assert not Path("runs").exists()

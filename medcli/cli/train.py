@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from dataclasses import fields, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -22,6 +23,11 @@ from medcli.cli.options import (
     run_options,
     threads,
 )
+
+if TYPE_CHECKING:
+    from medcli.cli.train_display import TrainDisplay
+    from medcli.train.recipe import Recipe
+    from medcli.train.run import TrainOptions
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
@@ -88,49 +94,49 @@ def command(output: Path | None, recipe: str | None, pool: str | None, noise: st
     --resume continues an interrupted run from its last checkpoint. Several GPUs or machines train
     together under torchrun: torchrun --nproc-per-node 4 -m medcli train ...
     """  # fmt: skip
-    from medcli.cli.runs import is_main, run_folder, with_images
     from medcli.cli.train_display import TrainDisplay
     from medcli.engine.memory import keep_freed_memory
-    from medcli.train.choose import choose_method, choose_recipe, free_sizes, frozen_recipe, noise_weights
+    from medcli.train.choose import check_given, choose_method, choose_recipe, noise_weights
     from medcli.train.loop import Limits
-    from medcli.train.run import TrainOptions, train
-    from medcli.zoo.modelcard import portable, use
-    from medcli.zoo.weights import read_card
+    from medcli.train.run import TrainOptions
+    from medcli.train.run_folder import run_folder, with_images
+    from medcli.zoo.modelcard import portable
 
-    if pool and noise:
-        raise click.UsageError("--pool and --noise exclude each other: a pool is a list of noises.")
-    for name in ("noisy", "pairs"):
-        if options[name] and (pool or noise or options["data"]):
-            raise click.UsageError(f"--{name} images are noisy already: leave out --data, --noise and --pool.")
-    if options["pairs"] and options["noisy"]:
-        raise click.UsageError("--pairs and --noisy exclude each other: --pairs images are the noisy ones.")
-    quiet = options.pop("quiet") or not is_main()  # under torchrun one process speaks
+    check_given(recipe, pool, noise, options)
+    quiet, stride, method_options = (options.pop(name) for name in ("quiet", "pd", "method_options"))
     limits = Limits(**{key: options.pop(key) for key in ("minutes", "save_every", "report_every")})
     options["range"] = chosen_range(options["range"], options.pop("range_from"), options["nodata"])
     of_run = {each.name: options.pop(each.name) for each in fields(TrainOptions) if each.name in options}
-    method_options, stride = options.pop("method_options"), options.pop("pd")
-    own = {
-        "options": assigned([*method_options, *([] if stride is None else [f"pd={stride}"])], "--option") or None,
-        "config": assigned(options.pop("config"), "--config") or None,
-        "noises": noise_weights(pool, noise),
-    }
-    given = {key: value for key, value in (options | own).items() if value is not None}  # fields of Recipe
-    if "init" in given and "architecture" in given and not (recipe or of_run["resume"]):
-        raise click.UsageError("--init says which network it is: leave --arch out.")
+    options["options"] = assigned([*method_options, *([] if stride is None else [f"pd={stride}"])], "--option") or None
+    options["config"] = assigned(options["config"], "--config") or None
+    options["noises"] = noise_weights(pool, noise)
+    given = {key: value for key, value in options.items() if value is not None}  # fields of Recipe
     pooled = not noise and pool != "camera" and not (of_run["noisy"] or of_run["pairs"])
     method = partial(choose_method, recipe, given, pooled=pooled)
     with run_folder(output, method, resume=of_run["resume"]) as folder:
         run = with_images(TrainOptions(folder, limits=limits, command=portable(["med", *sys.argv[1:]]), **of_run))
-        chosen, frozen = choose_recipe(recipe, given, run, pooled=pooled), frozen_recipe(run)
+        chosen = choose_recipe(recipe, given, run, pooled=pooled)
         keep_freed_memory()
-        with TrainDisplay(chosen.steps, quiet=quiet) as display:
+        is_main = os.environ.get("RANK", "0") == "0"  # under torchrun one process reports
+        with TrainDisplay(chosen.steps, quiet=quiet or not is_main) as display:
             if output is None:
                 display.say(f"the run goes to {folder} (-o names another folder)")
-            if run.data and run.data[0].is_file():
-                display.say(f"{len(run.data)} images below the current folder, {Path.cwd()} (--data names another)")
-            if recipe and frozen:
-                display.say(f"{folder} keeps the recipe that it was begun with: --recipe {recipe} is for new runs")
-            run = replace(run, free=() if recipe or frozen else free_sizes(given), progress=display.say)
-            path = train(chosen, run, display.report, display.say)
-            if is_main():  # the others may be done before the file is there
-                display.say(f"{path} is ready: {use(read_card(path), str(folder), 'IMAGE')}")
+            _train(display, chosen, run, recipe, given)
+
+
+def _train(display: TrainDisplay, chosen: Recipe, run: TrainOptions, name: str | None, given: dict[str, Any]) -> None:
+    """name, given: the recipe and its fields on the command line."""
+    from medcli.train.choose import free_sizes, frozen_recipe
+    from medcli.train.run import train
+    from medcli.zoo.modelcard import use
+    from medcli.zoo.weights import read_card
+
+    frozen = frozen_recipe(run)
+    if run.data and run.data[0].is_file():
+        display.say(f"{len(run.data)} images below the current folder, {Path.cwd()} (--data names another)")
+    if name and frozen:
+        display.say(f"{run.output} keeps the recipe that it was begun with: --recipe {name} is for new runs")
+    run = replace(run, free=() if name or frozen else free_sizes(given), progress=display.say)
+    path = train(chosen, run, display.report, display.say)
+    if not display.quiet:  # processes that are not the first may be done before the file is there
+        display.say(f"{path} is ready: {use(read_card(path), str(run.output), 'IMAGE')}")

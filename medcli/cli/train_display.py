@@ -6,18 +6,12 @@ import math
 import os
 import sys
 import time
-from collections import deque
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from itertools import pairwise
-from multiprocessing.util import register_after_fork
 from statistics import fmean
-from types import TracebackType
-from typing import NamedTuple, TextIO
+from typing import TextIO
 
 import click
 from rich.console import Console, ConsoleOptions, Group, RenderResult
-from rich.file_proxy import FileProxy
 from rich.live import Live
 from rich.panel import Panel
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
@@ -28,11 +22,18 @@ from medcli.cli.progress import duration
 from medcli.train.curves import INPUT, SCORE, is_figure, is_term
 
 RECENT = 10  # reports that "recent" averages over
-POINTS = 128  # of a trend; twice the width of the widest sparkline
-REFRESH = 2  # per second, for the clocks
 BARS = "▁▂▃▄▅▆▇█"
-NARROW, TREND = 44, 12  # columns: below NARROW no frame, below TREND no sparkline
-UNITS = {"steps_per_second": "steps/s", "images_per_second": "images/s"}
+Row = tuple[str, str, str, Sequence[float]]  # name, last value, best or recent one, all of them for a sparkline
+HEADINGS: tuple[Row, Row] = (("loss", "now", "recent", ()), ("validation", "last", "best", ()))
+SHORTEST, LONGEST = 12, 64  # columns of a sparkline
+
+SPEED = {
+    "steps_per_second": "{:.3g} steps/s",
+    "images_per_second": "{:.3g} images/s",
+    "seconds_left": "{} left",
+    "loader_wait": "{:.0%} loader wait",
+    "rate": "{:.2g} learning rate",
+}
 
 
 def shown(name: str, value: float) -> str:
@@ -43,73 +44,22 @@ def shown(name: str, value: float) -> str:
 def sparkline(values: Sequence[float], width: int) -> str:
     """At most `width` bars for finite values, each a mean of an equal stretch. The outermost twentieths are cut off."""
     count = min(width, len(values))
-    ends = [len(values) * i // max(1, count) for i in range(count + 1)]
-    means = [fmean(values[start:end]) for start, end in pairwise(ends)]
-    if not means:
-        return ""
-    ordered = sorted(means)
+    means = [fmean(values[len(values) * i // count : len(values) * (i + 1) // count]) for i in range(count)]
+    ordered = sorted(means) or [0.0]
     low, high = ordered[count // 20], ordered[-1 - count // 20]
-    shares = [(mean - low) / (high - low) if high > low else 0.5 for mean in means]
-    return "".join(BARS[round(min(1.0, max(0.0, share)) * (len(BARS) - 1))] for share in shares)
+    shares = [(min(max(mean, low), high) - low) / (high - low or 1.0) for mean in means]
+    return "".join(BARS[round(share * (len(BARS) - 1))] for share in shares)
 
 
-class Trend:
-    """A series of any length as at most POINTS means over equal stretches of it. What is not finite is left out."""
-
-    def __init__(self) -> None:
-        self.points: list[float] = []
-        self._stretch = 1
-        self._pending: list[float] = []
-
-    def add(self, value: float) -> None:
-        """The next value of the series."""
-        if not math.isfinite(value):
-            return
-        self._pending.append(value)
-        if len(self._pending) == self._stretch:
-            self.points.append(fmean(self._pending))
-            self._pending = []
-        if len(self.points) == POINTS:
-            self.points = [fmean(pair) for pair in zip(self.points[::2], self.points[1::2], strict=True)]
-            self._stretch *= 2
-
-
-class TableRow(NamedTuple):
-    """A line of the table, as text. points: for its sparkline."""
-
-    name: str
-    now: str
-    beside: str = ""
-    points: Sequence[float] = ()
-
-
-@dataclass
-class Series:
-    """One name of the log as the run has seen it so far."""
-
-    name: str
-    trend: Trend = field(default_factory=Trend)
-    recent: deque[float] = field(default_factory=lambda: deque(maxlen=RECENT))
-    best: float = math.nan
-
-    def add(self, value: float) -> None:
-        """The value of the next report that has the name."""
-        self.trend.add(value)
-        self.recent.append(value)
-        if math.isnan(self.best) or (value > self.best if self.rises else value < self.best):
-            self.best = value
-
-    @property
-    def rises(self) -> bool:
-        """Whether a larger value is a better one: so it is for PSNR, SSIM and scores, not for errors and distances."""
-        return self.name == SCORE or "psnr" in self.name or "ssim" in self.name
-
-    def row(self) -> TableRow:
-        """Name, last value, the best of a figure or the recent mean of anything else, and the trend."""
-        beside = self.best if is_figure(self.name) else sum(self.recent) / len(self.recent)
-        name = self.name.removeprefix("val_")
-        points = () if name.partition("/")[0] == "gradient" else tuple(self.trend.points)
-        return TableRow(name, shown(self.name, self.recent[-1]), shown(self.name, beside), points)
+def row(name: str, values: Sequence[float]) -> Row:
+    """The last value, the best one of a validation figure or the recent mean of anything else, and the trend."""
+    finite, recent = [value for value in values if math.isfinite(value)], values[-RECENT:]
+    if is_figure(name):
+        best = max if name == SCORE or "psnr" in name or "ssim" in name else min  # of errors and distances
+        beside = best(finite, default=math.nan)
+    else:
+        beside = sum(recent) / len(recent)
+    return (name.removeprefix("val_"), shown(name, values[-1]), shown(name, beside), finite)
 
 
 def plain(line: Mapping[str, float], total: int) -> str:
@@ -119,30 +69,29 @@ def plain(line: Mapping[str, float], total: int) -> str:
         if is_term(name) or is_figure(name):
             noisy = f" (input {shown(INPUT, line[INPUT])})" if name == "psnr" and INPUT in line else ""
             parts.append(f"{name} {shown(name, value)}{noisy}")
-    if "steps_per_second" in line:
-        parts.append(f"{line['steps_per_second']:.3g} steps/s")
-    if "seconds_left" in line:
-        parts.append(f"{duration(line['seconds_left'])} left")
-    return "  ".join(parts)
+    return "  ".join(parts + speed({name: line[name] for name in ("steps_per_second", "seconds_left") if name in line}))
 
 
-def table(terms: Sequence[TableRow], figures: Sequence[TableRow], width: int, *, sparks: bool) -> Table:
+def speed(line: dict[str, float], elapsed: float = 0.0) -> list[str]:
+    """How fast the run is, how long it takes and what slows it down. elapsed: seconds since the report."""
+    left = {"seconds_left": duration(line["seconds_left"] - elapsed)} if "seconds_left" in line else {}
+    return [form.format((line | left)[name]) for name, form in SPEED.items() if name in line]
+
+
+def table(terms: Sequence[Row], figures: Sequence[Row], width: int, *, sparks: bool) -> Table:
     """Loss terms and validation figures in aligned columns: the columns on the right are left out where `width` is
     too small."""
-    sections = ((TableRow("loss", "now", "recent"), terms), (TableRow("validation", "last", "best"), figures))
-    rows = [row for heading, part in sections if part for row in (heading, *part)]
-    columns = zip(*(row[:3] for row in rows), strict=True)
-    left = width - sum(max(map(len, column)) + 2 for column in columns)
+    rows = [each for heading, part in zip(HEADINGS, (terms, figures), strict=True) if part for each in (heading, *part)]
+    left = width - sum(max(map(len, column)) + 2 for column in zip(*(each[:3] for each in rows), strict=True))
+    bars = min(left, LONGEST) if sparks and left >= SHORTEST else 0
     grid = Table.grid(padding=(0, 2, 0, 0))
     grid.add_column(no_wrap=True, overflow="crop")
     for _ in range(2 if left >= -2 else 1):
         grid.add_column(justify="right", no_wrap=True, overflow="crop")
-    bars = min(left, POINTS // 2) if sparks and left >= TREND else 0
-    headings = [heading for heading, _ in sections]
-    for row in rows:
-        cells = [row.name, row.now, row.beside][: len(grid.columns)]
-        spark = [Text(sparkline(row.points, bars), "green")] if bars and len(row.points) > 1 else []
-        grid.add_row(*map(Text, cells), *spark, style="dim" if row in headings else "")
+    for each in rows:
+        cells = [Text(cell) for cell in each[:3]][: len(grid.columns)]
+        spark = [Text(sparkline(each[3], bars), "green")] if bars and len(each[3]) > 1 else []
+        grid.add_row(*cells, *spark, style="dim" if each in HEADINGS else "")
     return grid
 
 
@@ -155,93 +104,56 @@ class TrainDisplay:
     """
 
     def __init__(self, total_steps: int, *, quiet: bool = False, stream: TextIO | None = None) -> None:
-        self._total, self._quiet, self._stream = total_steps, quiet, stream or sys.stderr
-        self._series: dict[str, Series] = {}
-        self._line: Mapping[str, float] = {}
-        self._rows: tuple[Sequence[TableRow], Sequence[TableRow]] = ((), ())  # replaced whole: another thread draws
+        self.quiet, self._total, self._stream = quiet, total_steps, stream or sys.stderr
+        self._values: dict[str, list[float]] = {}
+        self._rows: tuple[Sequence[Row], Sequence[Row]] = ((), ())  # replaced whole: another thread draws
+        self._line: dict[str, float] = {}
         self._reported = time.monotonic()
-        self._live: Live | None = None
-        columns = (BarColumn(None), TaskProgressColumn(), TimeElapsedColumn())
-        self._progress = Progress(TextColumn("{task.description}"), *columns, auto_refresh=False, expand=True)
+        columns = (TextColumn("{task.description}"), BarColumn(None), TaskProgressColumn(), TimeElapsedColumn())
+        self._progress = Progress(*columns, auto_refresh=False, expand=True)
         self._task = self._progress.add_task(f"{total_steps} steps, the first report is on its way", total=100)
+        console = Console(file=self._stream, force_terminal=True)
+        # messages come through `say`, and workers that are forked keep their streams
+        self._live = Live(self, console=console, refresh_per_second=2, redirect_stdout=False, redirect_stderr=False)
 
     def __enter__(self) -> TrainDisplay:
-        if not self._quiet and self._stream.isatty() and os.environ.get("TERM") != "dumb":
-            self._live = Live(
-                self,
-                console=Console(file=self._stream, force_terminal=True),
-                refresh_per_second=REFRESH,
-                redirect_stdout=sys.stdout.isatty(),  # what goes into a file or a pipe stays there
-                redirect_stderr=sys.stderr.isatty(),
-            )
+        if not self.quiet and self._stream.isatty() and os.environ.get("TERM") != "dumb":
             self._live.start(refresh=True)
-            register_after_fork(self, TrainDisplay._stop_drawing)
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._live is not None:
-            self._line = {name: value for name, value in self._line.items() if name != "seconds_left"}
-            self._live.stop()
-            self._live = None
+    def __exit__(self, *_: object) -> None:
+        self._line.pop("seconds_left", None)
+        self._live.stop()
 
     def say(self, text: str) -> None:
         """A line of its own, above the panel if there is one."""
-        if self._quiet:
-            return
-        if self._live is None:
-            click.echo(text, file=self._stream)
-        else:
+        if self._live.is_started:
             self._live.console.print(text, markup=False, highlight=False, soft_wrap=True)
+        elif not self.quiet:
+            click.echo(text, file=self._stream)
 
     def report(self, line: Mapping[str, float]) -> None:
         """Shows a line of the log: "step", loss terms, and the other names of `medcli.train.curves`."""
-        if self._quiet:
-            return
         self._line, self._reported = dict(line), time.monotonic()
         for name, value in line.items():
-            if is_term(name) or is_figure(name) or name.partition("/")[0] == "gradient" or name == INPUT:
-                self._series.setdefault(name, Series(name)).add(value)
-        rows = {name: series.row() for name, series in self._series.items()}
-        figures = [row for name, row in rows.items() if is_figure(name)]
-        if INPUT in rows:
-            figures.append(TableRow("noisy input", rows[INPUT].now))
-        self._rows = [row for name, row in rows.items() if not is_figure(name) and name != INPUT], figures
-        share = min(1.0, max(0.0, line.get("progress", 0.0)))
+            self._values.setdefault(name, []).append(value)
+        terms = [row(*each) for each in self._values.items() if is_term(each[0]) or each[0].startswith("gradient")]
+        figures = [row(*each) for each in self._values.items() if is_figure(each[0])]
+        if INPUT in self._values:
+            figures.append(("noisy input", shown(INPUT, self._values[INPUT][-1]), "", ()))
+        self._rows = terms, figures
         step = f"step {line['step']:.0f} of {self._total}"
-        self._progress.update(self._task, description=step, completed=100 * share)
-        if self._live is None:
-            self.say(plain(line, self._total))
-        else:
+        self._progress.update(self._task, description=step, completed=100 * line.get("progress", 0.0))
+        if self._live.is_started:
             self._live.refresh()
+        else:
+            self.say(plain(line, self._total))
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        framed = options.max_width >= NARROW
-        width = options.max_width - (4 if framed else 0)
         terms, figures = self._rows
         room = max(1, console.height - len(figures) - 8)  # frame, progress, headings, two lines of speed, cursor
         if len(terms) > room:
-            terms = [*terms[: room - 1], TableRow(f"and {len(terms) - room + 1} more", "")]
-        body = Group(
-            self._progress, table(terms, figures, width, sparks=not options.ascii_only), Text("   ".join(self._speed()))
-        )
-        yield Panel(body, title="training", title_align="left", border_style="dim") if framed else body
-
-    def _speed(self) -> list[str]:
-        """How fast the run is, how long it takes and what slows it down."""
-        line = self._line
-        parts = [f"{line[name]:.3g} {unit}" for name, unit in UNITS.items() if name in line]
-        if "seconds_left" in line:
-            parts.append(f"{duration(line['seconds_left'] - (time.monotonic() - self._reported))} left")
-        if "loader_wait" in line:
-            parts.append(f"{100 * line['loader_wait']:.0f} % loader wait")
-        if "rate" in line:
-            parts.append(f"{line['rate']:.2g} learning rate")
-        return parts
-
-    def _stop_drawing(self) -> None:
-        """In a forked worker, which has the panel's streams but not its thread: it writes straight to the terminal."""
-        for name in ("stdout", "stderr"):
-            if isinstance(stream := getattr(sys, name), FileProxy):
-                setattr(sys, name, stream.rich_proxied_file)
+            terms = [*terms[: room - 1], (f"and {len(terms) - room + 1} more", "", "", ())]
+        grid = table(terms, figures, options.max_width - 4, sparks=not options.ascii_only)
+        body = Group(self._progress, grid, Text("   ".join(speed(self._line, time.monotonic() - self._reported))))
+        yield Panel(body, title="training", title_align="left", border_style="dim")

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from medcli.errors import RecipeError
+from medcli.errors import OptionError, RecipeError
 from medcli.methods.base import TakesNetworks
 from medcli.noise.notation import parse, parse_pool
 from medcli.noise.pool import Pool
@@ -29,6 +29,22 @@ def noise_weights(pool: str | None, noise: str | None) -> dict[str, float] | Non
     if isinstance(parsed, Pool):
         return {str(entry): weight for weight, entry in parsed.noises}
     return {str(parsed): 1.0}
+
+
+def check_given(recipe: str | None, pool: str | None, noise: str | None, given: Given) -> None:
+    """Raises OptionError for a recipe, noises, images and a network that exclude each other.
+
+    given: folders of images ("data", "noisy", "pairs"), "resume", and fields of `Recipe`, by name.
+    """
+    if pool and noise:
+        raise OptionError("--pool and --noise exclude each other: a pool is a list of noises.")
+    for name in ("noisy", "pairs"):
+        if given[name] and (pool or noise or given["data"]):
+            raise OptionError(f"--{name} images are noisy already: leave out --data, --noise and --pool.")
+    if given["pairs"] and given["noisy"]:
+        raise OptionError("--pairs and --noisy exclude each other: --pairs images are the noisy ones.")
+    if given["init"] and given["architecture"] and not (recipe or given["resume"]):
+        raise OptionError("--init says which network it is: leave --arch out.")
 
 
 def choose_method(recipe: str | None, given: Given, *, pooled: bool) -> str:

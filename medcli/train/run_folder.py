@@ -1,4 +1,4 @@
-"""The folder and the images of a training run where `med train` gets neither."""
+"""The folder and the images of a training run where neither is given."""
 
 from __future__ import annotations
 
@@ -8,22 +8,14 @@ from contextlib import contextmanager, suppress
 from dataclasses import replace
 from itertools import count
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-import click
-
-from medcli.errors import OutputError
-
-if TYPE_CHECKING:
-    from medcli.train.run import TrainOptions
+from medcli.data.own import images_of_the_user
+from medcli.errors import OptionError, OutputError
+from medcli.train.recipe import load
+from medcli.train.run import RECIPE, TrainOptions
 
 RUNS = "runs"
 ENOUGH = 8  # images
-
-
-def is_main() -> bool:
-    """Whether this is the only process of the run, or the first one under torchrun."""
-    return os.environ.get("RANK", "0") == "0"
 
 
 @contextmanager
@@ -31,12 +23,12 @@ def run_folder(output: Path | None, method: Callable[[], str], *, resume: bool) 
     """The folder of the run; without `output` a new one in `runs`, or with `resume` the latest there.
 
     method: name of the run's method. A new folder that is still empty in the end, where the run could not begin, is
-    removed. Raises OutputError where it cannot be made, UsageError where there is no run to go on with.
+    removed. Raises OutputError where it cannot be made, OptionError where there is no run to continue.
     """
     if output is not None or resume:
         yield output or _latest()
         return
-    folder = _claimed(method())
+    folder = _new_folder(method())
     try:
         yield folder
     finally:
@@ -45,7 +37,14 @@ def run_folder(output: Path | None, method: Callable[[], str], *, resume: bool) 
             folder.parent.rmdir()
 
 
-def _claimed(method: str) -> Path:
+def _latest() -> Path:
+    runs = sorted(Path(RUNS).glob(f"*/{RECIPE}"), key=lambda path: path.stat().st_mtime)
+    if not runs:
+        raise OptionError(f"There is no run in {RUNS}/ to continue.", "Name its folder with -o.")
+    return runs[-1].parent
+
+
+def _new_folder(method: str) -> Path:
     """Made at once, so that another run that starts now takes the next number; torchrun starts one run, not several."""
     alone = os.environ.get("WORLD_SIZE", "1") == "1"
     for number in count(1):
@@ -65,38 +64,24 @@ def _claimed(method: str) -> Path:
     raise AssertionError
 
 
-def _latest() -> Path:
-    begun = sorted(Path(RUNS).glob("*/recipe.yaml"), key=lambda path: path.stat().st_mtime)
-    if not begun:
-        raise click.UsageError(f"There is no run in {RUNS}/ to go on with. Name its folder with -o.")
-    return begun[-1].parent
-
-
 def with_images(run: TrainOptions) -> TrainOptions:
     """With the images below the current folder where none were named.
 
-    Raises UsageError where they are too few, or the run that is to go on has learned from those of another folder.
+    Raises OptionError where they are too few, or the run to continue was trained on those of another folder.
     """
-    from medcli.data.own import images_of_the_user
-
     if run.data or run.noisy or run.clean or run.pairs:
         return run
-    if run.resume and (run.output / "recipe.yaml").is_file():
-        _refuse_others(run)
+    if run.resume and (run.output / RECIPE).is_file():
+        folders = load(str(run.output / RECIPE)).training_data
+        if Path.cwd().name not in folders:
+            names = ", ".join(folders) or "another folder"
+            raise OptionError(f"{run.output} was trained on the images of {names}.", "Name them again, as with --data.")
     found = images_of_the_user(Path(), leave_out=[Path(RUNS), run.output])
     if len(found) < ENOUGH:
         here = {0: "no image lies", 1: "only one image lies"}.get(len(found), f"only {len(found)} images lie")
-        raise click.UsageError(
+        raise OptionError(
             f"There is nothing to train on: {here} below the current folder, and without --data it takes {ENOUGH} or "
-            "more (what med itself made does not count). Name a folder of images: --data images/"
+            "more (results of med do not count).",
+            "Name a folder of images: --data images/",
         )
     return replace(run, data=found)
-
-
-def _refuse_others(run: TrainOptions) -> None:
-    from medcli.train.recipe import load
-
-    seen = load(str(run.output / "recipe.yaml")).training_data
-    if Path.cwd().name not in seen:
-        names = ", ".join(seen) or "another folder"
-        raise click.UsageError(f"{run.output} learned from the images of {names}: name them again, as with --data.")
