@@ -119,3 +119,20 @@ def use_threads(count: int) -> None:
     for module, function in (("torch", "set_num_threads"), ("cv2", "setNumThreads")):
         if module in sys.modules:  # it has read the environment already
             getattr(sys.modules[module], function)(count)
+
+
+def share_heap() -> None:
+    """Under `ulimit -v` all threads share one heap: with glibc, each would reserve 64 MiB of addresses of its own.
+
+    For programs, not libraries: it concerns the whole process, and must be called before threads are started.
+    """
+    if not sys.platform.startswith("linux"):
+        return
+    import resource
+
+    if resource.getrlimit(resource.RLIMIT_AS)[0] != resource.RLIM_INFINITY:
+        import ctypes
+
+        arena_max = -8  # M_ARENA_MAX of malloc.h
+        if mallopt := getattr(ctypes.CDLL(None), "mallopt", None):
+            mallopt(arena_max, 1)

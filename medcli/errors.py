@@ -92,3 +92,16 @@ class SomeFailed(MedcliError):
     """A run over many files finished, but some of them failed."""
 
     exit_code = 3
+
+
+def as_medcli_error(error: Exception) -> MedcliError | None:
+    """What is printed of an error that ends a command; None for a bug, which is worth a traceback."""
+    if isinstance(error, MedcliError):
+        return error
+    if isinstance(error, OSError):  # not caught where it occurred: a folder without permissions, an invalid name
+        name = f"{error.filename}: " if error.filename else ""  # a standard stream has none
+        return MedcliError(f"{name}{error.strerror or error}.")
+    if isinstance(error, (MemoryError, RuntimeError, ImportError)) and ran_out(error):
+        hint = "Close other programs, or raise the limit on memory, if there is one."
+        return MedcliError("There is not enough memory.", hint)
+    return None

@@ -367,7 +367,7 @@ def test_shared_noise_is_denoised_without_adapting(
     result = med_adapt(image, "-m", model, "--device", "cpu")
     assert result.exit_code == 0, result.output
     assert "not adapted: the noise is spatially correlated" in result.output
-    assert ("can learn from such images: -m one or -m two" in result.output) == bool(known)
+    assert ("can be adapted to such images: -m one or -m two" in result.output) == bool(known)
     assert (tmp_path / "photo.denoised.png").exists()
     assert not list(tmp_path.glob("photo*.safetensors"))
 

@@ -13,7 +13,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import click
 import cv2
 import numpy as np
 import pytest
@@ -29,7 +28,7 @@ from medcli.cli import eval as door
 from medcli.cli import eval_run, med
 from medcli.data.folders import images_in, matched
 from medcli.engine.classical import CLASSICAL, classical
-from medcli.errors import InputError, MedcliError, ModelError, SomeFailed
+from medcli.errors import InputError, MedcliError, ModelError, OptionError, SomeFailed
 from medcli.images import read
 from medcli.images.values import ValueRange
 from medcli.metrics import PER_IMAGE, psnr
@@ -259,7 +258,7 @@ def test_a_pair_of_two_sizes_is_refused(image_folder: Path, noisy_folder: Path) 
     ],
 )
 def test_contradictions_are_usage_errors(arguments: list[str], words: str, image_folder: Path) -> None:
-    with pytest.raises(click.UsageError, match=words):
+    with pytest.raises(OptionError, match=words):
         run("--clean", image_folder, *arguments)
 
 

@@ -1,4 +1,4 @@
-"""`med synth-pairs --like`: a camera's noise learned from its own images, and the whole road to a denoiser."""
+"""`med synth-pairs --like`: a camera's noise modelled from its own images, then used to train a denoiser."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NoReturn
 
-import click
 import numpy as np
 import pytest
 from PIL import Image
 
+from medcli.batch.synth.options import SynthPairsOptions
 from medcli.batch.synth.run import SynthOutcome, SynthTask
 from medcli.cli import med
 from medcli.cli.progress import ProgressDisplay
-from medcli.cli.synth_run import SynthPairsOptions, report
+from medcli.cli.synth_run import report
 from medcli.data.folders import images_in
 from medcli.data.pairs import MANIFEST
-from medcli.errors import InputError, MedcliError, ModelError, OutputError, RecipeError
+from medcli.errors import InputError, MedcliError, ModelError, OptionError, OutputError, RecipeError
 from medcli.train import noise_model
 from medcli.train.loop import Trainer
 from medcli.train.recipe import load
@@ -89,7 +89,7 @@ def content(folder: str) -> dict[str, bytes]:
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in kept}
 
 
-def test_the_whole_road(call: Call) -> None:
+def test_from_noisy_images_to_a_denoiser(call: Call) -> None:
     said = call(SYNTH, "--count 2")
     assert f"{STEPS} steps of " in said
     assert "s an image, " in said
@@ -110,7 +110,7 @@ def test_the_whole_road(call: Call) -> None:
 class TestAgain:
     @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
     @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
-    def test_stopped_while_it_learns(self, number: int, call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_interrupted_training_is_continued(self, number: int, call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
         call(SYNTH.replace("noisy", "whole"))
         if (child := os.fork()) == 0:
             stopped_by(number, monkeypatch)
@@ -119,11 +119,11 @@ class TestAgain:
         assert f"going on from step 3 of {STEPS}" in call(SYNTH)
         assert content("noisy") == content("whole")
 
-    def test_what_is_learned_is_not_learned_again(self, call: Call) -> None:
+    def test_a_trained_model_is_not_trained_again(self, call: Call) -> None:
         call(SYNTH)
         before = content("noisy")
         said = call(SYNTH)
-        assert f"the noise of mine is known: {MODEL}" in said
+        assert f"the noise model of mine is there: {MODEL}" in said
         assert "5 up to date" in said
         (MODEL / "noise-of-mine.safetensors").unlink()  # as if it had been killed before the last file
         assert "5 up to date" in call(SYNTH)
@@ -136,7 +136,7 @@ class TestAgain:
         call(SYNTH)
         if not options:
             Path("mine/1.png").write_bytes(Path("mine/0.png").read_bytes())
-        with pytest.raises(OutputError, match=f"has learned from something else: there is a change in .*{words}"):
+        with pytest.raises(OutputError, match=f"was trained on something else: there is a change in .*{words}"):
             call(SYNTH, options)
         first = (MODEL / "noise-of-mine.safetensors").read_bytes()
         assert "5 done" in call(SYNTH, options, "--overwrite")
@@ -151,9 +151,9 @@ class TestAgain:
         assert "other clean images" in said
         assert "1 done, 5 up to date" in said
 
-    def test_a_rehearsal_learns_nothing(self, call: Call) -> None:
+    def test_a_dry_run_trains_nothing(self, call: Call) -> None:
         said = call(SYNTH, "--dry-run")
-        assert "would learn the noise of mine first" in said
+        assert "would train the noise model of mine first" in said
         assert "5 to do in" in said
         assert not Path("noisy").exists()
         call(SYNTH)
@@ -177,7 +177,7 @@ def stopped_by(number: int, monkeypatch: pytest.MonkeyPatch) -> NoReturn:
         os._exit(0)
 
 
-def test_the_first_mate_of_a_process_does_not_tell_its_pace(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_first_copy_of_a_process_is_not_timed(capsys: pytest.CaptureFixture[str]) -> None:
     """It waits for the model to be loaded, which no later one does."""
     seconds = [9.0, 8.0, 2.0, 2.0, 2.0, 2.0, 2.0]
     made = (
@@ -214,28 +214,28 @@ def test_statistics_can_be_matched(call: Call) -> None:
     assert len(weights.read_card(MODEL / "noise-of-mine.safetensors").config["gain"]) == 3
 
 
-def test_the_page_tells_the_steps_of_the_recipe() -> None:
+def test_the_docs_give_the_steps_of_the_recipe() -> None:
     page = Path(__file__).parents[1] / "docs" / "noise-of-your-camera.md"
     assert f"{load(noise_model.NOISE_MODEL_RECIPE).steps:,} steps" in page.read_text(encoding="utf-8")
 
 
 def test_minutes_become_steps_with_all_in_proportion() -> None:
-    lesson = noise_model.NoiseModelJob(Path("mine"), Path("clean"), Path("x"), minutes=10.0)
+    job = noise_model.NoiseModelJob(Path("mine"), Path("clean"), Path("x"), minutes=10.0)
     usual = replace(load("ludvae"), steps=2400, warmup=100, options={"rise": 1000})
-    fitted = noise_model._fitted(usual, lesson, 0.5)
+    fitted = noise_model._fitted(usual, job, 0.5)
     assert fitted == replace(usual, steps=1200, warmup=50, options={"rise": 500})
-    assert noise_model._fitted(usual, replace(lesson, minutes=None), 0.5) == usual
-    assert noise_model._fitted(usual, replace(lesson, options={"rise": 7}), 0.5).options == {"rise": 7}
-    assert noise_model._fitted(usual, lesson, 1e9).steps == 1
+    assert noise_model._fitted(usual, replace(job, minutes=None), 0.5) == usual
+    assert noise_model._fitted(usual, replace(job, options={"rise": 7}), 0.5).options == {"rise": 7}
+    assert noise_model._fitted(usual, job, 1e9).steps == 1
 
 
-class TestLetters:
+class TestErrors:
     @pytest.mark.parametrize(
         ("options", "error", "words"),
         [
-            ("--like mine --noise gaussian:5", click.UsageError, "one of them"),
-            ("--like mine --direction noisy-to-clean", click.UsageError, "learns how images become noisy"),
-            ("--minutes 3", click.UsageError, "need a folder to learn from"),
+            ("--like mine --noise gaussian:5", OptionError, "one of them"),
+            ("--like mine --direction noisy-to-clean", OptionError, "learns how images become noisy"),
+            ("--minutes 3", OptionError, "need a folder to learn from"),
             ("--like clean", InputError, "must be apart"),
             ("--like .", InputError, "must be apart"),
             ("--like mine -m photo", ModelError, "cannot generate it"),
@@ -254,7 +254,7 @@ class TestLetters:
             call("synth-pairs --from clean --to noisy --processes 1", options)
         assert not Path("noisy").exists()
 
-    def test_a_manifest_of_others_is_refused_before_the_learning(self, call: Call) -> None:
+    def test_a_manifest_of_others_is_refused_before_the_training(self, call: Call) -> None:
         Path("noisy").mkdir()
         Path("noisy", MANIFEST).write_text("a page of mine\n")
         with pytest.raises(OutputError, match="is not a manifest"):
@@ -265,7 +265,7 @@ class TestLetters:
         Path("gray").mkdir()
         for path in Path("clean").iterdir():
             Image.open(path).convert("L").save(Path("gray", path.name))
-        with pytest.raises(RecipeError, match="learned in colour, and all images of --from are gray"):
+        with pytest.raises(RecipeError, match="modelled in colour, and all images of --from are gray"):
             call(SYNTH.replace("clean", "gray"))
         assert not Path("noisy").exists()
         assert "5 done" in call(SYNTH.replace("clean", "gray"), "--config channels=1")

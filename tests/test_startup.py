@@ -94,8 +94,8 @@ def test_python_and_the_command_line_take_the_same_options_of_the_engine() -> No
     import inspect
     from dataclasses import fields
 
+    from medcli.batch.denoise.options import DenoiseOptions
     from medcli.cli.denoise import command
-    from medcli.cli.denoise_options import DenoiseOptions
     from medcli.engine.options import EngineOptions
 
     shared = {each.name for each in fields(EngineOptions)}

@@ -26,7 +26,7 @@ from medcli.batch.synth.run import NotatedNoise, SynthOptions, SynthOutcome, Syn
 from medcli.cli import med
 from medcli.data.folders import images_in, matched
 from medcli.data.pairs import MANIFEST, Side
-from medcli.errors import InputError, MedcliError, OutputError, RecipeError, SomeFailed
+from medcli.errors import InputError, MedcliError, OptionError, OutputError, RecipeError, SomeFailed
 from medcli.images import read
 from medcli.noise.notation import parse
 
@@ -451,8 +451,8 @@ def test_two_images_must_not_become_one(image_folder: Path, noisy: Path) -> None
 @pytest.mark.parametrize(
     ("arguments", "error", "words"),
     [
-        (["--noise", "gaussian:5", "--pool", "noise"], click.UsageError, "one of them"),
-        (["--format", "bmp", "--depth", "16"], click.UsageError, "BMP cannot hold --depth 16"),
+        (["--noise", "gaussian:5", "--pool", "noise"], OptionError, "one of them"),
+        (["--format", "bmp", "--depth", "16"], OptionError, "BMP cannot hold --depth 16"),
         (["--noise", "gausian:5"], RecipeError, "no noise or pool called 'gausian'"),
         (["--pool", "gaussian:5"], RecipeError, "no pool called 'gaussian:5'"),
         (["--count", "0"], click.UsageError, "0 is not in the range"),

@@ -260,7 +260,7 @@ class TestTheCommand:
             assert "range" in ran.output
         ran = CliRunner().invoke(door, ["denoise", str(source), "--nodata", "none"])
         assert ran.exit_code == 2
-        assert "'none' is no number" in ran.output
+        assert "'none' is not a valid float" in ran.output
 
 
 def test_other_formats_get_the_range_that_was_found(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ import click
 from medcli import __version__, cpu
 from medcli.cli.lazy import EXIT_CODES, Lazy, LazyGroup
 from medcli.cli.progress import message_lines
-from medcli.errors import MedcliError, ran_out
+from medcli.errors import as_medcli_error
 
 COMMANDS: Mapping[str, Lazy] = {
     "denoise": Lazy("medcli.cli.denoise:command", "Remove the noise from images, folders or a pipe."),
@@ -65,7 +65,7 @@ def med(ctx: click.Context) -> None:
 def main() -> NoReturn:
     """Runs `med` with the arguments of this process and ends it with a documented exit code."""
     cpu.set_openmp_defaults()
-    _spare_addresses()
+    cpu.share_heap()
     _silence_libraries()
     signal.signal(signal.SIGTERM, _terminate)
     try:
@@ -96,20 +96,6 @@ def _abandon_readers(code: object) -> None:
         os._exit(code if isinstance(code, int) else 1)
 
 
-def _spare_addresses() -> None:
-    """Under `ulimit -v` all threads share one heap: with glibc, each would reserve 64 MiB of addresses of its own."""
-    if not sys.platform.startswith("linux"):
-        return
-    import resource
-
-    if resource.getrlimit(resource.RLIMIT_AS)[0] != resource.RLIM_INFINITY:
-        import ctypes
-
-        arena_max = -8  # M_ARENA_MAX of malloc.h
-        if mallopt := getattr(ctypes.CDLL(None), "mallopt", None):
-            mallopt(arena_max, 1)
-
-
 def _silence_libraries() -> None:
     """Hides warnings of libraries; med reports what matters itself. `python -W` and their own variables show them."""
     os.environ.setdefault("OPENCV_LOG_LEVEL", "OFF")
@@ -129,19 +115,11 @@ def _code() -> int:
     except click.ClickException as error:
         error.show()
         return error.exit_code
-    except MedcliError as error:
-        click.echo("\n".join(message_lines(error)), err=True)
-        return error.exit_code
-    except OSError as error:  # not caught where it occurred: a folder without permissions, an invalid name
-        place = f"{error.filename}: " if error.filename else ""  # a standard stream has no name
-        click.echo("\n".join(message_lines(MedcliError(f"{place}{error.strerror or error}."))), err=True)
-        return MedcliError.exit_code
-    except (MemoryError, RuntimeError, ImportError) as error:
-        if not ran_out(error):
+    except Exception as error:
+        if not (reported := as_medcli_error(error)):
             raise
-        hint = "Close other programs, or raise the limit on memory, if there is one."
-        click.echo("\n".join(message_lines(MedcliError("There is not enough memory.", hint))), err=True)
-        return MedcliError.exit_code
+        click.echo("\n".join(message_lines(reported)), err=True)
+        return reported.exit_code
 
 
 def _terminate(number: int, frame: object) -> NoReturn:

@@ -6,10 +6,9 @@ from typing import Any
 
 import click
 
+from medcli.batch.denoise.options import NO_OUTPUT
 from medcli.cli import options
-from medcli.cli.denoise_options import DenoiseOptions
 from medcli.cli.lazy import EXIT_CODES
-from medcli.cli.options import NO_OUTPUT
 from medcli.images.formats import FORMATS
 from medcli.images.source import MAX_PIXELS
 
@@ -102,6 +101,7 @@ Every option can be set in the environment: MED_DENOISE_MODEL, MED_DENOISE_DEVIC
     force="Overwrite; make results again that are up to date.", dry_run="Say what would be done, and do nothing."
 )
 def command(**params: Any) -> None:
+    from medcli.batch.denoise.options import DenoiseOptions
     from medcli.cli.denoise_run import run_denoise
 
     run_denoise(DenoiseOptions(**params))

@@ -6,25 +6,23 @@ import io
 import sys
 from collections.abc import Iterable, Sequence
 from contextlib import closing
-from dataclasses import fields, replace
+from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, TextIO
 
 import click
 from click.core import ParameterSource
 
-from medcli.batch.denoise.files import ImageFiles, Settings, Streams
-from medcli.batch.denoise.inpaint import Inpaint, mask_of_each_job
+from medcli.batch.denoise.files import ImageFiles, Streams
+from medcli.batch.denoise.options import DenoiseOptions
 from medcli.batch.denoise.plan import STREAM, SUFFIX, Job, OutputNaming, make_plan
+from medcli.batch.denoise.prepare import prepare
 from medcli.batch.denoise.report import ImageStats, Outcome, RunSummary, as_json, as_lines
-from medcli.batch.denoise.residuals import residual_targets
-from medcli.batch.denoise.restore import Denoise, ImageTask, measured
+from medcli.batch.denoise.restore import ImageTask, measured
 from medcli.batch.denoise.run import Restore, Stages
 from medcli.batch.denoise.run import run as run_stages
-from medcli.cli.denoise_options import BLACK, DenoiseOptions
 from medcli.cli.options import chosen_range
-from medcli.cli.progress import ProgressDisplay, message_lines, raise_for, say_unless, terminal_can_animate
+from medcli.cli.progress import ProgressDisplay, message_lines, say_unless, terminal_can_animate
 from medcli.data.folders import skipped
 from medcli.files.atomic import remove_stale
 from medcli.images import DecodedImage
@@ -37,14 +35,11 @@ if TYPE_CHECKING:
 
 
 def run_denoise(options: DenoiseOptions) -> None:
-    """Raises UsageError for options that exclude each other, MedcliError, SomeFailed where some images failed."""
+    """Raises UsageError, OptionError and MedcliError; SomeFailed where some images failed."""
     say = say_unless(options.quiet)
     target, is_folder = options.output
+    options.check()
     _check_streams(options)
-    if options.mask and options.upscale:
-        raise click.UsageError("--mask and --upscale are two runs: fill the image, then enlarge the result.")
-    if options.mask and options.strength < 1:
-        raise click.UsageError("--strength does not go with --mask: of what is missing there is nothing to keep.")
     naming = OutputNaming(target, options.suffix, options.format, is_folder)
     jobs = make_plan(options.inputs, naming, recursive=options.recursive, force=options.force, say=say)
     _check_unused("--suffix", jobs[0].target == target, f"-o {target} is the whole name of the result.")
@@ -54,70 +49,25 @@ def run_denoise(options: DenoiseOptions) -> None:
     if model.domain == NOISE_DOMAIN:
         say(f"{options.model} generates noise (med synth-pairs --model); the denoisers are in 'med models list'.")
     model.require_blind_spot(f"--{name}" for name in options.blind_spot_settings())
-    masks: dict[Job, Path] = {}
-    if options.mask:
-        model.capabilities.require_inpainting()
-        masks = {} if options.mask == BLACK else mask_of_each_job(Path(options.mask), jobs, options.inputs)
-    if options.residual.path and (options.mask or options.upscale):
-        raise click.UsageError("--residual shows what denoising removed: it does not go with --mask or --upscale.")
-    extra, extra_is_folder = options.residual
-    files = ImageFiles(
-        jobs,
-        settings(options, model),
-        Streams(_received(options), _binary(sys.stdout)),
-        masks=masks,
-        residuals=residual_targets(jobs, extra, folder=extra_is_folder) if extra else {},
-        max_pixels=options.max_pixels,
-        keep_time=options.keep_time,
-    )
-    run = DenoiseRun(options, model, _task(options, model, masks), files, jobs)
-    run.start(skipped(options.inputs, options.recursive, SUFFIX))
-
-
-def settings(options: DenoiseOptions, model: Model) -> Settings:
-    """The options that shape the bytes of a result."""
-    shared = {each.name: getattr(options, each.name) for each in fields(Settings) if hasattr(options, each.name)}
-    own = {
-        "weights": model.checksums.blake2b,
-        "upscale": options.upscale or 1,
-        "mask": BLACK if options.mask else "",
-        "range": str(options.range),
-    }
-    return Settings(**(shared | own))
-
-
-def _task(options: DenoiseOptions, model: Model, masks: dict[Job, Path]) -> ImageTask:
-    if options.mask:
-        return Inpaint(masks, options.max_pixels)
-    if not options.upscale:
-        return Denoise(options.strength)
-    from medcli.batch.denoise.upscale import Upscale
-
-    filter_ = model.capabilities.upscale_filter(options.upscale)
-    return Upscale(options.upscale, filter_, options.strength, options.max_pixels, options.format)
+    stdin = _binary(sys.stdin)
+    if STREAM in options.inputs and not options.dry_run:
+        stdin = io.BytesIO(stdin.read())  # a thread that waits for a pipe could not be interrupted
+    task, files = prepare(options, model, jobs, Streams(stdin, _binary(sys.stdout)))
+    DenoiseRun(options, model, task, files, jobs).start(skipped(options.inputs, options.recursive, SUFFIX))
 
 
 def _check_streams(options: DenoiseOptions) -> None:
     """Refuses two things in one stream, and image bytes on a terminal."""
-    dash, inputs, output = Path("-"), options.inputs, options.output.path
-    if dash in inputs and len(inputs) > 1:
-        raise click.UsageError("'-' (standard input) is one image and cannot be mixed with others.")
-    if dash in inputs and sys.stdin is not None and sys.stdin.isatty():
+    output = options.output.path
+    if STREAM in options.inputs and sys.stdin is not None and sys.stdin.isatty():
         raise click.UsageError("Nothing is piped into standard input. Try: med denoise - < noisy.png > clean.png")
-    if output != dash and (output or dash not in inputs):
+    if output != STREAM and (output or STREAM not in options.inputs):
         return
     if options.as_objects:
         raise click.UsageError("--json and the image would mix on standard output. Name a file with -o.")
-    if sys.stdout is None:
-        raise click.UsageError("Standard output is closed. Send the image to a file: -o clean.png")
-    if sys.stdout.isatty():
-        raise click.UsageError("Standard output is a terminal. Send the image to a file: -o clean.png")
-
-
-def _received(options: DenoiseOptions) -> BinaryIO:
-    """Standard input, read to its end where it is an input: a thread that waits for a pipe could not be interrupted."""
-    stdin = _binary(sys.stdin)
-    return io.BytesIO(stdin.read()) if STREAM in options.inputs and not options.dry_run else stdin
+    if sys.stdout is None or sys.stdout.isatty():
+        why = "closed" if sys.stdout is None else "a terminal"
+        raise click.UsageError(f"Standard output is {why}. Send the image to a file: -o clean.png")
 
 
 def _binary(stream: TextIO | None) -> BinaryIO:
@@ -164,7 +114,7 @@ class DenoiseRun:
                 display.line("; ".join(filter(None, (self._summary.summary(display.seconds), skipped))))
         if self._summary.errors and len(self._jobs) == 1:
             raise self._summary.errors[0]
-        raise_for(self._summary.errors, len(self._jobs), "images", "denoised")
+        self._summary.raise_errors(len(self._jobs), "images", "denoised")
 
     def _prepare(self, display: ProgressDisplay) -> Restore:
         from medcli.api import load_model  # imports torch: meanwhile the first image is being read

@@ -72,6 +72,7 @@ CLASSICAL = ("bm3d", "nlm", "wavelet")
 @options.range_options(nodata=True)
 @options.run_options(quiet="No bar; only tables and errors.")
 def command(**params: Any) -> None:
-    from medcli.cli.eval_run import EvalOptions, run_eval
+    from medcli.batch.evaluate.plan import EvalOptions
+    from medcli.cli.eval_run import run_eval
 
     run_eval(EvalOptions(**params))

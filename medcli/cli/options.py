@@ -5,13 +5,15 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Sequence
+from functools import reduce
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import click
 from click.shell_completion import CompletionItem
 
 from medcli import cpu
+from medcli.batch.denoise.options import NO_OUTPUT, Output
 from medcli.engine.options import TileSize
 
 if TYPE_CHECKING:
@@ -54,16 +56,6 @@ class UserPath(click.Path):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         text = name_or_path(os.fspath(value))
         return super().convert("-" if text == self._stream else text, param, ctx)
-
-
-class Output(NamedTuple):
-    """Where results go. is_folder: whether it was written with a slash at its end."""
-
-    path: Path | None
-    is_folder: bool
-
-
-NO_OUTPUT = Output(None, False)
 
 
 class OutputPath(UserPath):
@@ -123,23 +115,9 @@ def strength(value: str) -> float:
     return number
 
 
-def number(value: str) -> float:
-    """Any number, or nan."""
-    try:
-        return float(value)
-    except ValueError:
-        raise click.BadParameter(f"'{value}' is no number.") from None
-
-
 def _together(*decorators: Decorator) -> Decorator:
     """One decorator that adds the options of all of them, in this order of the help."""
-
-    def add(command: Callable[..., Any]) -> Callable[..., Any]:
-        for decorator in reversed(decorators):
-            command = decorator(command)
-        return command
-
-    return add
+    return lambda command: reduce(lambda given, decorator: decorator(given), reversed(decorators), command)
 
 
 def model_option(help: str, *names: str, default: str | None = None, multiple: bool = False) -> Decorator:
@@ -174,7 +152,7 @@ def range_options(*, nodata: bool = False) -> Decorator:
     options = [
         click.option("--range", metavar="auto|dtype|LOW:HIGH", default="auto", help=words),
         click.option("--range-from", metavar="FILE", type=FILE, help="Take the range of this image for all."),
-        click.option("--nodata", type=number, metavar="VALUE", help=meaning),
+        click.option("--nodata", type=float, metavar="VALUE", help=meaning),
     ]
     return _together(*options if nodata else options[:2])
 

@@ -6,14 +6,13 @@ import math
 import os
 import sys
 import time
-import unicodedata
-from collections.abc import Callable, Sequence
-from types import TracebackType
+from collections.abc import Callable
 from typing import TYPE_CHECKING
+from unicodedata import category
 
 import click
 
-from medcli.errors import MedcliError, SomeFailed
+from medcli.errors import MedcliError
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -52,23 +51,13 @@ def say_unless(quiet: bool) -> Callable[[str], None]:
     return (lambda _text: None) if quiet else (lambda text: click.echo(text, err=True))
 
 
-def raise_for(errors: Sequence[MedcliError], count: int, what: str, done: str) -> None:
-    """Raises MedcliError where all of `count` failed, SomeFailed where only some did, each with the problems."""
-    why = "\n".join(error.problem for error in errors)
-    if errors and len(errors) == count:
-        raise MedcliError(f"None of {count} {what} could be {done}:", why)
-    if errors:
-        raise SomeFailed(f"{len(errors)} of {count} {what} failed:", why)
-
-
 def printable(text: str) -> str:
-    """Control characters in names of files and models are replaced, so that they do not reach the terminal."""
-    return "".join(mark if _is_text(mark) else "\ufffd" for mark in text)
+    """Control characters in names of files and models are replaced, so that they do not reach the terminal.
 
-
-def _is_text(mark: str) -> bool:
-    """What is printed, spaces of all widths, and the joiners that some scripts are written with."""
-    return mark.isprintable() or mark in "\n\t\u200c\u200d" or unicodedata.category(mark) == "Zs"
+    Spaces of all widths stay, and the joiners that some scripts are written with.
+    """
+    kept = (mark.isprintable() or mark in "\n\t\u200c\u200d" or category(mark) == "Zs" for mark in text)
+    return "".join(mark if keep else "\ufffd" for mark, keep in zip(text, kept, strict=True))
 
 
 class ProgressDisplay:
@@ -84,14 +73,12 @@ class ProgressDisplay:
         self._name, self._passes = "", 1
         self._begun = 0
         self._since = self._started  # of the present image
-        self._foretold = False
+        self._estimated = False
 
     def __enter__(self) -> ProgressDisplay:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         if self._bar is not None:
             self._bar.stop()
 
@@ -116,7 +103,7 @@ class ProgressDisplay:
 
     def advance(self, done: int, total: int) -> None:
         """`done` of `total` parts of the work on the present image are over."""
-        self._foretell(done, total)
+        self._estimate(done, total)
         nearly_over = done == total and self._begun == self._files
         if self._bar is None and self._animate and self.seconds > PATIENCE and not nearly_over:
             self._bar = self._started_bar()
@@ -127,16 +114,16 @@ class ProgressDisplay:
         if self._files > 1:
             self._bar.update(ids[0], completed=self._begun - 1 + done / total)
 
-    def _foretell(self, done: int, total: int) -> None:
+    def _estimate(self, done: int, total: int) -> None:
         """Reports once, at the first long image, how long several passes take: from the time of the first parts."""
         now = time.monotonic()
         if done == 0:
             self._since = now
-        if self._foretold or self._passes == 1 or not 0 < done < total or now - self._since < PATIENCE:
+        if self._estimated or self._passes == 1 or not 0 < done < total or now - self._since < PATIENCE:
             return
         whole = (now - self._since) * total / done
         if whole > LONG:
-            self._foretold = True
+            self._estimated = True
             first = f", the first of {self._files} images" if self._files > 1 and self._begun == 1 else ""
             self.line(
                 f"{self._passes} passes of the network per image: about {duration(whole)} for {self._name}{first}"

@@ -99,6 +99,8 @@ def span(value: str) -> tuple[float, float]:
 @click.option("--overwrite", is_flag=True, help="Replace any file; make again what is up to date.")
 @options.run_options(dry_run="Say what would be done, and do nothing.")
 def command(**params: Any) -> None:
-    from medcli.cli.synth_run import SynthPairsOptions, run_synth_pairs
+    from medcli.batch.synth.options import SynthPairsOptions
+    from medcli.cli.synth_run import run_synth_pairs
 
-    run_synth_pairs(SynthPairsOptions(**params))
+    of_model: dict[str, Any] = {name: options.assigned(params.pop(name), f"--{name}") for name in ("option", "config")}
+    run_synth_pairs(SynthPairsOptions(**params, **of_model))

@@ -1,8 +1,7 @@
-"""The noise of somebody's own images as a training run that is begun, goes on or is over, whatever is called again.
+"""A noise model of the user's own noisy images: a training run that is new, interrupted or done.
 
-It is a run like any other, in a hidden folder, so that its images of curves and noise are nobody's noisy mates.
-Beside what runs leave lies what was wished for, by the contents of all files: the noise of other images, or of other
-settings, is never taken for that of these.
+It is a run like any other, in a hidden folder, so that its plots are not taken for noisy copies. A file beside it holds
+checksums of all images and the settings: a model of other images or settings is never taken for the one requested.
 """
 
 from __future__ import annotations
@@ -11,13 +10,14 @@ import json
 import re
 import shutil
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, Protocol
 
 from medcli.data.crops import RecordedImages
-from medcli.data.folders import images_in
-from medcli.errors import OutputError, RecipeError
+from medcli.data.folders import images_in, nested
+from medcli.errors import InputError, ModelError, OutputError, RecipeError
 from medcli.files.atomic import atomic_write
 from medcli.files.checksum import sha256, sha256_of
 from medcli.images.values import parse_range
@@ -34,9 +34,9 @@ from medcli.train.sources import Sources
 from medcli.train.start import start_config
 from medcli.zoo.model import find_model
 
-PLACE, WISH = ".noise-model", "wish.json"
-FEWEST = 500  # steps; after less the noise is but a guess
-SAVES, SELDOM = 20, 25  # checkpoints of a whole run; steps between two of them at least
+PLACE, INPUTS = ".noise-model", "wish.json"
+FEWEST = 500  # steps; with less, the noise is poorly modelled
+SAVES, SELDOM = 20, 25  # checkpoints of a whole run; least steps between two of them
 WORDS = {
     "noisy": "the images of --like",
     "clean": "the images of --from",
@@ -53,10 +53,10 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True)
 class NoiseModelJob:
-    """Whose noise to learn, and how. noisy, clean: folders of different scenes. place: folder of the run.
+    """Which noise to model, and how. noisy, clean: folders of different scenes. place: folder of the run.
 
-    init: a model of noise to start from; empty for none. minutes: of training, None for the recipe's steps. options,
-    config: of method and network, beside those of the recipe.
+    init: a noise model to start from; empty for none. minutes: of training, None for the recipe's steps. options,
+    config: of method and network, beside those of the recipe. command: for the model's card.
     """
 
     noisy: Path
@@ -68,6 +68,17 @@ class NoiseModelJob:
     config: dict[str, Any] = field(default_factory=dict)
     device: str = "auto"
     range: str = "auto"
+    command: str = ""
+
+    def check(self) -> None:
+        """Raises InputError for images that would be noisy and clean at once, ModelError for a start in this folder."""
+        for flag, folder in (("--from", self.clean), ("--to", self.place.parent)):
+            if nested(self.noisy, folder):
+                problem = f"The folders of --like and {flag} must be apart: {self.noisy} and {folder}."
+                raise InputError(problem, "Neither may lie in the other.")
+        if self.init and find_model(self.init).path.resolve().is_relative_to(self.place.resolve()):
+            problem = f"{self.init} is the noise model of this very folder, and cannot be the start of another one."
+            raise ModelError(problem, "Choose another --to.")
 
     def inputs(self) -> NoiseModelInputs:
         """Reads every image. Raises InputError where a folder has none, ModelError where there is no such model."""
@@ -77,7 +88,7 @@ class NoiseModelJob:
         )
 
     def recipe(self) -> Recipe:
-        """As the package has it, with what was asked for."""
+        """That of the package with the options of the job."""
         usual, name = load(NOISE_MODEL_RECIPE), self.noisy.resolve().name
         plain = re.sub(r"[^\w.-]+", "-", name)
         start = find_model(self.init).card if self.init else None
@@ -92,15 +103,15 @@ class NoiseModelJob:
             training_data=list(dict.fromkeys([*seen, name, self.clean.resolve().name])),
         )
 
-    def run(self, command: str = "", limits: Limits | None = None) -> TrainOptions:
-        """What `medcli.train.run` has to know."""
+    def run(self, limits: Limits | None = None) -> TrainOptions:
+        """The options of the training run."""
         return TrainOptions(
             self.place,
             noisy=[self.noisy],
             clean=[self.clean],
             device=self.device,
             resume=(self.place / RECIPE).exists(),
-            command=command,
+            command=self.command,
             limits=limits,
             again="the same command",
             range=parse_range(self.range),
@@ -109,7 +120,7 @@ class NoiseModelJob:
 
 @dataclass(frozen=True)
 class NoiseModelInputs:
-    """What decides a noise model. noisy, clean, init: digests of files; the rest as in `Lesson`."""
+    """What determines a noise model. noisy, clean, init: checksums of files; the rest as in `NoiseModelJob`."""
 
     noisy: str
     clean: str
@@ -126,27 +137,27 @@ class NoiseModelInputs:
 
 
 class JobState(NamedTuple):
-    """How far the run has come, and in which names of the wish it is one of something else."""
+    """How far the run has come, and in which inputs it differs from those of the job."""
 
     state: State
     differs: Sequence[str] = ()
 
     @property
-    def strange(self) -> str:
-        """What is another than it was, in words; empty where the model is what was wished for.
+    def mismatch(self) -> str:
+        """Inputs that differ, in words; empty where the model is usable for the job.
 
-        Clean images only show scenes: with others there the noise of a model is still what it was wished to be.
+        Clean images only show scenes: with others the model of the noise stays valid.
         """
         return ", ".join(WORDS[name] for name in self.differs if name != "clean")
 
 
 def job_state(job: NoiseModelJob, inputs: NoiseModelInputs) -> JobState:
-    """What lies in the place. Raises OutputError where that is not ours."""
+    """What is in the folder. Raises OutputError where that is no noise model."""
     place = job.place
     if not place.exists() or (place.is_dir() and all(path.name.startswith(".") for path in place.iterdir())):
         return JobState("new")
     try:
-        former = NoiseModelInputs(**json.loads((place / WISH).read_text(encoding="utf-8")))
+        former = NoiseModelInputs(**json.loads((place / INPUTS).read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError) as error:
         raise OutputError(f"{place} holds something else than a noise model.", "Move it away.") from error
     if any(place.glob("*.safetensors")):
@@ -155,7 +166,7 @@ def job_state(job: NoiseModelJob, inputs: NoiseModelInputs) -> JobState:
 
 
 class Draft(NamedTuple):
-    """The recipe of a new run. seconds: that a step takes here. misfits: clean images that will get no mates."""
+    """The recipe of a new run. seconds: that a step takes here. misfits: clean images that will get no noisy copies."""
 
     recipe: Recipe
     seconds: float
@@ -165,7 +176,7 @@ class Draft(NamedTuple):
 def drafted(job: NoiseModelJob, say: Say) -> Draft:
     """Reads the images and takes a few steps, to see how long they take; where minutes are given, as many as fit in.
 
-    Raises RecipeError where no clean image can get a mate, and what `medcli.train.run.train` raises.
+    Raises RecipeError where no clean image can get a noisy copy, and what `medcli.train.run.train` raises.
     """
     recipe, hardware = job.recipe(), choose_hardware(job.device)
     adjusted, method, sources = opened(
@@ -185,10 +196,8 @@ def _misfits(recipe: Recipe, sources: Sources) -> int:
     misfits = sum(slot.shape[2] != channels for slot in slots)
     if misfits == len(slots):
         learned, seen, hint = ("colour", "gray", "channels=1") if channels == 3 else ("gray", "colour", "channels=3")
-        problem = (
-            f"The noise would be learned in {learned}, and all images of --from are {seen}: none would get a mate."
-        )
-        raise RecipeError(problem, f"Learn it in {seen}: --config {hint}")
+        problem = f"The noise would be modelled in {learned}, and all images of --from are {seen}: none would be noisy."
+        raise RecipeError(problem, f"Model it in {seen}: --config {hint}")
     return misfits
 
 
@@ -206,30 +215,82 @@ def _fitted(recipe: Recipe, job: NoiseModelJob, seconds: float) -> Recipe:
 
 
 def begin(job: NoiseModelJob, inputs: NoiseModelInputs) -> None:
-    """An empty place with the wish in it. A former model is removed only when the place is free for the new one."""
+    """An empty folder with the inputs in it. A former model is removed only after the folder is free for the new."""
     former = job.place.with_name(f"{PLACE}.old")
     shutil.rmtree(former, ignore_errors=True)
     if job.place.exists():
         job.place.rename(former)
-    with atomic_write(job.place / WISH) as file:
+    with atomic_write(job.place / INPUTS) as file:
         file.write(json.dumps(asdict(inputs)).encode())
     shutil.rmtree(former, ignore_errors=True)
 
 
-def frozen(job: NoiseModelJob) -> Recipe:
-    """The recipe of a run that was begun."""
-    return load(str(job.place / RECIPE))
+class RunDisplay(Protocol):
+    """What shows a training run."""
+
+    def report(self, line: Line, /) -> None: ...
+    def say(self, text: str, /) -> None: ...
 
 
-def learn(recipe: Recipe, job: NoiseModelJob, command: str, report: Callable[[Line], None], say: Say) -> Path:
-    """Begins the run or goes on with it; returns its weight file. Raises what `medcli.train.run.train` raises."""
+def train_noise_model(
+    job: NoiseModelJob,
+    display: Callable[[int], AbstractContextManager[RunDisplay]],
+    say: Say,
+    *,
+    overwrite: bool = False,
+    dry_run: bool = False,
+) -> bool:
+    """Whether the model is there in the end: always, but in a dry run, which trains nothing.
+
+    display: called with the steps of the run. overwrite: also a model that was trained on something else. Raises
+    OutputError for such a model without it, and what `medcli.train.run.train` raises.
+    """
+    job.check()
+    inputs = job.inputs()
+    found = job_state(job, inputs)
+    anew = found.state == "new" or bool(found.mismatch)
+    if found.state != "new" and found.mismatch and not overwrite:
+        raise OutputError(
+            f"{job.place} was trained on something else: there is a change in {found.mismatch}.",
+            f"Add --overwrite to train anew, choose another --to, or use it as it is with --model {job.place}.",
+        )
+    if not anew and found.differs:
+        say("other clean images than in training: the noise model stays valid")
+    if found.state == "done" and not anew:
+        say(f"the noise model of {job.noisy} is there: {job.place}")
+        return True
+    if dry_run:
+        say(f"would {'train' if anew else 'continue'} the noise model of {job.noisy} first, in {job.place}")
+        return False
+    recipe = _new_run(job, inputs, say) if anew else load(str(job.place / RECIPE))
+    with display(recipe.steps) as shown:
+        train(recipe, job.run(_limits(job, recipe)), shown.report, shown.say)
+    plot = job.place / "noise.png"
+    beside = f"; {plot} shows it beside the real noise" if plot.exists() else ""
+    say(f"the noise model of {job.noisy} is trained{beside}")
+    return True
+
+
+def _new_run(job: NoiseModelJob, inputs: NoiseModelInputs, say: Say) -> Recipe:
+    say(f"training a noise model of {job.noisy}; measuring the speed ...")
+    recipe, seconds, misfits = drafted(job, say)
+    hint = " (--minutes sets another time)" if job.minutes is None else ""
+    say(f"{recipe.steps:,} steps of {seconds:.2g} s: about {recipe.steps * seconds / 60:,.1f} min{hint}")
+    if recipe.steps < FEWEST:
+        say(f"  note: with less than {FEWEST} steps the noise is poorly modelled")
+    if misfits:
+        say(f"  note: noise is modelled for either gray or colour: {misfits} images of --from will get no copies")
+    begin(job, inputs)
+    return recipe
+
+
+def _limits(job: NoiseModelJob, recipe: Recipe) -> Limits:
+    """Of the time that is left of the minutes, with checkpoints and reports in proportion to the steps."""
     saved = checkpoint.saved(job.place / "checkpoints")
     done = checkpoint.step_of(saved[-1]) if saved else 0
     minutes = job.minutes and max(1 / 60, job.minutes * (1 - done / recipe.steps))
-    limits = Limits(
-        minutes, save_every=max(SELDOM, recipe.steps // SAVES), report_every=max(1, min(100, recipe.steps // 5))
-    )
-    return train(recipe, job.run(command, limits), report, say)
+    save_every, report_every = max(SELDOM, recipe.steps // SAVES), max(1, min(100, recipe.steps // 5))
+    return Limits(minutes, save_every=save_every, report_every=report_every)
 
 
 def _digest(folder: Path) -> str:

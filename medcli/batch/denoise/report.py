@@ -9,7 +9,7 @@ from typing import Literal
 
 from medcli.batch.denoise.plan import STREAM, Job
 from medcli.engine.residual import RemovedStats
-from medcli.errors import MedcliError
+from medcli.errors import MedcliError, SomeFailed
 from medcli.images.values import UNIT, ValueRange
 
 Status = Literal["done", "skipped", "failed", "planned"]
@@ -116,3 +116,11 @@ class RunSummary:
         words: dict[Status, str] = {"done": "done", "planned": "to do", "skipped": "up to date", "failed": "failed"}
         parts = [f"{self.counts[status]} {word}" for status, word in words.items() if self.counts[status]]
         return f"{', '.join(parts)} in {seconds:.1f} s"
+
+    def raise_errors(self, count: int, what: str, done: str) -> None:
+        """Raises MedcliError where all of `count` failed, SomeFailed where only some did, each with the problems."""
+        why = "\n".join(error.problem for error in self.errors)
+        if self.errors and len(self.errors) == count:
+            raise MedcliError(f"None of {count} {what} could be {done}:", why)
+        if self.errors:
+            raise SomeFailed(f"{len(self.errors)} of {count} {what} failed:", why)

@@ -77,11 +77,9 @@ def _multiple(least: int, step: int) -> int:
 
 @dataclass(frozen=True)
 class Adapted:
-    """start, learned: both models; verdict: on them. The latter two are None where nothing was learned.
+    """start, learned: both models; comparison: of them. The latter two are None where the training made no step.
 
-    method: by which it was learned.
-
-    interrupted: whether Ctrl-C ended the learning.
+    method: by which it was trained. interrupted: whether Ctrl-C ended the training.
     """
 
     start: nn.Module
@@ -95,6 +93,23 @@ class Adapted:
     def network(self) -> nn.Module:
         """The better one."""
         return self.learned if self.learned and self.comparison and self.comparison.better else self.start
+
+    def summary(self, model: str) -> list[str]:
+        """How both models compare and which is used, in lines. model: name of the one at the start."""
+        comparison = self.comparison
+        if comparison is None:
+            return [f"the training made no step; {model} is used as it is"]
+        hidden, used, strong = (
+            f"{gain:+.3f} ± {2 * error:.3f}" for gain, error in zip(comparison.gains, comparison.errors, strict=True)
+        )
+        before, after = comparison.before, comparison.after
+        stopped = f"stopped after {self.steps} steps; the model as it is now is compared"
+        return [
+            *([stopped] if self.interrupted else []),
+            f"on held-out rows: RMS error at hidden pixels {model} {before:.3f}, adapted {after:.3f}",
+            f"gain in units of the noise: hidden {hidden}; as used {used}, and {strong} if the noise is stronger",
+            "the adapted model is better and is used" if comparison.better else f"not clearly better: {model} is used",
+        ]
 
 
 @dataclass(frozen=True)
@@ -156,18 +171,18 @@ def adapt(
     seed: int = 0,
     report: Callable[[Line], None],
 ) -> Adapted:
-    """Trains a copy of the network for so long, in `folder`, and returns both with the verdict on them.
+    """Trains a copy of the network for so long, in `folder`, and compares both.
 
-    lesson: without an obstacle. Ctrl-C ends the training, not the comparison.
+    adaptation_job: without an obstacle. Ctrl-C ends the training, not the comparison.
     """
     way, card = adaptation_job.way, adaptation_job.card
     start = adaptation_job.network.to(hardware.device, memory_format=channels_last).eval()  # type: ignore[call-overload]
-    learning, judging = dealt(adaptation_job.images, way.side)
-    recipe = _recipe(card, way, _patch(learning, way), seed)
+    training, held_out = dealt(adaptation_job.images, way.side)
+    recipe = _recipe(card, way, _patch(training, way), seed)
     kind = resolve(METHODS, recipe.method, kind="method", error=RecipeError)
     method: Method = kind(copy.deepcopy(start).train(), **recipe.options)
     trainer = Trainer(method, recipe, hardware, folder, report)
-    source = RecordedImages([learning], CropSampler(recipe.patch, card.channels), seed)
+    source = RecordedImages([training], CropSampler(recipe.patch, card.channels), seed)
     interrupted = False
     try:
         trainer.run(source, Limits(minutes=minutes, save_every=STEPS, report_every=10))
@@ -176,7 +191,7 @@ def adapt(
     if not checkpoint.saved(trainer.checkpoints):
         return Adapted(start, way.method, interrupted=interrupted)
     learned = trainer.average.eval()
-    tiles = squares(judging, card.channels, way.side, seed).to(hardware.device)
+    tiles = squares(held_out, card.channels, way.side, seed).to(hardware.device)
     comparison = way.score(start, learned, tiles, adaptation_job.seen, seed)
     return Adapted(start, way.method, learned, comparison, trainer.step, interrupted)
 

@@ -48,6 +48,14 @@ class NoiseStatistics:
     levels: tuple[float, ...] = ()
     lags: Floats | None = None
 
+    @property
+    def words(self) -> str:
+        """`noise: about 12.0 grey levels; independent from pixel to pixel`"""
+        if not self.stride:
+            return "noise: not measured"
+        apart = "from pixel to pixel" if self.stride == 1 else f"only at a stride of {self.stride} pixels"
+        return f"noise: about {self.sigma:.1f} grey levels; independent {apart}"
+
 
 @dataclass(frozen=True)
 class Comparison:

@@ -1,0 +1,58 @@
+"""From the options of a run to its task and its files."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import fields
+from pathlib import Path
+
+from medcli.batch.denoise.files import ImageFiles, Settings, Streams
+from medcli.batch.denoise.inpaint import Inpaint, mask_of_each_job
+from medcli.batch.denoise.options import BLACK, DenoiseOptions
+from medcli.batch.denoise.plan import Job
+from medcli.batch.denoise.residuals import residual_targets
+from medcli.batch.denoise.restore import Denoise, ImageTask
+from medcli.zoo.model import Model
+
+
+def prepare(
+    options: DenoiseOptions, model: Model, jobs: Sequence[Job], streams: Streams
+) -> tuple[ImageTask, ImageFiles]:
+    """What the run does with each image, and where images come from and go to.
+
+    Raises ModelError where the model was not trained for the task, InputError for masks that are missing.
+    """
+    task: ImageTask = Denoise(options.strength)
+    masks: dict[Job, Path] = {}
+    if options.mask:
+        model.capabilities.require_inpainting()
+        masks = {} if options.mask == BLACK else mask_of_each_job(Path(options.mask), jobs, options.inputs)
+        task = Inpaint(masks, options.max_pixels)
+    elif options.upscale:
+        from medcli.batch.denoise.upscale import Upscale  # imports torch
+
+        filter_ = model.capabilities.upscale_filter(options.upscale)
+        task = Upscale(options.upscale, filter_, options.strength, options.max_pixels, options.format)
+    residual, is_folder = options.residual
+    files = ImageFiles(
+        jobs,
+        settings_of(options, model),
+        streams,
+        masks=masks,
+        residuals=residual_targets(jobs, residual, folder=is_folder) if residual else {},
+        max_pixels=options.max_pixels,
+        keep_time=options.keep_time,
+    )
+    return task, files
+
+
+def settings_of(options: DenoiseOptions, model: Model) -> Settings:
+    """The options that change the bytes of a result."""
+    shared = {each.name: getattr(options, each.name) for each in fields(Settings) if hasattr(options, each.name)}
+    own = {
+        "weights": model.checksums.blake2b,
+        "upscale": options.upscale or 1,
+        "mask": BLACK if options.mask else "",
+        "range": str(options.range),
+    }
+    return Settings(**(shared | own))

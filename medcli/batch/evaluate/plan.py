@@ -1,0 +1,102 @@
+"""From the options of `med eval` to its tables: pairs, metrics and the protocol of each."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from medcli.batch.evaluate.run import EvaluatedMethod, baseline
+from medcli.batch.evaluate.tables import Protocol
+from medcli.batch.pairs import FilePairs, SyntheticPairsFromFiles, thinned
+from medcli.data.folders import images_in, matched
+from medcli.engine.denoiser import Denoiser
+from medcli.engine.options import EngineOptions
+from medcli.errors import OptionError
+from medcli.metrics import FID, PER_IMAGE, Fid, Metric, check_names
+from medcli.noise.notation import parse
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvalOptions(EngineOptions):
+    """The options of `med eval`, by the names of the parameters that click parses.
+
+    rounded: None for the default. range: what was typed, after `chosen_range` a RangeChoice.
+    """
+
+    models: tuple[str, ...]
+    clean: Path
+    noisy: Path | None
+    noise: tuple[str, ...]
+    clip: bool | None
+    rounded: bool | None
+    noise_seed: int
+    limit: int | None
+    metrics: str
+    classical: tuple[str, ...]
+    csv: Path | None
+    json: Path | None
+    markdown: Path | None
+    strength: float
+    range_from: Path | None
+    quiet: bool
+
+    def check(self) -> None:
+        """Raises OptionError for options that exclude each other."""
+        if bool(self.noise) == (self.noisy is not None):
+            raise OptionError("Say where the noisy images come from: --noise SPEC or --noisy DIR, one of them.")
+        if self.noisy is not None and self.clip is not None:
+            raise OptionError("--clip and --no-clip say how --noise is added; the files of --noisy are as they are.")
+        if self.clip is False and self.rounded and self.noise:
+            raise OptionError("--round makes 8-bit images, which end at black and white: leave --no-clip out.")
+
+    def chosen_metrics(self) -> tuple[Mapping[str, Metric], bool]:
+        """(metrics by name, whether FID is wanted); raises MedcliError for unknown ones and for what they lack."""
+        names = tuple(dict.fromkeys(("psnr", *(name.strip() for name in self.metrics.split(",") if name.strip()))))
+        check_names(names)
+        if FID in names:
+            Fid()  # raises before the work, not after it
+        return {name: PER_IMAGE[name].make() for name in names if name != FID}, FID in names
+
+
+@dataclass(frozen=True)
+class EvalTask:
+    """What one table is about. noise: its notation, empty where both images of a pair come from files."""
+
+    noise: str
+    pairs: SyntheticPairsFromFiles | FilePairs
+    baselines: Sequence[EvaluatedMethod]
+
+    def protocol(self, options: EvalOptions, denoisers: Sequence[Denoiser]) -> Protocol:
+        """How the numbers of the table are made."""
+        models = ""
+        if denoisers:
+            passes = ", eight flips and turns" if options.ensemble else ""
+            device, precision = denoisers[0].device, options.precision
+            models = f"models on {device}, precision {precision}, strength {options.strength:g}{passes}"
+        return Protocol(
+            noise=self.noise,
+            images=str(options.noisy or options.clean),
+            against=str(options.clean),
+            count=len(self.pairs),
+            clip=bool(options.clip),
+            round=self.pairs.round,
+            seed=options.noise_seed,
+            models=models,
+            range=str(options.range),
+        )
+
+
+def eval_tasks(options: EvalOptions) -> Iterator[EvalTask]:
+    """One for each table. Raises InputError for folders without images or pairs, RecipeError for what is no noise."""
+    values, nodata, classical = options.range, options.nodata, dict.fromkeys(options.classical)
+    if options.noisy is not None:
+        names = thinned(matched(options.noisy, options.clean), options.limit)
+        pairs = FilePairs(options.noisy, options.clean, names, options.rounded is not False, values, nodata)
+        yield EvalTask("", pairs, [baseline(name, None) for name in classical])
+        return
+    images = thinned(images_in(options.clean), options.limit)
+    clip, rounded, seed = bool(options.clip), bool(options.rounded), options.noise_seed
+    for noise in map(parse, options.noise):
+        made = SyntheticPairsFromFiles(options.clean, images, noise, seed, clip, rounded, values, nodata)
+        yield EvalTask(str(noise), made, [baseline(name, noise) for name in classical])
