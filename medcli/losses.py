@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 Loss = Callable[[Tensor, Tensor], Tensor]
@@ -34,4 +35,13 @@ def log_mse(restored: Tensor, target: Tensor) -> Tensor:
     return 0.5 * torch.log((restored - target).square().mean((1, 2, 3)) + 1e-5).mean()
 
 
-LOSSES: Mapping[str, Loss] = {"l1": l1, "mse": mse, "charbonnier": charbonnier, "log_mse": log_mse}
+def bce(restored: Tensor, target: Tensor) -> Tensor:
+    """Binary cross entropy, less the entropy of the target, which is clipped to [0, 1]: 0 where both are equal.
+
+    restored: within [0, 1], in float32. Like the squared error it is minimal at the mean of the targets.
+    """
+    target = target.clamp(0, 1)
+    return F.binary_cross_entropy(restored, target) - F.binary_cross_entropy(target, target).detach()
+
+
+LOSSES: Mapping[str, Loss] = {"l1": l1, "mse": mse, "charbonnier": charbonnier, "log_mse": log_mse, "bce": bce}

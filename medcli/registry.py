@@ -17,6 +17,7 @@ ARCHITECTURES: Mapping[str, str] = {
     "nafnet-baseline": "medcli.archs.baseline:Baseline",
     "plainunet": "medcli.archs.plainunet:PlainUNet",
     "restormer": "medcli.archs.restormer:Restormer",
+    "self2self": "medcli.archs.self2self:Self2SelfNetwork",
     "split": "medcli.archs.split:SplitUNet",
     "swin": "medcli.archs.swin:SwinTx",
     "unet": "medcli.archs.unet:ResidualUNet",
@@ -28,7 +29,9 @@ METHODS: Mapping[str, str] = {
     "med": "medcli.methods.med:MeD",
     "n2n": "medcli.methods.n2n:Noise2Noise",
     "n2s": "medcli.methods.n2s:Noise2Self",
+    "nvt": "medcli.methods.nvt:NVT",
     "r2r": "medcli.methods.r2r:Recorrupted",
+    "self2self": "medcli.methods.self2self:Self2Self",
     "supervised": "medcli.methods.supervised:Supervised",
 }
 
@@ -69,6 +72,7 @@ STRATEGIES: Mapping[str, str] = {
     "plain": "medcli.engine.strategies:Plain",
     "flips": "medcli.engine.strategies:Flips",
     "masks": "medcli.engine.blind_spot:ComplementaryMasks",
+    "bernoulli": "medcli.engine.bernoulli:Bernoulli",
 }
 
 

@@ -239,11 +239,11 @@ def test_a_worker_that_dies_is_a_letter(image_folder: Path, tmp_path: Path, monk
 
 @pytest.mark.parametrize("name", METHODS)
 def test_every_method_goes_from_images_to_a_denoised_image(name: str, image_folder: Path, tmp_path: Path) -> None:
-    architecture = {"med": "swin", "ludvae": "ludvae"}.get(name, "unet")
+    architecture = {"med": "swin", "ludvae": "ludvae", "nvt": "self2self", "self2self": "self2self"}.get(name, "unet")
     recipe = Recipe(
         id="tiny", title="", steps=2, method=name, architecture=architecture, config=TINY[architecture],
         noises={"gaussian:25": 1}, patch=32, batch=2, warmup=1, held_out=0.2,
-        options={"pd": 1} if name == "amsnet" else {},
+        options={"amsnet": {"pd": 1}, "self2self": {"passes": 2}}.get(name, {}),
     )  # fmt: skip
     options = TrainOptions(
         tmp_path / "run", [image_folder], device="cpu", precision="fp32", workers=0, limits=Limits(report_every=1)

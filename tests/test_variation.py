@@ -32,7 +32,7 @@ def colours() -> torch.Tensor:
 
 @pytest.mark.parametrize("noise", [NOISE, Camera()], ids=str)
 def test_a_monochrome_sample_has_equal_channels_in_both_images(noise: Gaussian | Camera) -> None:
-    clean, noisy = Variation(gray=1).pair(colours(), noise, seeded())
+    clean, (noisy,) = Variation(gray=1).views(colours(), noise, seeded(), 1)
     for image in (clean, noisy):
         assert torch.equal(image[0], image[1])
         assert torch.equal(image[0], image[2])
@@ -42,7 +42,7 @@ def test_a_monochrome_sample_has_equal_channels_in_both_images(noise: Gaussian |
 def test_common_noise_is_correlated_between_channels_and_keeps_its_strength() -> None:
     correlations = []
     for seed in range(20):
-        clean, noisy = Variation(common=1).pair(torch.full((3, 64, 64), 0.5), NOISE, seeded(seed))
+        clean, (noisy,) = Variation(common=1).views(torch.full((3, 64, 64), 0.5), NOISE, seeded(seed), 1)
         noise = (noisy - clean).flatten(1)
         correlations.append(torch.corrcoef(noise)[0, 1].item())
         assert noise.std().item() * 255 == pytest.approx(25, rel=0.5)
@@ -53,7 +53,7 @@ def test_common_noise_is_correlated_between_channels_and_keeps_its_strength() ->
 def test_a_small_contrast_stays_in_range_and_keeps_the_noise() -> None:
     spans = []
     for seed in range(60):
-        clean, noisy = Variation(contrast=1).pair(colours(), NOISE, seeded(seed))
+        clean, (noisy,) = Variation(contrast=1).views(colours(), NOISE, seeded(seed), 1)
         assert 0 <= clean.min() <= clean.max() <= 1
         assert (noisy - clean).std().item() * 255 == pytest.approx(25, rel=0.15)
         spans.append((clean.max() - clean.min()).item())
@@ -62,23 +62,32 @@ def test_a_small_contrast_stays_in_range_and_keeps_the_noise() -> None:
 
 
 def test_some_patterns_stay_clean() -> None:
-    pairs = [Variation(patterns=1).pair(colours(), NOISE, seeded(seed)) for seed in range(50)]
-    untouched = sum(torch.equal(clean, noisy) for clean, noisy in pairs)
+    drawn = [Variation(patterns=1).views(colours(), NOISE, seeded(seed), 1) for seed in range(50)]
+    untouched = sum(torch.equal(clean, noisy) for clean, (noisy,) in drawn)
     assert 10 <= untouched <= 30
 
 
 def test_shares_are_shares() -> None:
     variation = Variation(gray=0.3, patterns=0.2)
-    pairs = [variation.pair(colours(), NOISE, seeded(seed)) for seed in range(DRAWS)]
-    gray = sum(torch.equal(noisy[0], noisy[1]) for _, noisy in pairs) / DRAWS
+    drawn = [variation.views(colours(), NOISE, seeded(seed), 1) for seed in range(DRAWS)]
+    gray = sum(torch.equal(noisy[0], noisy[1]) for _, (noisy,) in drawn) / DRAWS
     assert 0.25 < gray < 0.5  # patterns are often gray by themselves
 
 
 def test_a_seed_means_one_sample() -> None:
     variation = Variation(0.3, 0.3, 0.5, 0.5)
     for seed in range(20):
-        first, again = (variation.pair(colours(), NOISE, seeded(seed)) for _ in range(2))
-        assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
+        (clean, (noisy,)), (again, (noisy_again,)) = (variation.views(colours(), NOISE, seeded(seed), 1) for _ in "ab")
+        assert torch.equal(clean, again)
+        assert torch.equal(noisy, noisy_again)
+
+
+def test_views_show_one_scene_with_noise_of_their_own() -> None:
+    for seed in range(20):
+        clean, views = Variation(gray=0.5, contrast=0.5).views(colours(), NOISE, seeded(seed), 2)
+        first, second = (view - clean for view in views)
+        correlation = torch.corrcoef(torch.stack((first.flatten(), second.flatten())))[0, 1]
+        assert abs(correlation) < 0.2
 
 
 @pytest.mark.parametrize("channels", [1, 3])

@@ -6,6 +6,7 @@ processes, and of interruptions.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple, Protocol
@@ -93,7 +94,7 @@ class SyntheticPairs:
     """Clean images that are made noisy. views, alike, clean: as in `medcli.methods.base.Needs`.
 
     variation: of the sample, for methods that take one view and its clean image. others: where `clean="others"` come
-    from, the same images unless given.
+    from, the same images unless given. mixup: share of samples whose clean image is mixed with another one.
     """
 
     images: PixelCache
@@ -105,13 +106,16 @@ class SyntheticPairs:
     clean: Clean = "mates"
     variation: Variation | None = None
     others: PixelCache | None = None
+    mixup: float = 0.0
 
     def sample(self, step: int, index: int) -> Sample:
         generator = keyed_generator(self.seed, step, index)
         clean = _patch(self.images, self.crop_sampler, generator)
+        if self.mixup and uniform(0, 1, generator) < self.mixup:
+            clean = mixed(clean, _patch(self.images, self.crop_sampler, generator), generator)
         if self.variation:
-            clean, varied = self.variation.pair(clean, self.noise, generator)
-            return Sample([varied], clean, derived_seed(self.seed, step, index, "method"))
+            clean, varied = self.variation.views(clean, self.noise, generator, self.views)
+            return Sample(varied, clean, derived_seed(self.seed, step, index, "method"))
         if self.alike:
             noisy = list(views(self.noise, clean, generator, self.views))
         else:
@@ -123,8 +127,8 @@ class SyntheticPairs:
         return Sample(noisy, clean if self.clean == "mates" else None, key)
 
     def judged(self) -> SyntheticPairs:
-        """The same images and noise as pairs of one view and its clean image."""
-        return replace(self, views=1, alike=False, clean="mates")
+        """The same images and noise as pairs of one view and its clean image, not mixed."""
+        return replace(self, views=1, alike=False, clean="mates", mixup=0.0)
 
     def release(self) -> None:
         for images in (self.images, *filter(None, [self.others])):
@@ -170,6 +174,12 @@ def stacked(source: SampleSource, step: int, indices: Sequence[int]) -> Stacked:
     clean = [sample.clean for sample in samples if sample.clean is not None]
     keys = torch.tensor([sample.key for sample in samples])
     return noisy, torch.stack(clean) if clean else None, keys
+
+
+def mixed(image: Tensor, other: Tensor, generator: Generator) -> Tensor:
+    """Mixup: weights from Beta(0.5, 0.5), the arcsine distribution (Zhang et al., mixup, ICLR 2018)."""
+    share = math.sin(uniform(0, math.pi / 2, generator)) ** 2
+    return image + share * (other - image)
 
 
 def as_unit(pixels: NDArray[Any]) -> NDArray[np.float32]:

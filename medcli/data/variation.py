@@ -39,8 +39,8 @@ class Variation:
     structures: float = 0.0
     exposure: float = 0.0
 
-    def pair(self, clean: Tensor, noise: Noise, generator: Generator) -> tuple[Tensor, Tensor]:
-        """(clean, noisy), each (C, H, W) float32, from a clean patch (C, H, W) in [0, 1]."""
+    def views(self, clean: Tensor, noise: Noise, generator: Generator, count: int) -> tuple[Tensor, list[Tensor]]:
+        """(clean, noisy views), each (C, H, W) float32, from a clean patch (C, H, W) in [0, 1]."""
         untouched = False
         if _chance(self.patterns, generator):
             clean = pattern(clean.shape[0], clean.shape[1], generator)
@@ -54,26 +54,27 @@ class Variation:
             clean = uniform(0, 1 - factor, generator) + factor * clean
         kind = uniform(0, 1, generator) if self.gray + self.common else 1.0
         if kind < self.gray:
-            return _monochrome(clean, noise, untouched, generator)
+            clean = _luma(clean).expand_as(clean).contiguous()
         if untouched:
-            return clean, clean.clone()
+            return clean, [clean.clone() for _ in range(count)]
+        return clean, [self._noisy(clean, noise, kind, generator) for _ in range(count)]
+
+    def _noisy(self, clean: Tensor, noise: Noise, kind: float, generator: Generator) -> Tensor:
         noisy = noise(clean, generator)
+        if kind < self.gray:
+            return _one_plane(noisy, generator)
         if kind < self.gray + self.common:
-            noisy = _with_common_noise(clean, noisy, uniform(0, 1, generator), generator)
-        return clean, noisy
+            return _with_common_noise(clean, noisy, uniform(0, 1, generator), generator)
+        return noisy
 
 
-def _monochrome(clean: Tensor, noise: Noise, untouched: bool, generator: Generator) -> tuple[Tensor, Tensor]:
-    """Gray, with one channel of the noisy image, or its luma, in all channels."""
-    gray = _luma(clean).expand_as(clean).contiguous()
-    if untouched:
-        return gray, gray.clone()
-    noisy = noise(gray, generator)
+def _one_plane(noisy: Tensor, generator: Generator) -> Tensor:
+    """One channel, or the luma, in all channels."""
     if _chance(0.6, generator):
         plane = noisy[int(torch.randint(len(noisy), (), generator=generator))][None]
     else:
         plane = _luma(noisy)
-    return gray, plane.expand_as(clean).contiguous()
+    return plane.expand_as(noisy).contiguous()
 
 
 def _exposed(clean: Tensor, generator: Generator) -> Tensor:

@@ -312,6 +312,7 @@ def _maker(crop_sampler: CropSampler, recipe: Recipe, needs: Needs) -> Callable[
             needs.clean,
             variation,
             images.clean,
+            needs.mixup,
         )
 
     return make
@@ -330,7 +331,7 @@ def _variation(recipe: Recipe, needs: Needs) -> Variation | None:
             raise RecipeError(f"The share of the variation '{name}' cannot be {share!r}.", "It must be 0 to 1.")
     if not any(recipe.variation.values()):
         return None
-    if needs.views + needs.spare != 1 or needs.clean != "mates":
+    if needs.alike or needs.spare or needs.clean != "mates":
         hint = "They are for methods that learn from clean images."
         raise RecipeError(f"'{recipe.method}' takes no variations.", hint)
     return Variation(**recipe.variation)
