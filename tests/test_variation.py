@@ -128,7 +128,7 @@ def test_specimens_are_in_range_and_differ(channels: int) -> None:
 
 
 def test_specimens_replace_the_image() -> None:
-    clean, _ = Variation(structures=1).pair(colours(), NOISE, seeded())
+    clean, _ = Variation(structures=1).views(colours(), NOISE, seeded(), 1)
     assert torch.equal(clean[0], clean[1])
     assert not torch.equal(clean, colours())
 
@@ -136,7 +136,7 @@ def test_specimens_replace_the_image() -> None:
 def test_an_exposure_darkens_and_stays_in_range() -> None:
     means = []
     for seed in range(60):
-        clean, _ = Variation(exposure=1).pair(colours(), NOISE, seeded(seed))
+        clean, _ = Variation(exposure=1).views(colours(), NOISE, seeded(seed), 1)
         assert 0 <= clean.min() <= clean.max() <= 1
         means.append(clean.mean().item())
     assert min(means) < 0.1

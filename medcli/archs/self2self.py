@@ -84,9 +84,7 @@ class Self2SelfNetwork(nn.Module):
         skips[-1], _ = self._partial(LEVELS + 1, features, mask)
         return skips
 
-    def decode(
-        self, skips: Sequence[Tensor], beside: Sequence[Tensor] = (), thin: Thin | None = None
-    ) -> list[Tensor]:
+    def decode(self, skips: Sequence[Tensor], beside: Sequence[Tensor] = (), thin: Thin | None = None) -> list[Tensor]:
         """Features at 1/16, 1/8, 1/4, 1/2 and 1/1. beside: added to what the first convolution of a level gives."""
         *skips, features = skips
         found: list[Tensor] = []
