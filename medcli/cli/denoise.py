@@ -89,7 +89,11 @@ Every option can be set in the environment: MED_DENOISE_MODEL, MED_DENOISE_DEVIC
 @options.recursive_option
 @click.option("--suffix", type=options.suffix, metavar="S",
               help="Before the extension of results.  [default: .denoised beside the input, else none]")  # fmt: skip
-@click.option("--format", type=options.ImageFormat(list(FORMATS)), help="Of results.  [default: the input's]")
+@click.option(
+    "--format",
+    type=options.ImageFormat([name for name, form in FORMATS.items() if not form.result]),
+    help="Of results.  [default: the input's]",
+)
 @click.option("--quality", type=click.IntRange(1, 100), metavar="1..100",
               help="Of JPEG and WebP.  [default: the input's]")  # fmt: skip
 @click.option("--max-pixels", type=click.IntRange(min=1), metavar="N", default=MAX_PIXELS, show_default=True,

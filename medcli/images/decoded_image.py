@@ -69,11 +69,14 @@ class Metadata:
     native: tuple[tuple[bytes, bytes], ...] = ()  # (kind, content) of blocks that only the same format understands
     quantization: tuple[tuple[int, ...], ...] = ()  # JPEG: tables of 64 steps for luma and chroma, row by row
     subsampling: str | None = None  # JPEG: "4:4:4" "4:2:2" "4:2:0"
-    lossless: bool = False  # WebP
+    lossless: bool = False  # WebP, JPEG 2000
     quality: int | None = None  # lossy WebP, 1 to 100, as the steps of its quantizer tell
     tiff: tuple[TiffLayout, ...] = ()  # one for each page
     byteorder: ByteOrder = "<"  # TIFF
     bigtiff: bool = False
+    bits: int | None = None  # of a sample in the file, where that is neither 8 nor 16
+    transfer: Literal["linear", "pq", "hlg"] | None = None  # how numbers encode light, where a format implies it
+    nclx: tuple[int, int, int, int] | None = None  # HEIF, AVIF: primaries, transfer, matrix, full range
 
     def nodata(self, number: int) -> float | None:
         """The value that means nothing on this page, counted from 0, as GDAL's tag says; None where none does.

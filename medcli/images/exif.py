@@ -134,6 +134,20 @@ def orientation(block: bytes | None) -> int:
     return found[0] if found and 1 <= found[0] <= 8 else 1
 
 
+def upright(block: bytes) -> bytes:
+    """`block` with the orientation 1, for pixels that are stored upright."""
+    mark, result = order(block), bytearray(block)
+    if mark is None:
+        return block
+    try:
+        for entry in main_directory(block, mark):
+            if entry.tag == ORIENTATION and entry.count == 1:
+                struct.pack_into(mark + ("H" if entry.kind == SHORT else "I"), result, entry.at, 1)
+    except struct.error:
+        return block
+    return bytes(result)
+
+
 def tidied(block: bytes, width: int, height: int) -> bytes:
     """`block` without its thumbnail, which would show the old pixels, and with the true width and height.
 

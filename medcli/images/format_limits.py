@@ -10,9 +10,10 @@ from numpy.typing import NDArray
 
 from medcli.errors import OutputError
 from medcli.images.decoded_image import DecodedImage, Metadata, Page
-from medcli.images.exif import orientation
+from medcli.images.exif import orientation, upright
 from medcli.images.formats import FORMATS
 from medcli.images.raster import bands, turned
+from medcli.images.recoloured import recoloured
 from medcli.images.values import ValueRange, dtype_range
 
 LOSSES = {"icc": "colour profile", "exif": "EXIF", "thumbnail": "thumbnail", "xmp": "XMP", "dpi": "resolution"}
@@ -22,6 +23,7 @@ NATIVE: Mapping[int | bytes, str] = {  # what stays behind with its format: tags
     **dict.fromkeys((33550, 33922, 34264, 34735, 34736, 34737), "georeference"),
     **dict.fromkeys((34118, 34680, 34682), "the microscope's notes"), 42112: "GDAL's notes", 42113: "nodata",
     **dict.fromkeys((b"tEXt", b"zTXt", b"iTXt"), "text"),
+    b"fits": "FITS cards", b"head": "OpenEXR header",
     b"trailer": "further images or video", b"\xfe": "comment", b"\xed": "Photoshop's blocks with IPTC",
 }  # fmt: skip
 CARRIED = (32781, 33432, 50838)  # image's identity; copyright, which EXIF has too; lengths of ImageJ's notes
@@ -35,13 +37,17 @@ def fit(image: DecodedImage, name: str) -> DecodedImage:
     """
     check(image, name)
     form = FORMATS[name]
-    turn = 1 if "exif" in form.carries else orientation(image.metadata.exif)
+    image, lines = recoloured(image, name)
+    keeps_turn = "exif" in form.carries and not form.upright
+    turn = 1 if keeps_turn else orientation(image.metadata.exif)
     pages = [turned(deepened(page, form.depths, image.values), turn) for page in image.pages]
-    fitted = DecodedImage(pages, name, image.metadata)
-    if turn != 1:
+    fitted = DecodedImage(pages, name, image.metadata, lines)
+    if form.upright and image.metadata.exif:
+        fitted.metadata = replace(image.metadata, exif=upright(image.metadata.exif))
+    elif turn != 1:
         fitted.remark(f"{name.upper()} has no orientation tag: the pixels were turned upright.")
     if image.format != name:
-        fitted.metadata = replace(image.metadata, native=())
+        fitted.metadata = replace(fitted.metadata, native=())
     if not form.gray and (image.metadata.icc or b"")[16:20] == b"GRAY":
         fitted.metadata = replace(fitted.metadata, icc=None)
         fitted.remark(f"{name.upper()} cannot hold a colour profile of gray: dropped.")

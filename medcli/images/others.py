@@ -22,26 +22,9 @@ class Other:
 ANY = "'magick FILE image.png' (ImageMagick)"
 VECTOR = "'{} -o image.png FILE' draws it"
 OTHERS = (
-    Other("AVIF", "'avifdec FILE image.png' (libavif)", ((4, b"ftypavif"), (4, b"ftypavis"))),
-    Other(
-        "HEIC",
-        "'heif-dec FILE image.png' (libheif; 'heif-convert' in older versions)",
-        tuple((4, b"ftyp" + brand) for brand in (b"heic", b"heix", b"heim", b"heis", b"hevc", b"mif1", b"msf1")),
-    ),
-    Other("JPEG XL", "'djxl FILE image.png' (libjxl)", ((0, b"\xff\x0a"), (4, b"JXL \r\n\x87\n"))),
     Other("JPEG XR", "'JxrDecApp -i FILE -o image.tif' (jxrlib)", ((0, b"II\xbc"),)),
-    Other(
-        "JPEG 2000",
-        "'opj_decompress -i FILE -o image.png' (OpenJPEG)",
-        ((4, b"jP  \r\n\x87\n"), (0, b"\xff\x4f\xff\x51")),
-    ),
-    Other("GIF", ANY, ((0, b"GIF87a"), (0, b"GIF89a"))),
-    Other("PNM", ANY, tuple((0, b"P%d%c" % (kind, space)) for kind in range(1, 8) for space in b" \t\r\n#")),
-    Other("PFM", "'oiiotool FILE -o image.tif' (OpenImageIO)", ((0, b"PF\n"), (0, b"Pf\n"))),
-    Other("OpenEXR", "'oiiotool FILE -o image.tif' (OpenImageIO): TIFF holds its floats", ((0, b"v/1\x01"),)),
     Other("Radiance HDR", "'oiiotool FILE -o image.tif' (OpenImageIO)", ((0, b"#?RADIANCE"), (0, b"#?RGBE"))),
     Other("DPX", "'oiiotool FILE -o image.tif' (OpenImageIO)", ((0, b"SDPX"), (0, b"XPDS"))),
-    Other("FITS", "Siril, ImageJ or astropy, saved as 32-bit TIFF", ((0, b"SIMPLE  ="),)),
     Other("DICOM", "'dcm2img FILE image.png' (DCMTK), or saved as 16-bit TIFF from a viewer", ((128, b"DICM"),)),
     Other("Photoshop", "TIFF or PNG saved from Photoshop or GIMP, or " + ANY, ((0, b"8BPS"),)),
     Other("GIMP", "TIFF or PNG exported from GIMP", ((0, b"gimp xcf"),)),

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from medcli.errors import InputError
-from medcli.images import others, raw
+from medcli.images import encoding, others, raw
 from medcli.images.decoded_image import DecodedImage
 from medcli.images.formats import FORMATS, KNOWN, format_of, sniff
 from medcli.images.source import MAX_PIXELS, ImageBytes, opened
@@ -64,8 +64,10 @@ def _decoded(source: ImageBytes) -> DecodedImage:
     if format is None:
         raise InputError(f"{source.name} is not an image that medcli knows.", f"{KNOWN} are read.")
     image = cast(DecodedImage, importlib.import_module(FORMATS[format].codec).decode(source))
-    for number, page in enumerate(image.pages):
-        page.nodata = image.metadata.nodata(number)
+    if image.metadata.tiff:
+        for number, page in enumerate(image.pages):
+            page.nodata = image.metadata.nodata(number)
+    image.metadata.transfer = encoding.transfer_of(image.metadata)
     named = format_of(source.name)
     if named is not None and named != format:
         image.remark(f"{source.name} holds a {format.upper()} image, whatever its name says.")

@@ -15,7 +15,7 @@ from medcli.files.atomic import atomic_write, hint_for
 from medcli.images import thumbnail
 from medcli.images.decoded_image import DecodedImage
 from medcli.images.format_limits import fit
-from medcli.images.formats import FORMATS, KNOWN, format_of
+from medcli.images.formats import FORMATS, KNOWN, format_of, result_format
 from medcli.registry import nearest
 
 
@@ -52,13 +52,13 @@ def write(
 def _format(image: DecodedImage, destination: Path | BinaryIO, format: str | None) -> str:
     if format is not None:
         name = format_of(f"x.{format.lower()}") or format.lower()
-        if name not in FORMATS:
+        if name not in FORMATS or FORMATS[name].result:
             raise OutputError(f"There is no output format '{format}'.", nearest(format, FORMATS))
         return name
     if not isinstance(destination, Path):
-        return image.format
+        return result_format(image.format)
     named = format_of(destination)
-    if named is None:
+    if named is None or FORMATS[named].result:
         raise OutputError(f"The name {destination} does not say which format to write.", f"{KNOWN} are written.")
     return named
 

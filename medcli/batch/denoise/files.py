@@ -23,6 +23,7 @@ from medcli.files.atomic import atomic_write, hint_for
 from medcli.files.checksum import blake2b, blake2b_of
 from medcli.images import MAX_PIXELS, DecodedImage, format_of, read, write
 from medcli.images.format_limits import check
+from medcli.images.formats import result_format
 
 
 @dataclass(frozen=True)
@@ -181,7 +182,7 @@ class ImageFiles:
         write(image, file, format=self._format(job, image), quality=settings.quality)
 
     def _format(self, job: Job, image: DecodedImage) -> str:
-        return self._settings.format or format_of(job.target) or image.format
+        return self._settings.format or format_of(job.target) or result_format(image.format)
 
     def _remark(self, image: DecodedImage, note: str) -> None:
         """Notes on the file system are given once, not with each image."""

@@ -15,7 +15,7 @@ from pathlib import Path
 from medcli.batch.denoise.manifest import Manifest
 from medcli.data.folders import skipped
 from medcli.errors import InputError, MedcliError, OutputError
-from medcli.images.formats import FORMATS, KNOWN, format_of, supported
+from medcli.images.formats import FORMATS, KNOWN, format_of, result_format, supported
 from medcli.images.raw import SUFFIXES as RAW_SUFFIXES
 
 SUFFIX = ".denoised"
@@ -59,9 +59,9 @@ class OutputNaming:
         return f"{source.stem}{suffix}{self._extension(source)}"
 
     def _extension(self, source: Path) -> str:
-        if self.format is None or format_of(source) == self.format:
-            return source.suffix
-        return FORMATS[self.format].suffixes[0]
+        own = format_of(source)
+        wanted = self.format or (result_format(own) if own else None)
+        return source.suffix if wanted == own or wanted is None else FORMATS[wanted].suffixes[0]
 
     def origin(self, path: Path) -> str | None:
         """The stem of the image that this is the result of, if its name may say so."""
@@ -159,7 +159,7 @@ def _single(source: Path, naming: OutputNaming) -> Job:
 
 def _expect_format(output: Path, format: str | None) -> None:
     named = format_of(output)
-    if named is None and format is None:
+    if format is None and (named is None or FORMATS[named].result):
         raise OutputError(f"The name {output} does not say which format to write.", f"{KNOWN} are written.")
     if format is not None and named not in (None, format):
         raise OutputError(f"-o {output} means {named}, but --format {format}.", "Leave one of them out.")
