@@ -1,8 +1,10 @@
 """How numbers encode light: linear, PQ and HLG to the curve of sRGB and back, and what profiles say of it.
 
 A network knows pictures as sRGB has them, where equal steps look equal. In linear light shadows are squeezed into a few
-steps; PQ and HLG leave the lower half of the range to what sRGB calls white. Sources: IEC 61966-2-1 (sRGB), SMPTE ST 2084 and
- ITU-R BT.2100 (PQ, HLG), ITU-R BT.2408 (diffuse white: 203 cd/m2 in PQ, 75 % in HLG), ITU-T H.273 (numbers).
+steps; PQ and HLG leave the lower half of the range to what sRGB calls white.
+
+Sources: IEC 61966-2-1 (sRGB); SMPTE ST 2084 and ITU-R BT.2100 (PQ, HLG); ITU-R BT.2408 (diffuse white: 203 cd/m2 in PQ,
+75 % in HLG); ITU-T H.273 (numbers of primaries and transfer functions).
 """
 
 from __future__ import annotations
