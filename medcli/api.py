@@ -14,6 +14,7 @@ from medcli.engine.blind_spot import ComplementaryMasks
 from medcli.engine.denoiser import Denoiser
 from medcli.engine.options import EngineOptions
 from medcli.engine.page import restore_page
+from medcli.engine.stabilised import Stabilised
 from medcli.engine.strategies import Flips, Strategy, parse
 from medcli.errors import InputError
 from medcli.images import Page, read
@@ -34,6 +35,10 @@ def load(
     seed: int | None = None,
     range: str | tuple[float, float] | ValueRange = "auto",
     nodata: float | None = None,
+    vst: bool = False,
+    gain: float | None = None,
+    offset: float | None = None,
+    read_noise: float | None = None,
 ) -> Denoiser:
     """A denoiser with its model loaded, to be called with arrays.
 
@@ -44,6 +49,9 @@ def load(
     refine, samples, seed: of blind-spot models, see `medcli.engine.blind_spot`; None for the model's own.
     range: which values are black and white: auto (by the image, see `medcli.images.values`), dtype, or (low, high).
     nodata: a value that means nothing, beside NaN and infinity.
+    vst: whether the noise of gray images is that of a photon counter and is made Gaussian before the network and back
+    after it. gain, offset, read_noise: of that noise in the image's values, see `medcli.engine.stabilised`; what is
+    None is measured on each image. Any of the three implies vst.
 
     Raises ModelError for an unknown or corrupt model, or options of blind-spot models for another one,
     DeviceError for a device that is not there.
@@ -60,6 +68,10 @@ def load(
         seed=seed,
         range=as_choice(range),
         nodata=nodata,
+        vst=vst,
+        gain=gain,
+        offset=offset,
+        read_noise=read_noise,
     )
     return load_model(model, options)
 
@@ -67,6 +79,10 @@ def load(
 def load_model(model: Model, options: EngineOptions) -> Denoiser:
     """As `load`, for a model that is found already. Raises ModelError and DeviceError."""
     strategy = _strategy(model, options.blind_spot_settings())
+    if (known := options.photon_noise()) is not None:
+        gain, offset, read = known
+        outer = strategy if isinstance(strategy, Stabilised) else Stabilised(inner=strategy)
+        strategy = replace(outer, gain=gain, offset=offset, read=read)
     return Denoiser(
         model.network(),
         Flips(strategy) if options.ensemble else strategy,

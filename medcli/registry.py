@@ -73,6 +73,7 @@ STRATEGIES: Mapping[str, str] = {
     "flips": "medcli.engine.strategies:Flips",
     "masks": "medcli.engine.blind_spot:ComplementaryMasks",
     "bernoulli": "medcli.engine.bernoulli:Bernoulli",
+    "vst": "medcli.engine.stabilised:Stabilised",
 }
 
 

@@ -84,7 +84,7 @@ def fill_folder(root: Path) -> None:
     for number in range(8):  # what `med train --pool noise` takes
         Image.fromarray(image(number)).save(root / f"{number}.png")
     Image.fromarray((image(9)[..., 0] > 150).astype("uint8") * 255).save(root / "holes.png")
-    for name in ("photo.tif", "scan.tif"):
+    for name in ("photo.tif", "scan.tif", "cells.tif"):
         tifffile.imwrite(root / name, image(3).astype("uint16") * 256, photometric="rgb")
     (root / "docs/samples").mkdir(parents=True)
     shutil.copy(root / "noisy.png", root / "docs/samples")

@@ -15,7 +15,7 @@ from medcli.registry import DEFAULT_METHOD, METHODS
 PACKAGE = Path(medcli.__file__).parent
 FLOORS = (
     {"errors", "cpu"},
-    {"files", "losses", "registry", "seeding"},
+    {"files", "losses", "registry", "seeding", "vst"},
     {"images"},
     {"blind_spot", "archs", "noise", "metrics"},
     {"data"},

@@ -61,6 +61,12 @@ Values outside are mapped back as they are, nothing is clipped. What is no data
 (NaN, infinity, GDAL's nodata, --nodata VALUE) and what lies further outside than
 the range is wide comes back bit for bit, and does not spread.
 
+\b
+Micrographs and other gray images of photon counters (noise that grows with the
+square root of the signal):
+  --vst              gain, offset and read noise are measured on each page
+  --gain 2.1 --offset 100 --read-noise 3.5   or given, in values of the file
+
 Every option can be set in the environment: MED_DENOISE_MODEL, MED_DENOISE_DEVICE, ...
 """
 
@@ -76,6 +82,11 @@ Every option can be set in the environment: MED_DENOISE_MODEL, MED_DENOISE_DEVIC
               callback=lambda _ctx, _param, value: value or NO_OUTPUT,
               help="Write what was removed, about mid-gray.")  # fmt: skip
 @click.option("--ensemble", is_flag=True, help="Mean over eight flips and turns: a little better, 8 times the work.")
+@click.option("--vst", is_flag=True, help="Gray images of photon counters: make their noise Gaussian first.")
+@click.option("--gain", type=float, metavar="G", help="Of --vst: value of one electron.  [default: measured]")
+@click.option("--offset", type=float, metavar="M", help="Of --vst: value of no light.  [default: measured]")
+@click.option("--read-noise", type=float, metavar="S",
+              help="Of --vst: its deviation, in values.  [default: measured]")  # fmt: skip
 @click.option("--mask", type=options.name_or_path, metavar="FILE|DIR|black", help="Fill in missing pixels.")
 @click.option("--upscale", type=click.IntRange(min=2), metavar="N", help="Enlarge N times, as the model has learned.")
 @click.option("--refine", type=options.rounds, is_flag=False, flag_value="8", metavar="[T]",

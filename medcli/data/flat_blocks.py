@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +19,7 @@ def channels(image: NDArray[np.float32]) -> Iterable[NDArray[np.float32]]:
     return np.moveaxis(image, 2, 0) if image.ndim == 3 else image[None]
 
 
-def blocks(channel: NDArray[np.float32], side: int) -> Floats:
+def blocks(channel: NDArray[Any], side: int) -> Floats:
     """(H, W) -> (N, side, side), side by side, without the rest at the right and below."""
     rows, columns = (length // side for length in channel.shape)
     cut = channel[: rows * side, : columns * side].reshape(rows, side, columns, side)

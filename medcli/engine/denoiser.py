@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from medcli.engine import brightness, memory, tiling
 from medcli.engine.device import choose_device, choose_precision, unsupported, wait
 from medcli.engine.pixels import Canvas, Pixels, as_canvas, is_eight_bit, read_tile, reflected, write_rows
-from medcli.engine.strategies import PixelCoordinates, Plain, Strategy
+from medcli.engine.strategies import FitsImage, PixelCoordinates, Plain, Strategy
 from medcli.engine.tiling import Grid, Span
 from medcli.errors import DeviceError, MedcliError, ModelError, ran_out
 from medcli.images.decoded_image import is_gray
@@ -58,6 +58,7 @@ class Denoiser:
         fills in what is missing.
 
     `passed_over` counts the pixels that came back as they were because they meant nothing or lay far outside the range.
+    `strategy_in_force` is the strategy for the latest image, where it depends on the image (`FitsImage`).
     `reported` holds notes that were given and are not repeated.
     `reruns` counts the tiles that came out non-finite in half precision and were run again in fp32.
     Use it from one thread at a time; others may decode and encode meanwhile.
@@ -83,6 +84,7 @@ class Denoiser:
         network = network.eval().to(self.device, torch.float32)
         self.network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.strategy: Strategy = strategy or Plain()
+        self.strategy_in_force = self.strategy
         self.precision, self.half_safe = precision, half_safe
         traits = cast(Network, network)
         self.channels = traits.channels
@@ -135,6 +137,7 @@ class Denoiser:
         self.passed_over += canvas.passed_over
         if canvas.is_void:
             return np.array(pixels)
+        self.strategy_in_force = self._strategy_for(canvas)
         result = np.empty(pixels.shape, pixels.dtype)
         target = result.reshape(layers.shape)
         while not self._fits(canvas, target, strength, progress):
@@ -215,6 +218,15 @@ class Denoiser:
         finally:
             hook.remove()
 
+    def _strategy_for(self, canvas: Canvas) -> Strategy:
+        if not isinstance(self.strategy, FitsImage):
+            return self.strategy
+
+        def rows(first: int, end: int) -> Tensor:
+            return read_tile(canvas, Span(first, end), Span(0, canvas.pixels.shape[1]))
+
+        return self.strategy.for_image(rows, canvas.pixels.shape, canvas.values)
+
     def _restored(self, tile: Tensor, coordinates: PixelCoordinates, precision: torch.dtype) -> Tensor:
         """(1, C, h, w) as read -> (h, w, C) restored, on the CPU."""
         batch = tile.to(self.device).expand(-1, self.channels, -1, -1).contiguous(memory_format=torch.channels_last)
@@ -233,7 +245,7 @@ class Denoiser:
         # Autocast, not half-precision weights: equally fast, and what a network adds to its input is added in fp32.
         half = precision != torch.float32
         with torch.autocast(self.device.type, dtype=precision if half else None, enabled=half):
-            return self.strategy(self.network, batch, coordinates).float()
+            return self.strategy_in_force(self.network, batch, coordinates).float()
 
     def _grid(self, height: int, width: int, tile: int) -> Grid:
         overlap = self.overlap

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -25,6 +26,18 @@ class EngineOptions:
     seed: int | None = None
     range: RangeChoice = "auto"
     nodata: float | None = None
+    vst: bool = False
+    gain: float | None = None
+    offset: float | None = None
+    read_noise: float | None = None
+
+    def photon_noise(self) -> tuple[float, float, float] | None:
+        """Gain, offset and read noise of a photon counter, NaN for what is measured; None without the transform."""
+        known = (self.gain, self.offset, self.read_noise)
+        if not self.vst and known == (None, None, None):
+            return None
+        gain, offset, read = (math.nan if value is None else value for value in known)
+        return gain, offset, read
 
     def blind_spot_settings(self) -> dict[str, int]:
         """Those of refine, samples and seed that are given."""

@@ -7,14 +7,17 @@ pixel coordinates of the batch, so that neighbouring tiles agree.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import inspect
+import re
+from collections.abc import Callable, Iterable
 from dataclasses import fields, is_dataclass
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, channels_last, nn
 
 from medcli.errors import ModelError
+from medcli.images.values import ValueRange
 from medcli.registry import STRATEGIES, nearest, resolve
 
 
@@ -37,6 +40,23 @@ class Strategy(Protocol):
 
     def __call__(self, network: nn.Module, batch: Tensor, coordinates: PixelCoordinates | None = None) -> Tensor:
         """The restored batch. Without coordinates it is a whole image."""
+
+
+@runtime_checkable
+class FitsImage(Protocol):
+    """A strategy that depends on the whole image, such as on its noise.
+
+    remark: what it found in the image, in one line; empty before `for_image`.
+    """
+
+    @property
+    def remark(self) -> str: ...
+
+    def for_image(self, rows: Callable[[int, int], Tensor], shape: tuple[int, ...], values: ValueRange) -> Strategy:
+        """The strategy for one image of `shape` (H, W, C), of which `rows` gives (1, C, rows, W) between two rows.
+
+        values: what is 0 and 1 there.
+        """
 
 
 class Plain:
@@ -66,6 +86,7 @@ class Flips:
     def __init__(self, inner: Strategy | None = None) -> None:
         self.inner: Strategy = inner or Plain()
         self.passes = 8 * self.inner.passes
+        self.remark = self.inner.remark if isinstance(self.inner, FitsImage) else ""
 
     def multiple(self, of_network: int) -> int:
         return self.inner.multiple(of_network)
@@ -77,6 +98,9 @@ class Flips:
         coordinates = coordinates or whole(batch)
         views = [(swap, flips) for swap in (False, True) for flips in ((), (2,), (3,), (2, 3))]
         return mean(self._view(network, batch, coordinates, *view) for view in views)
+
+    def for_image(self, rows: Callable[[int, int], Tensor], shape: tuple[int, ...], values: ValueRange) -> Strategy:
+        return Flips(self.inner.for_image(rows, shape, values)) if isinstance(self.inner, FitsImage) else self
 
     def _view(
         self, network: nn.Module, batch: Tensor, coordinates: PixelCoordinates, swap: bool, flips: tuple[int, ...]
@@ -103,14 +127,21 @@ def mean(results: Iterable[Tensor]) -> Tensor:
 
 
 def parse(notation: str) -> Strategy:
-    """`plain`, `flips` or `masks:k=2,pd=2`: a name of the table, and arguments by name.
+    """`plain`, `flips` or `masks:k=2,pd=2`: a name of the table, and arguments by name; `vst+masks` is one in another.
 
     Raises ModelError for a name, an argument or a value that is not known.
     """
-    name, _, listed = notation.replace(" ", "").partition(":")
+    outer, *inner = re.split(r"\+(?=[a-z])", notation.replace(" ", ""), maxsplit=1)
+    name, _, listed = outer.partition(":")
     kind = resolve(STRATEGIES, name, kind="strategy", error=ModelError)
-    known = {item.name: type(item.default) for item in fields(kind)} if is_dataclass(kind) else {}
-    strategy: Strategy = kind(**dict(_argument(part, known, notation) for part in listed.split(",") if part))
+    types = {item.name: type(item.default) for item in fields(kind)} if is_dataclass(kind) else {}
+    known = {name: each for name, each in types.items() if each in (int, float, str)}
+    arguments: dict[str, object] = dict(_argument(part, known, notation) for part in listed.split(",") if part)
+    if inner:
+        if "inner" not in inspect.signature(kind).parameters:
+            raise ModelError(f"The strategy '{name}' has no other in it, as '{notation}' says.")
+        arguments["inner"] = parse(inner[0])
+    strategy: Strategy = kind(**arguments)
     return strategy
 
 

@@ -33,7 +33,8 @@ class Settings:
     weights: digest of the weight file; strength: 0 to 1; quality: 1 to 100, None for the source's; format: None for
     that of the output's name. upscale: factor of each side. mask: "black", or digest of a mask's file. refine, samples,
     seed: of masks that hide pixels, None for the model's own. range: as `medcli.images.values.parse_range` reads it;
-    nodata: the value that means nothing, None for that of the file.
+    nodata: the value that means nothing, None for that of the file. vst, gain, offset, read_noise: of the
+    transform of photon noise, see `medcli.api.load`.
     """
 
     weights: str
@@ -49,6 +50,10 @@ class Settings:
     seed: int | None = None
     range: str = "auto"
     nodata: float | None = None
+    vst: bool = False
+    gain: float | None = None
+    offset: float | None = None
+    read_noise: float | None = None
 
     def digest(self) -> str:
         return blake2b(json.dumps(asdict(self), sort_keys=True).encode())

@@ -82,6 +82,7 @@ def measured(
     with_residual: whether `image` gets its residual; its pages are in memory twice until then.
     """
     from medcli.engine.device import PRECISIONS
+    from medcli.engine.strategies import FitsImage
 
     precision = denoiser.precision_in_force(image.pages[0].pixels)
     for page in image.pages:
@@ -94,6 +95,9 @@ def measured(
     seconds = time.perf_counter() - started
     removed = keep_residual(image, noisy) if noisy else None
     width, height = image.size
+    strategy = denoiser.strategy_in_force
+    if isinstance(strategy, FitsImage) and strategy.remark:
+        image.remark(strategy.remark + (" (last page)" if len(image.pages) > 1 else ""))
     if denoiser.reruns > reruns:
         image.remark(f"{denoiser.reruns - reruns} tiles were not finite in half precision and were run again in fp32.")
     if (note := denoiser.note_on_tiles(height, width)) and note not in denoiser.reported:
