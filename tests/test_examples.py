@@ -79,7 +79,8 @@ def fill_folder(root: Path) -> None:
             place = root / folder / ("sub" if number else "")
             place.mkdir(parents=True, exist_ok=True)
             Image.fromarray(image(number)).save(place / f"{number}.png")
-    for number, name in enumerate(("photo.jpg", "photo.png", "noisy.png", "torn.png", "small.png", "cells.png")):
+    names = ("photo.jpg", "photo.png", "noisy.png", "torn.png", "small.png", "cells.png", "reference.png")
+    for number, name in enumerate(names):
         Image.fromarray(image(number, (200, 96) if name == "cells.png" else (40, 48))).save(root / name)
     for number in range(8):  # what `med train --pool noise` takes
         Image.fromarray(image(number)).save(root / f"{number}.png")

@@ -22,6 +22,7 @@ from medcli.errors import as_medcli_error
 
 COMMANDS: Mapping[str, Lazy] = {
     "denoise": Lazy("medcli.cli.denoise:command", "Remove the noise from images, folders or a pipe."),
+    "compare": Lazy("medcli.cli.compare:command", "Show models and strengths side by side, before a long run."),
     "adapt": Lazy("medcli.cli.adapt:command", "Let a model learn from your own noisy images, then denoise them."),
     "train": Lazy("medcli.cli.train:command", "Train a denoiser, or continue training one."),
     "synth-pairs": Lazy("medcli.cli.synth_pairs:command", "Make a noisy copy of every clean image."),
