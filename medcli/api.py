@@ -30,6 +30,8 @@ def load(
     tile: int | Literal["auto"] = "auto",
     overlap: int | None = None,
     ensemble: bool = False,
+    sharpen: float = 0.0,
+    sharpen_by: Literal["value", "rgb"] = "value",
     refine: int | None = None,
     samples: int | None = None,
     seed: int | None = None,
@@ -46,6 +48,7 @@ def load(
     device: auto, cpu, cuda, cuda:N or mps.
     precision: auto, fp32, fp16 or bf16. tile: side in pixels, 0 for the whole image at once, or auto: by free memory.
     overlap: pixels, None for what the network needs. ensemble: the mean of eight flips and turns, eight times the work.
+    sharpen: amount of unsharp masking of the result, 0.2 is usual. sharpen_by: "value" (which keeps hues) or "rgb".
     refine, samples, seed: of blind-spot models, see `medcli.engine.blind_spot`; None for the model's own.
     range: which values are black and white: auto (by the image, see `medcli.images.values`), dtype, or (low, high).
     nodata: a value that means nothing, beside NaN and infinity.
@@ -63,6 +66,8 @@ def load(
         tile=tile,
         overlap=overlap,
         ensemble=ensemble,
+        sharpen=sharpen,
+        sharpen_by=sharpen_by,
         refine=refine,
         samples=samples,
         seed=seed,
@@ -94,6 +99,8 @@ def load_model(model: Model, options: EngineOptions) -> Denoiser:
         range=options.range,
         nodata=options.nodata,
         keep_brightness=not model.capabilities.inpaints,
+        sharpen=options.sharpen,
+        sharpen_by_value=options.sharpen_by == "value",
     )
 
 

@@ -87,6 +87,7 @@ Every option can be set in the environment: MED_DENOISE_MODEL, MED_DENOISE_DEVIC
 @click.option("--offset", type=float, metavar="M", help="Of --vst: value of no light.  [default: measured]")
 @click.option("--read-noise", type=float, metavar="S",
               help="Of --vst: its deviation, in values.  [default: measured]")  # fmt: skip
+@options.sharpen_options()
 @click.option("--mask", type=options.name_or_path, metavar="FILE|DIR|black", help="Fill in missing pixels.")
 @click.option("--upscale", type=click.IntRange(min=2), metavar="N", help="Enlarge N times, as the model has learned.")
 @click.option("--refine", type=options.rounds, is_flag=False, flag_value="8", metavar="[T]",

@@ -157,6 +157,16 @@ def range_options(*, nodata: bool = False) -> Decorator:
     return _together(*options if nodata else options[:2])
 
 
+def sharpen_options() -> Decorator:
+    """`--sharpen` and `--sharpen-by`."""
+    words = "Unsharp masking of the result, 0 to 2; 0.2 unless given."
+    by = "Sharpen the value of HSV, which keeps the hue, or each channel."
+    return _together(
+        click.option("--sharpen", type=amount, is_flag=False, flag_value="0.2", default=0.0, metavar="[A]", help=words),
+        click.option("--sharpen-by", type=click.Choice(["value", "rgb"]), default="value", show_default=True, help=by),
+    )
+
+
 def tile_option(help: str = "Side in pixels; 0: the whole at once.") -> Decorator:
     """`--tile`."""
     return click.option("--tile", type=tile, metavar="auto|N|0", default="auto", show_default=True, help=help)
@@ -217,6 +227,18 @@ def rounds(value: str) -> int:
     if int(value) > 64:
         raise click.BadParameter(f"{value} is not between 0 (none) and 64; 8 is usual.")
     return int(value)
+
+
+def amount(value: str) -> float:
+    """An amount of sharpening. An image's name in its place gets a hint."""
+    try:
+        number = float(value)
+    except ValueError:
+        hint = "Before an image's name, write --sharpen=0.2."
+        raise click.BadParameter(f"'{value}' is no number. {hint}") from None
+    if not 0 <= number <= 2:
+        raise click.BadParameter(f"{value} is not between 0 (none) and 2; 0.2 is usual.")
+    return number
 
 
 def suffix(value: str) -> str:

@@ -15,6 +15,8 @@ from torch import Tensor, nn
 from medcli.engine import brightness, memory, tiling
 from medcli.engine.device import choose_device, choose_precision, unsupported, wait
 from medcli.engine.pixels import Canvas, Pixels, as_canvas, is_eight_bit, read_tile, reflected, write_rows
+from medcli.engine.sharpen import MOST as MOST_SHARPENING
+from medcli.engine.sharpen import sharpened
 from medcli.engine.strategies import FitsImage, PixelCoordinates, Plain, Strategy
 from medcli.engine.tiling import Grid, Span
 from medcli.errors import DeviceError, MedcliError, ModelError, ran_out
@@ -56,6 +58,7 @@ class Denoiser:
     nodata: pixels of this value in all channels mean nothing, as NaN and infinity do.
     keep_brightness: whether gray images keep their local mean (`medcli.engine.brightness`); not for a network that
         fills in what is missing.
+    sharpen: amount of unsharp masking (`medcli.engine.sharpen`), 0 to 2; by its value unless `sharpen_by_value` is off.
 
     `passed_over` counts the pixels that came back as they were because they meant nothing or lay far outside the range.
     `strategy_in_force` is the strategy for the latest image, where it depends on the image (`FitsImage`).
@@ -78,6 +81,8 @@ class Denoiser:
         range: RangeChoice = "auto",
         nodata: float | None = None,
         keep_brightness: bool = True,
+        sharpen: float = 0.0,
+        sharpen_by_value: bool = True,
     ) -> None:
         self.device = choose_device(device)
         choose_precision(precision, self.device, half_safe=half_safe)
@@ -96,8 +101,11 @@ class Denoiser:
         self.reruns = self.passed_over = 0
         self.reported: set[str] = set()
         self.keep_brightness = keep_brightness
+        self.sharpen, self.sharpen_by_value = sharpen, sharpen_by_value
         self._ceiling = sys.maxsize  # the largest tile that memory has not yet proved too small for
         _check_tiles(tile, overlap, self.multiple)
+        if not 0 <= sharpen <= MOST_SHARPENING:
+            raise MedcliError(f"The image cannot be sharpened by {sharpen}.", f"Give 0 to {MOST_SHARPENING:g}.")
 
     def __call__(
         self,
@@ -194,6 +202,8 @@ class Denoiser:
         bands = tiling.bands(grid, channels, tile_at)
         if self.keep_brightness and channels < self.channels:
             bands = brightness.kept(bands, noisy, height, width)
+        if self.sharpen:
+            bands = sharpened(bands, height, self.sharpen, by_value=self.sharpen_by_value)
         with torch.inference_mode(), self._watched(progress, len(grid) * self.strategy.passes):
             for top, band in bands:
                 rows = slice(top, top + len(band))

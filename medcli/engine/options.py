@@ -21,6 +21,8 @@ class EngineOptions:
     tile: TileSize = "auto"
     overlap: int | None = None
     ensemble: bool = False
+    sharpen: float = 0.0
+    sharpen_by: str = "value"
     refine: int | None = None
     samples: int | None = None
     seed: int | None = None

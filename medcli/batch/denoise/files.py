@@ -33,13 +33,15 @@ class Settings:
     weights: digest of the weight file; strength: 0 to 1; quality: 1 to 100, None for the source's; format: None for
     that of the output's name. upscale: factor of each side. mask: "black", or digest of a mask's file. refine, samples,
     seed: of masks that hide pixels, None for the model's own. range: as `medcli.images.values.parse_range` reads it;
-    nodata: the value that means nothing, None for that of the file. vst, gain, offset, read_noise: of the
-    transform of photon noise, see `medcli.api.load`.
+    nodata: the value that means nothing, None for that of the file. sharpen, sharpen_by, vst, gain, offset, read_noise:
+    see `medcli.api.load`.
     """
 
     weights: str
     strength: float = 1.0
     ensemble: bool = False
+    sharpen: float = 0.0
+    sharpen_by: str = "value"
     precision: str = "auto"
     format: str | None = None
     quality: int | None = None

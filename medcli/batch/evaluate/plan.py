@@ -72,6 +72,7 @@ class EvalTask:
         models = ""
         if denoisers:
             passes = ", eight flips and turns" if options.ensemble else ""
+            passes += f", sharpened by {options.sharpen:g} ({options.sharpen_by})" if options.sharpen else ""
             device, precision = denoisers[0].device, options.precision
             models = f"models on {device}, precision {precision}, strength {options.strength:g}{passes}"
         return Protocol(
