@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -10,13 +9,12 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from medcli.engine.blind_spot import ComplementaryMasks
 from medcli.engine.denoiser import Denoiser
 from medcli.engine.options import EngineOptions
 from medcli.engine.page import restore_page
-from medcli.engine.stabilised import Stabilised
-from medcli.engine.strategies import Flips, Strategy, parse
-from medcli.errors import InputError
+from medcli.engine.runtimes.base import Runtime
+from medcli.engine.runtimes.choice import check_runtime, choose_runtime
+from medcli.errors import InputError, ModelError
 from medcli.images import Page, read
 from medcli.images.values import ValueRange, as_choice
 from medcli.zoo.model import Model, find_model
@@ -27,6 +25,7 @@ def load(
     *,
     device: str = "auto",
     precision: str = "auto",
+    runtime: str = "auto",
     tile: int | Literal["auto"] = "auto",
     overlap: int | None = None,
     ensemble: bool = False,
@@ -46,7 +45,8 @@ def load(
 
     name: of a model, a weight file, the folder of a training run, or a model found before.
     device: auto, cpu, cuda, cuda:N or mps.
-    precision: auto, fp32, fp16 or bf16. tile: side in pixels, 0 for the whole image at once, or auto: by free memory.
+    precision: auto, fp32, fp16 or bf16. runtime: auto, torch, onnx or openvino; see `medcli.engine.runtimes.choice`.
+    tile: side in pixels, 0 for the whole image at once, or auto: by free memory.
     overlap: pixels, None for what the network needs. ensemble: the mean of eight flips and turns, eight times the work.
     sharpen: amount of unsharp masking of the result, 0.2 is usual. sharpen_by: "value" (which keeps hues) or "rgb".
     refine, samples, seed: of blind-spot models, see `medcli.engine.blind_spot`; None for the model's own.
@@ -63,6 +63,7 @@ def load(
     options = EngineOptions(
         device=device,
         precision=precision,
+        runtime=runtime,
         tile=tile,
         overlap=overlap,
         ensemble=ensemble,
@@ -81,26 +82,73 @@ def load(
     return load_model(model, options)
 
 
-def load_model(model: Model, options: EngineOptions) -> Denoiser:
-    """As `load`, for a model that is found already. Raises ModelError and DeviceError."""
-    strategy = _strategy(model, options.blind_spot_settings())
+def load_model(model: Model, options: EngineOptions, *, pixels: int | None = None) -> Denoiser:
+    """As `load`, for a model that is found already. Raises ModelError and DeviceError.
+
+    pixels: of all images that it is for, where that is known; it decides which runtime ends soonest.
+    """
+    return Denoiser(
+        _runtime(model, options, pixels),
+        tile=options.tile,
+        overlap=options.overlap,
+        range=options.range,
+        nodata=options.nodata,
+        keep_brightness=not model.inpaints,
+        sharpen=options.sharpen,
+        sharpen_by_value=options.sharpen_by == "value",
+    )
+
+
+def _runtime(model: Model, options: EngineOptions, pixels: int | None) -> Runtime:
+    """The runtime that is named, or the one that ends soonest. PyTorch is imported only where it is used."""
+    settings = options.blind_spot_settings()
+    if settings:
+        model.require_blind_spot(settings)
+    plain = not options.ensemble and options.photon_noise() is None and model.card.strategy == "plain"
+    name = options.runtime
+    if name == "auto":
+        name = choose_runtime(options.device, options.precision, plain=plain and model.has_graph, pixels=pixels)
+    elif name != "torch":
+        check_runtime(name, options.device, options.precision, plain=plain)
+    if name == "torch":
+        return _torch_runtime(model, options)
+    try:
+        return _graph_runtime(name, model, options)
+    except ModelError:
+        if options.runtime != "auto":
+            raise
+        return _torch_runtime(model, options)  # which knows the defaults of configurations, and what is damaged
+
+
+def _graph_runtime(name: str, model: Model, options: EngineOptions) -> Runtime:
+    graph, traits = model.graph()
+    if name == "onnx":
+        from medcli.engine.runtimes.onnx import OnnxRuntime
+
+        return OnnxRuntime(graph, traits)
+    from medcli.engine.runtimes.openvino import OpenVinoRuntime
+
+    return OpenVinoRuntime(graph, traits, precision=options.precision, half_safe=model.card.half_safe)
+
+
+def _torch_runtime(model: Model, options: EngineOptions) -> Runtime:
+    from medcli.engine.runtimes.pytorch import TorchRuntime
+    from medcli.engine.stabilised import Stabilised
+    from medcli.engine.strategies import Flips, parse
+
+    strategy = parse(model.card.strategy)
+    if settings := options.blind_spot_settings():
+        strategy = replace(strategy, **settings)  # type: ignore[type-var]
     if (known := options.photon_noise()) is not None:
         gain, offset, read = known
         outer = strategy if isinstance(strategy, Stabilised) else Stabilised(inner=strategy)
         strategy = replace(outer, gain=gain, offset=offset, read=read)
-    return Denoiser(
+    return TorchRuntime(
         model.network(),
         Flips(strategy) if options.ensemble else strategy,
         device=options.device,
         precision=options.precision,
-        tile=options.tile,
-        overlap=options.overlap,
         half_safe=model.card.half_safe,
-        range=options.range,
-        nodata=options.nodata,
-        keep_brightness=not model.capabilities.inpaints,
-        sharpen=options.sharpen,
-        sharpen_by_value=options.sharpen_by == "value",
     )
 
 
@@ -111,6 +159,7 @@ def denoise(
     strength: float = 1.0,
     device: str = "auto",
     precision: str = "auto",
+    runtime: str = "auto",
     tile: int | Literal["auto"] = "auto",
     ensemble: bool = False,
     range: str | tuple[float, float] | ValueRange = "auto",
@@ -129,27 +178,19 @@ def denoise(
     has several pages, ModelError and DeviceError as `load` does.
     """
     page = _page(image) if isinstance(image, np.ndarray) else _only_page(Path(image))
-    engine = load(
-        model,
+    options = EngineOptions(
         device=device,
         precision=precision,
+        runtime=runtime,
         tile=tile,
         ensemble=ensemble,
-        range=range,
+        range=as_choice(range),
         nodata=page.nodata if nodata is None else nodata,
     )
+    height, width = page.pixels.shape[:2]
+    engine = load_model(find_model(str(model)), options, pixels=height * width)
     restored = restore_page(page, engine, strength)
     return restored.pixels if restored.alpha is None else np.dstack([restored.pixels, restored.alpha])
-
-
-def _strategy(model: Model, given: Mapping[str, Any]) -> Strategy:
-    """How the model's network is applied, with the blind-spot settings that are given."""
-    strategy = parse(model.card.strategy)
-    if not given:
-        return strategy
-    model.require_blind_spot(given)
-    assert isinstance(strategy, ComplementaryMasks)
-    return replace(strategy, **given)
 
 
 def _page(array: NDArray[Any]) -> Page:

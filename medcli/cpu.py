@@ -26,24 +26,48 @@ WAITING = {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME", "KMP_LIBRARY"}
 
 CONTROL_GROUPS = Path("/sys/fs/cgroup")
 OWN_GROUPS = Path("/proc/self/cgroup")
+CPU_INFO = Path("/proc/cpuinfo")
+BF16_FLAGS = {"amx_tile", "avx512_bf16"}  # in CPU_INFO
 
 
 def multiplies_bf16() -> bool:
     """Whether bf16 is fast on this CPU, not merely possible: elsewhere it is emulated, many times slower than fp32.
 
     Units for matrices (AMX) made a U-Net four times as fast as fp32, dot products of AVX-512 two and a half times.
-    ONEDNN_MAX_CPU_ISA and ATEN_CPU_CAPABILITY count as if the CPU had no more than they allow.
+    ONEDNN_MAX_CPU_ISA and ATEN_CPU_CAPABILITY count as if the CPU had no more than they allow. Under Linux no torch is
+    imported where the CPU has no such unit.
     """
-    import torch
-
     if _limited("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA") in ONEDNN_WITHOUT_BF16:
         return False
     if _limited("ATEN_CPU_CAPABILITY") in ATEN_WITHOUT_BF16:
         return False
+    if (flags := _flags()) and not BF16_FLAGS & flags:
+        return False
+    import torch
+
     # Private, hence absent from some versions of torch.
     probes = (getattr(torch.cpu, f"_is_{unit}_supported", None) for unit in ("amx_tile", "avx512_bf16"))
     fast = any(probe() for probe in probes if probe is not None)
     return fast and bool(torch.backends.mkldnn.is_available())  # type: ignore[no-untyped-call]
+
+
+def threads() -> int:
+    """How many threads compute in this process: as the environment says, else one for each core that may be used."""
+    first = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()
+    if first.isdecimal() and int(first) > 0:
+        return int(first)
+    import psutil
+
+    return min(usable_cores(), psutil.cpu_count(logical=False) or usable_cores())
+
+
+def _flags() -> set[str]:
+    """What Linux knows of the CPU; empty elsewhere, and on CPUs that are not x86."""
+    try:
+        lines = CPU_INFO.read_text().splitlines()
+    except OSError:
+        return set()
+    return next((set(line.partition(":")[2].split()) for line in lines if line.startswith("flags")), set())
 
 
 def _limited(*names: str) -> str:

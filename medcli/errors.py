@@ -41,6 +41,7 @@ _OUT_OF_MEMORY = (
     "out of memory",
     "alloc_failed",
     "bad_alloc",
+    "bad allocation",
     "insufficient memory",
     "could not create a primitive",
     "could not create a memory",

@@ -23,6 +23,13 @@ ARCHITECTURES: Mapping[str, str] = {
     "unet": "medcli.archs.unet:ResidualUNet",
 }
 
+GRAPHS: Mapping[str, str] = {  # of architectures that run without PyTorch too; the others need it
+    "dncnn": "medcli.archs.graphs.dncnn",
+    "plainunet": "medcli.archs.graphs.plainunet",
+    "split": "medcli.archs.graphs.split",
+    "unet": "medcli.archs.graphs.unet",
+}
+
 METHODS: Mapping[str, str] = {
     "amsnet": "medcli.methods.amsnet:AMSNet",
     "ludvae": "medcli.methods.ludvae:UnpairedNoise",

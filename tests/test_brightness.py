@@ -16,6 +16,7 @@ from torch import Tensor, nn
 import medcli
 from medcli.cli import med
 from medcli.engine.denoiser import Denoiser
+from medcli.engine.runtimes.pytorch import TorchRuntime
 from medcli.zoo.model import find_model
 
 
@@ -43,7 +44,7 @@ def flat(level: float, sigma: float, height: int = 150, width: int = 203) -> np.
 
 
 def asked(network: nn.Module, **options: Any) -> Denoiser:
-    return Denoiser(network, device="cpu", range="dtype", **options)
+    return Denoiser(TorchRuntime(network, device="cpu"), range="dtype", **options)
 
 
 def moved(denoiser: Denoiser, pixels: np.ndarray) -> float:

@@ -36,10 +36,10 @@ from medcli.images import read
 from medcli.zoo.weights import Card, save
 
 LINE = re.compile(
-    r"in/0\.png -> in/0\.denoised\.png: .*tiny\.safetensors, cpu, (fp32|bf16), untiled, 40x30, "
+    r"in/0\.png -> in/0\.denoised\.png: .*tiny\.safetensors, (torch|onnx) on cpu, (fp32|bf16), untiled, 40x30, "
     r"\d+\.\d\d s, \d+\.\d\d MP/s"
 )
-KEYS = ["status", "input", "output", "model", "device", "precision", "tile", "width", "height", "pages"]
+KEYS = ["status", "input", "output", "model", "device", "runtime", "precision", "tile", "width", "height", "pages"]
 KEYS += ["range", "seconds", "megapixels_per_second", "removed", "notes", "error"]
 
 
@@ -407,12 +407,13 @@ class TestManyImages:
         objects = [json.loads(line) for line in ran.out.splitlines()]
         assert all(list(each) == KEYS for each in objects)
         assert [each["status"] for each in objects] == ["done", "failed", "done", "done", "failed"]
-        assert objects[0] | {"seconds": 0, "megapixels_per_second": 0, "precision": "", "model": ""} == {
+        assert objects[0] | {"seconds": 0, "megapixels_per_second": 0, "precision": "", "runtime": "", "model": ""} == {
             "status": "done",
             "input": "in/0.png",
             "output": "out/0.png",
             "model": "",
             "device": "cpu",
+            "runtime": "",
             "precision": "",
             "tile": 0,
             "width": 40,
@@ -826,7 +827,7 @@ class TestPython:
         answers = [medcli.load(masked, device="cpu", **options)(array) for options in ({}, {"seed": 0}, {"seed": 5})]
         assert np.array_equal(answers[0], answers[1])
         assert not np.array_equal(answers[0], answers[2])
-        assert medcli.load(masked, refine=8, samples=2, ensemble=True).strategy.passes == 8 * 2 * (2 + 8)
+        assert medcli.load(masked, refine=8, samples=2, ensemble=True).passes == 8 * 2 * (2 + 8)
         with pytest.raises(ModelError, match="cannot take refine"):
             medcli.load(tiny, refine=0)
         with pytest.raises(ModelError, match="samples=0"):

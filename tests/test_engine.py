@@ -20,6 +20,7 @@ from medcli import cpu
 from medcli.engine import memory
 from medcli.engine.denoiser import Denoiser
 from medcli.engine.device import choose_device, choose_precision
+from medcli.engine.runtimes.pytorch import TorchRuntime
 from medcli.engine.strategies import Flips, Plain
 from medcli.errors import DeviceError, InputError, MedcliError, ModelError
 
@@ -108,7 +109,9 @@ class Overflowing(Toy):
 
 def engine(network: Toy, **options: Any) -> Denoiser:
     """The network's own answers: what a gray image keeps of its brightness is in test_brightness.py."""
-    return Denoiser(network, **{"device": "cpu", "precision": "fp32", "keep_brightness": False, **options})
+    names = ("strategy", "device", "precision", "half_safe")
+    own = {"device": "cpu", "precision": "fp32"} | {name: options.pop(name) for name in names if name in options}
+    return Denoiser(TorchRuntime(network, **own), **{"keep_brightness": False, **options})
 
 
 def noise(*shape: int, depth: str = "float32") -> np.ndarray[Any, Any]:
@@ -417,12 +420,11 @@ def test_other_errors_are_not_taken_for_a_lack_of_memory() -> None:
 
 
 def test_auto_follows_the_free_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    cpu = torch.device("cpu")
-    monkeypatch.setattr(memory, "free_bytes", lambda device: 64 << 30)
-    assert memory.comfortable_tile(cpu) == 768
-    monkeypatch.setattr(memory, "free_bytes", lambda device: 1 << 30)
-    assert memory.comfortable_tile(cpu) == 512
-    monkeypatch.setattr(memory, "free_bytes", lambda device: 0)
+    monkeypatch.setattr(memory, "free_bytes", lambda: 64 << 30)
+    assert engine(Toy()).tile_in_force(9000, 9000) == 768
+    monkeypatch.setattr(memory, "free_bytes", lambda: 1 << 30)
+    assert engine(Toy()).tile_in_force(9000, 9000) == 512
+    monkeypatch.setattr(memory, "free_bytes", lambda: 0)
     assert engine(Toy(multiple=16)).tile_in_force(9000, 9000) == memory.SMALLEST_TILE
 
 
@@ -436,7 +438,7 @@ class Centred(Toy):
 
 
 def test_networks_with_global_context_keep_large_tiles_and_say_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(memory, "free_bytes", lambda device: 0)
+    monkeypatch.setattr(memory, "free_bytes", lambda: 0)
     assert engine(Centred()).tile_in_force(9000, 9000) == memory.SMALLEST_GLOBAL_TILE
     assert engine(Centred(), tile=64).tile_in_force(9000, 9000) == 64
     assert "in tiles of 64 pixels" in engine(Centred(), tile=64).note_on_tiles(65, 10)
@@ -503,7 +505,7 @@ def test_a_limit_of_the_process_counts(kind: str) -> None:
         "used = psutil.Process().memory_info()\n"
         f"taken = used.vms if '{kind}' == 'RLIMIT_AS' else used.data\n"
         f"resource.setrlimit(resource.{kind}, (taken + (256 << 20), -1))\n"
-        "print(memory.free_bytes(torch.device('cpu')) >> 20, memory.comfortable_tile(torch.device('cpu')))"
+        "print(memory.free_bytes() >> 20, memory.comfortable_tile(memory.free_bytes()))"
     )
     ran = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
     room, tile = map(int, ran.stdout.split())
@@ -570,8 +572,8 @@ def test_auto_takes_bf16_on_a_cpu_that_has_it_for_8_bits_only(monkeypatch: pytes
     assert choose_precision("auto", here, half_safe=True, eight_bit=True) == torch.bfloat16
     assert choose_precision("auto", here, half_safe=True, eight_bit=False) == torch.float32
     assert choose_precision("auto", here, half_safe=False, eight_bit=True) == torch.float32
-    assert engine(Toy(), precision="auto").precision_in_force(noise(4, 4, depth="uint8")) == torch.bfloat16
-    assert engine(Toy(), precision="auto").precision_in_force(noise(4, 4, depth="uint16")) == torch.float32
+    assert engine(Toy(), precision="auto").precision_in_force(noise(4, 4, depth="uint8")) == "bf16"
+    assert engine(Toy(), precision="auto").precision_in_force(noise(4, 4, depth="uint16")) == "fp32"
     monkeypatch.setattr(cpu, "multiplies_bf16", lambda: False)
     assert choose_precision("auto", here, half_safe=True, eight_bit=True) == torch.float32
 

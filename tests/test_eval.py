@@ -98,7 +98,7 @@ def test_all_of_it(tiny: Path, image_folder: Path, capsys: pytest.CaptureFixture
     assert printed == (out / "a.md").read_text()
     assert (
         f"gaussian:25 on 2 images of {image_folder}, seed 0, not clipped, not rounded; results scored in float, "
-        "clipped to [0, 1], over all channels; models on cpu, precision auto, strength 1.\n\n"
+        "clipped to [0, 1], over all channels; models in torch on cpu, precision auto, strength 1.\n\n"
         "| method | PSNR dB | SSIM 11x11 Gaussian | SSIM 7x7 uniform | gain dB | worst dB | lose > 0.1 dB | s | MP/s |"
     ) in printed
     tables = json.loads((out / "a.json").read_text())["tables"]

@@ -49,4 +49,4 @@ class TestNoise:
     def test_python_has_the_same_options(self, tiny: Path) -> None:
         denoiser = medcli.load(tiny, vst=True, gain=4.0)
         denoiser(counts(side=96))
-        assert "gain 4 per electron" in denoiser.strategy_in_force.remark
+        assert "gain 4 per electron" in denoiser.remark

@@ -9,13 +9,14 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 from test_cli_denoise import Med, home, med, tiny  # noqa: F401 - fixtures
 from torch import Tensor, nn
 
 from medcli.engine.denoiser import Denoiser
+from medcli.engine.runtimes.pytorch import TorchRuntime
 from medcli.engine.sharpen import sharpened
+from medcli.engine.tiling import Floats
 from medcli.errors import MedcliError
 
 
@@ -34,8 +35,8 @@ def scene(height: int = 60, width: int = 50) -> np.ndarray:
 
 
 def whole(image: np.ndarray, amount: float = 0.2, *, by_value: bool = True) -> np.ndarray:
-    bands = sharpened([(0, torch.from_numpy(image))], len(image), amount, by_value=by_value)
-    return torch.cat([band for _, band in bands]).numpy()
+    bands = sharpened([(0, image)], len(image), amount, by_value=by_value)
+    return np.concatenate([band for _, band in bands])
 
 
 def test_equals_opencv() -> None:
@@ -75,36 +76,36 @@ def test_value_stays_in_range_in_colour() -> None:
 
 @pytest.mark.parametrize("heights", [[1] * 60, [2, 3, 1, 20, 34], [58, 1, 1], [59, 1]])
 def test_bands_do_not_matter(heights: list[int]) -> None:
-    image = torch.from_numpy(scene())
-    buffer = torch.empty(max(heights), 50, 3)
+    image = scene()
+    buffer = np.empty((max(heights), 50, 3), np.float32)
 
-    def bands() -> Iterator[tuple[int, Tensor]]:
+    def bands() -> Iterator[tuple[int, Floats]]:
         top = 0
         for height in heights:
             buffer[:height] = image[top : top + height]
             yield top, buffer[:height]  # the next one overwrites it
             top += height
 
-    found = [(top, band.clone()) for top, band in sharpened(bands(), 60, 0.4)]
+    found = [(top, band.copy()) for top, band in sharpened(bands(), 60, 0.4)]
     assert [top for top, _ in found] == list(np.cumsum([0, *(len(band) for _, band in found)])[:-1])
-    np.testing.assert_allclose(torch.cat([band for _, band in found]).numpy(), whole(image.numpy(), 0.4), atol=1e-6)
+    np.testing.assert_allclose(np.concatenate([band for _, band in found]), whole(image, 0.4), atol=1e-6)
 
 
 @pytest.mark.parametrize(("dtype", "scale"), [("uint8", 255), ("uint16", 65535), ("float32", 1)])
 @pytest.mark.parametrize("channels", [1, 3])
 def test_every_depth_and_gray(dtype: str, scale: int, channels: int) -> None:
     image = np.round(scene()[..., :channels] * scale).astype(dtype) if scale > 1 else scene()[..., :channels]
-    options = {"device": "cpu", "range": "dtype", "precision": "fp32"}
-    result = Denoiser(Copy(), sharpen=0.5, tile=32, overlap=8, **options)(image)
+    runtime = TorchRuntime(Copy(), device="cpu", precision="fp32")
+    result = Denoiser(runtime, sharpen=0.5, tile=32, overlap=8, range="dtype")(image)
     expected = whole((image / np.float32(scale)).astype(np.float32), 0.5) * scale
     assert result.dtype == image.dtype
     assert np.abs(result.astype(np.float64) - expected).max() <= (0.51 if scale > 1 else 1e-5)
-    assert np.array_equal(Denoiser(Copy(), **options)(image), image)
+    assert np.array_equal(Denoiser(runtime, range="dtype")(image), image)
 
 
 def test_an_amount_out_of_range() -> None:
     with pytest.raises(MedcliError, match="cannot be sharpened by -1"):
-        Denoiser(Copy(), device="cpu", sharpen=-1)
+        Denoiser(TorchRuntime(Copy(), device="cpu"), sharpen=-1)
 
 
 def test_the_command(med: Med, tiny: Path, home: Path) -> None:  # noqa: F811

@@ -5,13 +5,12 @@ from __future__ import annotations
 from functools import partial
 from itertools import pairwise
 
+import numpy as np
 import pytest
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import Tensor
 
-from medcli.engine.tiling import Grid, Span, bands, cut, default_overlap, fade, plan
+from medcli.engine.tiling import Floats, Grid, Span, bands, cut, default_overlap, fade, plan
 
 
 @st.composite
@@ -23,16 +22,16 @@ def cuts(draw: st.DrawFn) -> tuple[int, int, int, int]:
     return draw(st.integers(1, overlap + 7 * (tile - overlap))), tile, overlap, multiple
 
 
-def blended(grid: Grid, source: Tensor) -> Tensor:
+def blended(grid: Grid, source: Floats) -> Floats:
     """The whole image, from bands whose tiles are windows of `source`, (padded height, padded width, C)."""
-    whole = torch.full((grid.height, grid.width, source.shape[2]), torch.nan)
-    for top, band in bands(grid, source.shape[2], lambda r, c: source[r.start : r.stop, c.start : c.stop].clone()):
+    whole = np.full((grid.height, grid.width, source.shape[2]), np.nan, np.float32)
+    for top, band in bands(grid, source.shape[2], lambda r, c: source[r.start : r.stop, c.start : c.stop].copy()):
         whole[top : top + len(band)] = band
     return whole
 
 
-def _one_or_zero(chosen: tuple[Span, Span], rows: Span, columns: Span) -> Tensor:
-    return torch.full((rows.size, columns.size, 1), float((rows, columns) == chosen))
+def _one_or_zero(chosen: tuple[Span, Span], rows: Span, columns: Span) -> Floats:
+    return np.full((rows.size, columns.size, 1), float((rows, columns) == chosen), np.float32)
 
 
 @given(cuts())
@@ -73,10 +72,10 @@ def test_weights_rise_from_nothing_at_the_cut_to_all(context_radius: int, room: 
     shared = max(1, 2 * context_radius + room)
     weights = fade(shared, context_radius)
     distrusted = context_radius if 2 * context_radius <= shared else shared // 4
-    assert bool((weights.diff() >= 0).all())
+    assert bool((np.diff(weights) >= 0).all())
     assert weights[:distrusted].sum() == 0
     assert bool((weights[shared - distrusted :] == 1).all())
-    assert torch.allclose(weights + weights.flip(0), torch.ones(shared), atol=1e-6)
+    assert np.allclose(weights + weights[::-1], 1, atol=1e-6)
 
 
 @settings(max_examples=40, deadline=None)
@@ -86,21 +85,21 @@ def test_blending_equal_answers_returns_them_to_the_last_bit(
 ) -> None:
     (height, tile, overlap, multiple), width = down, right[0]
     grid = plan(height, width, tile=tile, overlap=overlap, multiple=multiple, context_radius=context_radius)
-    source = torch.randn(grid.rows[-1].stop, grid.columns[-1].stop, 2)
-    assert torch.equal(blended(grid, source), source[:height, :width])
+    source = np.random.default_rng(0).normal(size=(grid.rows[-1].stop, grid.columns[-1].stop, 2)).astype(np.float32)
+    assert np.array_equal(blended(grid, source), source[:height, :width])
 
 
 def test_weights_of_all_tiles_are_a_partition_of_unity() -> None:
     """The blend is linear in the tiles, so a tile's weights are what it makes of that tile as 1 and all others as 0."""
     grid = plan(90, 130, tile=48, overlap=16, multiple=8, context_radius=30)
-    total = torch.zeros(90, 130, 1)
+    total = np.zeros((90, 130, 1), np.float32)
     for chosen in [(rows, columns) for rows in grid.rows for columns in grid.columns]:
         tiles = partial(_one_or_zero, chosen)
-        weights = torch.cat([band.clone() for _, band in bands(grid, 1, tiles)])
+        weights = np.concatenate([band.copy() for _, band in bands(grid, 1, tiles)])
         assert weights.min() >= 0
         assert weights.sum() > 0
         total += weights
-    assert torch.allclose(total, torch.ones_like(total), atol=1e-6)
+    assert np.allclose(total, 1, atol=1e-6)
 
 
 @settings(deadline=None)
@@ -110,9 +109,9 @@ def test_bands_come_from_top_to_bottom_and_cover_every_row_once(case: tuple[int,
     grid = plan(height, 5, tile=tile, overlap=overlap, multiple=multiple, context_radius=0)
     asked: list[int] = []
 
-    def answer(rows: Span, columns: Span) -> Tensor:
+    def answer(rows: Span, columns: Span) -> Floats:
         asked.append(rows.start)
-        return torch.zeros(rows.size, columns.size, 1)
+        return np.zeros((rows.size, columns.size, 1), np.float32)
 
     reached = 0
     for top, band in bands(grid, 1, answer):

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from medcli.engine.denoiser import Denoiser
+from medcli.engine.runtimes.pytorch import TorchRuntime
 from medcli.engine.stabilised import Stabilised
 from medcli.engine.strategies import Flips, Plain, parse
 from medcli.errors import ModelError
@@ -111,7 +112,7 @@ class TestStrategy:
 
     def test_the_network_sees_noise_of_one_strength(self) -> None:
         spy = Spy()
-        Denoiser(spy, Stabilised(sigma=10), precision="fp32", keep_brightness=False)(counts())
+        Denoiser(TorchRuntime(spy, Stabilised(sigma=10), precision="fp32"), keep_brightness=False)(counts())
         blocks = spy.seen[0, 0].unfold(0, 8, 8).unfold(1, 8, 8)
         noise = (blocks - blocks.mean((2, 3), keepdim=True)).flatten(2).std(2).flatten()
         order = spy.seen[0, 0].unfold(0, 8, 8).unfold(1, 8, 8).mean((2, 3)).flatten().argsort()
@@ -120,14 +121,14 @@ class TestStrategy:
         assert bright == pytest.approx(10, rel=0.15)
 
     def test_what_is_given_is_not_measured(self) -> None:
-        denoiser = Denoiser(Spy(), Stabilised(gain=7.0, offset=50.0, read=1.0), precision="fp32")
+        denoiser = Denoiser(TorchRuntime(Spy(), Stabilised(gain=7.0, offset=50.0, read=1.0), precision="fp32"))
         denoiser(counts())
-        strategy = denoiser.strategy_in_force
+        strategy = denoiser.runtime.strategy_in_force
         assert isinstance(strategy, Stabilised)
         assert "gain 7 per electron, offset 50, read noise 1 " in strategy.remark
-        denoiser = Denoiser(Spy(), Stabilised(offset=90.0), precision="fp32")
+        denoiser = Denoiser(TorchRuntime(Spy(), Stabilised(offset=90.0), precision="fp32"))
         denoiser(counts())
-        assert "offset 90," in denoiser.strategy_in_force.remark
+        assert "offset 90," in denoiser.remark
 
     def test_colour_and_images_without_noise_are_run_plainly(self) -> None:
         for network, pixels in (
@@ -135,16 +136,16 @@ class TestStrategy:
             (Spy(), np.zeros((64, 64), np.uint8)),
             (Spy(), counts()[:8, :8]),
         ):
-            denoiser = Denoiser(network, Stabilised(), precision="fp32")
+            denoiser = Denoiser(TorchRuntime(network, Stabilised(), precision="fp32"))
             assert denoiser(pixels).shape == pixels.shape
-            assert isinstance(denoiser.strategy_in_force, Plain)
+            assert isinstance(denoiser.runtime.strategy_in_force, Plain)
 
     def test_flips_and_tiles_agree_with_the_whole(self) -> None:
         image = counts().astype(np.float32)
-        whole = Denoiser(Spy(), Stabilised(), precision="fp32", tile=0)(image)
-        tiled = Denoiser(Spy(), Stabilised(), precision="fp32", tile=64, overlap=16)(image)
+        whole = Denoiser(TorchRuntime(Spy(), Stabilised(), precision="fp32"), tile=0)(image)
+        tiled = Denoiser(TorchRuntime(Spy(), Stabilised(), precision="fp32"), tile=64, overlap=16)(image)
         assert np.allclose(whole, tiled, atol=0.05)
-        flipped = Denoiser(Spy(), Flips(Stabilised()), precision="fp32", tile=0)(image)
+        flipped = Denoiser(TorchRuntime(Spy(), Flips(Stabilised()), precision="fp32"), tile=0)(image)
         assert np.allclose(whole, flipped, atol=0.05)
 
     def test_all_depths_give_the_same_result(self) -> None:
@@ -153,7 +154,7 @@ class TestStrategy:
         deviation = np.sqrt(specimen().mean() + 1)
 
         def restored(stored: np.ndarray, factor: float) -> np.ndarray:
-            return Denoiser(Spy(), Stabilised(), precision="fp32")(stored).astype(np.float64) / factor
+            return Denoiser(TorchRuntime(Spy(), Stabilised(), precision="fp32"))(stored).astype(np.float64) / factor
 
         first = restored(image, 1)
         for factor, kind in ((16, np.uint16), (255, np.uint16), (1 / 255, np.float32)):
@@ -165,7 +166,7 @@ class TestStrategy:
         noise = PhotonNoise(4.0, 100.0, 2.0)
         image = exposed(noise, electrons, 256 * 256).reshape(256, 256).numpy()
         strategy = Stabilised(noise.gain, noise.offset, noise.read)
-        restored = Denoiser(Spy(), strategy, precision="fp32", keep_brightness=False)(image)
+        restored = Denoiser(TorchRuntime(Spy(), strategy, precision="fp32"), keep_brightness=False)(image)
         deviation = float(noise.variance(torch.tensor(noise.offset + noise.gain * electrons))) ** 0.5
         assert abs(restored.mean() - (noise.offset + noise.gain * electrons)) < 0.1 * deviation
         assert abs(restored.mean() - (noise.offset + noise.gain * electrons)) < 0.01 * noise.gain * electrons + 0.05

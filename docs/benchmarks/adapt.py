@@ -21,6 +21,7 @@ from medcli.batch.pairs import FilePairs, Pair, as_floats, thinned
 from medcli.data.folders import matched
 from medcli.engine.denoiser import Denoiser
 from medcli.engine.memory import keep_freed_memory
+from medcli.engine.runtimes.pytorch import TorchRuntime
 from medcli.engine.strategies import parse
 from medcli.metrics import psnr
 from medcli.train.adapt.run import adapt, adaptation_job, open_images
@@ -65,7 +66,9 @@ def measured(pair: Pair, path: Path, model: str, minutes: float, hardware: Hardw
 
 
 def scored(network: nn.Module, card: Card, pair: Pair, hardware: Hardware) -> float:
-    denoiser = Denoiser(network, parse(card.strategy), device=str(hardware.device), half_safe=card.half_safe)
+    denoiser = Denoiser(
+        TorchRuntime(network, parse(card.strategy), device=str(hardware.device), half_safe=card.half_safe)
+    )
     return psnr(as_floats(denoiser(pair.noisy)).clip(0, 1), pair.clean)
 
 

@@ -21,6 +21,7 @@ from medcli.batch.pairs import FilePairs, thinned
 from medcli.data.folders import matched
 from medcli.engine.denoiser import Denoiser
 from medcli.engine.memory import keep_freed_memory
+from medcli.engine.runtimes.pytorch import TorchRuntime
 from medcli.engine.strategies import parse
 from medcli.metrics import PER_IMAGE
 from medcli.zoo.model import find_model
@@ -38,9 +39,9 @@ def methods(model: str, strategies: Iterable[str], refine: int, device: str) -> 
         asked = notation.partition(":")[2]
         for suffix, rounds in (("", 0), ("-E", refine)):
             whole = "masks:" + ",".join(filter(None, (own, asked, f"refine={rounds}")))
-            denoiser = Denoiser(network, parse(whole), device=device, half_safe=card.half_safe)
+            denoiser = Denoiser(TorchRuntime(network, parse(whole), device=device, half_safe=card.half_safe))
             name = f"{Path(model).stem}{suffix} {notation}"
-            yield EvaluatedMethod(f"{name}, {denoiser.strategy.passes} passes", denoiser)
+            yield EvaluatedMethod(f"{name}, {denoiser.passes} passes", denoiser)
 
 
 def line(row: MethodRow, count: int) -> str:

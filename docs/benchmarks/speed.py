@@ -60,7 +60,7 @@ def timed(command: Sequence[object], repeats: int) -> tuple[float, str]:
 
 def denoise(image: Path, out: Path, *options: object) -> list[object]:
     command: list[object] = [sys.executable, "-m", "medcli", "denoise", image, "-o", out, "--force", "--json"]
-    return [*command, "--device", "cpu", "--quiet", *options]
+    return [*command, "--device", "cpu", "--runtime", "torch", "--quiet", *options]
 
 
 def bare_seconds(model: str, image: np.ndarray, precision: str) -> tuple[float, int, tuple[int, int]]:
@@ -69,10 +69,12 @@ def bare_seconds(model: str, image: np.ndarray, precision: str) -> tuple[float, 
 
     import medcli
     from medcli.engine.memory import keep_freed_memory
+    from medcli.engine.runtimes.pytorch import TorchRuntime
 
     keep_freed_memory()  # as the command does; without it the network alone is slower than the command
-    denoiser = medcli.load(model, device="cpu", precision=precision)
-    network, shapes = denoiser.network, []
+    denoiser = medcli.load(model, device="cpu", precision=precision, runtime="torch")
+    assert isinstance(denoiser.runtime, TorchRuntime)
+    network, shapes = denoiser.runtime.network, []
     hook = network.register_forward_pre_hook(lambda _, args: shapes.append(args[0].shape))
     denoiser(image)
     hook.remove()

@@ -9,6 +9,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from medcli.archs.graphs.dncnn import traits
+
 
 class DnCNN(nn.Module):
     """(B, C, H, W) float in [0, 1] -> same shape, any H and W.
@@ -37,7 +39,7 @@ class DnCNN(nn.Module):
     @property
     def receptive_field(self) -> int:
         """Largest distance in pixels at which an input can influence an output: one for each convolution."""
-        return int(self.config["depth"])
+        return traits(self.config).receptive_field
 
     def forward(self, noisy: Tensor) -> Tensor:
         residual: Tensor = self.layers(noisy)

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-SLOPE = 0.2
+from medcli.archs.graphs.plainunet import SLOPE, traits
 
 
 class PlainUNet(nn.Module):
@@ -28,7 +28,7 @@ class PlainUNet(nn.Module):
         super().__init__()
         self.config: dict[str, Any] = {"channels": channels, "width": width, "head": head, "levels": levels}
         self.channels = channels
-        self.multiple = 2**levels
+        self.multiple = traits(self.config).multiple
         self.head = _conv(channels, width)
         self.encoders = nn.ModuleList(_conv(width, width) for _ in range(levels))
         self.middle = _conv(width, width)
@@ -46,9 +46,7 @@ class PlainUNet(nn.Module):
     @property
     def receptive_field(self) -> int:
         """Largest distance in pixels at which an input can influence an output."""
-        levels = self.config["levels"]
-        # One convolution down and two up at each level, one at the bottom, one before; plus the pooling.
-        return int(3 * (2**levels - 1) + 2**levels + 1 + 2**levels - 1)
+        return traits(self.config).receptive_field
 
     def forward(self, noisy: Tensor) -> Tensor:
         features, skips = self.head(noisy), [noisy]

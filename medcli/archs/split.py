@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from medcli.archs.graphs.split import traits
 from medcli.archs.unet import ResidualBlock
 
 Latent = tuple[Tensor, ...]
@@ -92,7 +93,7 @@ class SplitUNet(nn.Module):
             "noise": noise,
         }
         self.channels = channels
-        self.multiple = unshuffle * 2 ** (len(widths) - 1)
+        self.multiple = traits(self.config).multiple
         self.latent_widths = tuple(widths)
         self.encoder = Encoder(channels, widths, encoders, unshuffle)
         self.decoder = Decoder(channels, widths, decoders, unshuffle, noise)
@@ -104,9 +105,7 @@ class SplitUNet(nn.Module):
     @property
     def receptive_field(self) -> int:
         """Largest distance in pixels at which an input can influence an output."""
-        depths = zip(self.config["encoders"], self.config["decoders"], strict=True)
-        reach = 2 + sum(2 * (before + after) * 2**level for level, (before, after) in enumerate(depths))
-        return int(self.config["unshuffle"] * reach + self.multiple - 1)
+        return traits(self.config).receptive_field
 
     def encode(self, noisy: Tensor) -> Latent:
         """(B, C, H, W) float in [0, 1] -> the latent, finest level first."""

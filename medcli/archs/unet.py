@@ -15,6 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from medcli.archs.graphs.unet import traits
+
 
 class ResidualBlock(nn.Module):
     """x + conv(relu(conv(x))), both convolutions 3x3."""
@@ -63,7 +65,7 @@ class ResidualUNet(nn.Module):
             "unshuffle": unshuffle,
         }
         self.channels = channels
-        self.multiple = unshuffle * 2 ** len(blocks)
+        self.multiple = traits(self.config).multiple
         folded = channels * unshuffle**2
         steps = list(pairwise(widths))
         self.head = nn.Conv2d(folded, widths[0], 3, padding=1)
@@ -79,12 +81,7 @@ class ResidualUNet(nn.Module):
     @property
     def receptive_field(self) -> int:
         """Largest distance in pixels at which an input can influence an output."""
-        blocks, unshuffle = self.config["blocks"], self.config["unshuffle"]
-        radius = 2  # head and tail
-        for level, depth in enumerate(blocks):
-            radius += 4 * depth * 2**level
-        radius += 2 * self.config["middle"] * 2 ** len(blocks)
-        return int(unshuffle * radius + self.multiple - 1)
+        return traits(self.config).receptive_field
 
     def as_gray(self) -> ResidualUNet:
         """A network of one channel that gives for gray images what this one gives for equal channels, on average."""

@@ -76,6 +76,7 @@ Every option can be set in the environment: MED_DENOISE_MODEL, MED_DENOISE_DEVIC
 @options.output_option("File, folder, or - for stdout.", stream="/dev/stdout")
 @options.model_option("A model's name, or a weight file.", default="photo")
 @options.device_options("fp32", "fp16", "bf16")
+@options.runtime_option()
 @click.option("--strength", type=options.strength, default=1.0, show_default="1", metavar="0..1",
               help="0 copies the file, 1 is the network's output.")  # fmt: skip
 @click.option("--residual", type=options.OutputPath(), default=None, metavar="FILE|DIR",

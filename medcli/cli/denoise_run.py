@@ -27,6 +27,7 @@ from medcli.data.folders import skipped
 from medcli.files.atomic import remove_stale
 from medcli.images import DecodedImage
 from medcli.images.decoded_image import is_gray
+from medcli.images.reader import pixels_of
 from medcli.zoo.description import NOISE_DOMAIN
 from medcli.zoo.model import Model, find_model
 
@@ -117,19 +118,21 @@ class DenoiseRun:
         self._summary.raise_errors(len(self._jobs), "images", "denoised")
 
     def _prepare(self, display: ProgressDisplay) -> Restore:
-        from medcli.api import load_model  # imports torch: meanwhile the first image is being read
+        from medcli.api import load_model  # it may import torch: meanwhile the first image is being read
         from medcli.engine.memory import keep_freed_memory
 
         keep_freed_memory()
-        denoiser = load_model(self._model, self._options)
-        self._device = str(denoiser.device)
+        single = self._jobs[0].source if len(self._jobs) == 1 else STREAM
+        pixels = None if single == STREAM else pixels_of(single)
+        denoiser = load_model(self._model, self._options, pixels=pixels)
+        self._device = denoiser.device
         return partial(self._restore, denoiser, display)
 
     def _restore(self, denoiser: Denoiser, display: ProgressDisplay, job: Job, image: DecodedImage) -> ImageStats:
         warning = self._model.gray_warning
         if warning and all(is_gray(page.pixels) for page in image.pages):
             image.remark(warning)
-        display.begin("stdin" if job.source == STREAM else job.source.name, denoiser.strategy.passes)
+        display.begin("stdin" if job.source == STREAM else job.source.name, denoiser.passes)
         with_residual = self._options.residual.path is not None
         return measured(self._task, job, image, denoiser, display.advance, with_residual=with_residual)
 

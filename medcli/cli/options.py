@@ -15,6 +15,7 @@ from click.shell_completion import CompletionItem
 from medcli import cpu
 from medcli.batch.denoise.options import NO_OUTPUT, Output
 from medcli.engine.options import TileSize
+from medcli.engine.runtimes.choice import RUNTIMES
 
 if TYPE_CHECKING:
     from medcli.images.values import RangeChoice
@@ -143,6 +144,12 @@ def device_options(*precisions: str, help: str = "auto, cpu, cuda, cuda:N or mps
         click.option("--device", type=device, metavar="DEVICE", default="auto", show_default=True, help=help),
         click.option("--precision", type=choice, default="auto", show_default=True),
     )
+
+
+def runtime_option() -> Decorator:
+    """`--runtime`."""
+    words = "What runs the network: PyTorch, ONNX Runtime or OpenVINO.  [default: the fastest]"
+    return click.option("--runtime", type=click.Choice(["auto", *RUNTIMES]), default="auto", help=words)
 
 
 def range_options(*, nodata: bool = False) -> Decorator:

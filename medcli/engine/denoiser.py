@@ -4,20 +4,17 @@ from __future__ import annotations
 
 import itertools
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import Literal, Protocol, cast
+from collections.abc import Callable
+from functools import partial
+from typing import Literal
 
 import numpy as np
-import torch
-from torch import Tensor, nn
 
 from medcli.engine import brightness, memory, tiling
-from medcli.engine.device import choose_device, choose_precision, unsupported, wait
 from medcli.engine.pixels import Canvas, Pixels, as_canvas, is_eight_bit, read_tile, reflected, write_rows
+from medcli.engine.runtimes.base import Coordinates, Floats, Runtime
 from medcli.engine.sharpen import MOST as MOST_SHARPENING
 from medcli.engine.sharpen import sharpened
-from medcli.engine.strategies import FitsImage, PixelCoordinates, Plain, Strategy
 from medcli.engine.tiling import Grid, Span
 from medcli.errors import DeviceError, MedcliError, ModelError, ran_out
 from medcli.images.decoded_image import is_gray
@@ -26,34 +23,15 @@ from medcli.images.values import RangeChoice, ValueRange, choose_range, valid_ma
 Progress = Callable[[int, int], None]
 
 
-class Network(Protocol):
-    """What the engine needs to know of a network."""
-
-    channels: int
-    multiple: int  # H and W must be multiples of it
-
-    @property
-    def receptive_field(self) -> int:
-        """Largest distance in pixels at which an input can influence an output."""
-
-    # Optional: `global_context`, whether outputs also depend on statistics over H and W (pooling, attention between
-    # channels), so that a tile's result depends on the size of the tile.
-
-
 class Denoiser:
     """A network ready to denoise arrays of any size.
 
-    network: (B, C, H, W) float in [0, 1] -> same shape, with `channels`, `multiple` (of H and W) and `receptive_field`
-        (pixels). It is moved to the device, to fp32 weights and to evaluation mode.
-    strategy: how the network is applied; Plain unless given.
-    device, precision: as `choose_device` and `choose_precision` read them. Under "auto" the precision follows the
-        image's depth; see `precision_in_force`.
+    runtime: the network on its device, with the strategy by which it is applied; see `medcli.engine.runtimes`.
     tile: largest side of a tile in pixels, 0 for the whole image at once, "auto" for what the free memory holds.
         Only "auto" gives way when memory runs out: the tile is halved, for later images too.
-        For a network with `global_context` not below `memory.SMALLEST_GLOBAL_TILE`.
+        For a network with global context not below `memory.SMALLEST_GLOBAL_TILE`.
     overlap: pixels that neighbouring tiles share. Unless given: twice the receptive field, at most 64 pixels and at
         most a quarter of the tile.
-    half_safe: whether fp16 and bf16 give the same images; only "auto" uses it.
     range: which values are 0 and 1 for the network: "auto" and "dtype" as in `medcli.images.values`, or a `ValueRange`.
     nodata: pixels of this value in all channels mean nothing, as NaN and infinity do.
     keep_brightness: whether gray images keep their local mean (`medcli.engine.brightness`); not for a network that
@@ -61,45 +39,32 @@ class Denoiser:
     sharpen: amount of unsharp masking (`medcli.engine.sharpen`), 0 to 2; by its value unless `sharpen_by_value` is off.
 
     `passed_over` counts the pixels that came back as they were because they meant nothing or lay far outside the range.
-    `strategy_in_force` is the strategy for the latest image, where it depends on the image (`FitsImage`).
+    `remark` is what the strategy found in the latest image, such as its noise; empty for most.
     `reported` holds notes that were given and are not repeated.
     `reruns` counts the tiles that came out non-finite in half precision and were run again in fp32.
     Use it from one thread at a time; others may decode and encode meanwhile.
-    Raises DeviceError for a device or precision that is not there, MedcliError for a tile and overlap that do not fit.
+    Raises MedcliError for a tile and overlap that do not fit.
     """
 
     def __init__(
         self,
-        network: nn.Module,
-        strategy: Strategy | None = None,
+        runtime: Runtime,
         *,
-        device: str = "auto",
-        precision: str = "auto",
         tile: int | Literal["auto"] = "auto",
         overlap: int | None = None,
-        half_safe: bool = True,
         range: RangeChoice = "auto",
         nodata: float | None = None,
         keep_brightness: bool = True,
         sharpen: float = 0.0,
         sharpen_by_value: bool = True,
     ) -> None:
-        self.device = choose_device(device)
-        choose_precision(precision, self.device, half_safe=half_safe)
-        network = network.eval().to(self.device, torch.float32)
-        self.network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.strategy: Strategy = strategy or Plain()
-        self.strategy_in_force = self.strategy
-        self.precision, self.half_safe = precision, half_safe
-        traits = cast(Network, network)
-        self.channels = traits.channels
-        self.global_context = bool(getattr(network, "global_context", False))
-        self.multiple = self.strategy.multiple(traits.multiple)
-        self.context_radius = self.strategy.context_radius(traits.receptive_field)
+        self.runtime, self.device, self.passes = runtime, runtime.device, runtime.passes
+        self.channels, self.multiple = runtime.channels, runtime.multiple
+        self.context_radius = runtime.context_radius
         self.tile, self.overlap = tile, overlap
         self.range, self.nodata = range, nodata
         self.reruns = self.passed_over = 0
-        self.reported: set[str] = set()
+        self.reported, self.remark = set[str](), ""
         self.keep_brightness = keep_brightness
         self.sharpen, self.sharpen_by_value = sharpen, sharpen_by_value
         self._ceiling = sys.maxsize  # the largest tile that memory has not yet proved too small for
@@ -145,22 +110,21 @@ class Denoiser:
         self.passed_over += canvas.passed_over
         if canvas.is_void:
             return np.array(pixels)
-        self.strategy_in_force = self._strategy_for(canvas)
+        self.remark = self.runtime.fit(partial(_full_rows, canvas), canvas.pixels.shape, values)
         result = np.empty(pixels.shape, pixels.dtype)
         target = result.reshape(layers.shape)
         while not self._fits(canvas, target, strength, progress):
-            memory.release(self.device)
+            self.runtime.release()
         return result
 
-    def precision_in_force(self, pixels: Pixels) -> torch.dtype:
-        """The number format that a call with `pixels` computes in."""
-        eight_bit = is_eight_bit(pixels)
-        return choose_precision(self.precision, self.device, half_safe=self.half_safe, eight_bit=eight_bit)
+    def precision_in_force(self, pixels: Pixels) -> str:
+        """The number format that a call with `pixels` computes in: fp32, fp16 or bf16."""
+        return self.runtime.precision(eight_bit=is_eight_bit(pixels))
 
     def tile_in_force(self, height: int, width: int) -> int:
         """Largest side in pixels of the tiles for an image of this size; 0 when it runs whole."""
         if self.tile == "auto":
-            tile = max(self._smallest(), min(memory.comfortable_tile(self.device), self._ceiling))
+            tile = max(self._smallest(), min(self.runtime.largest_tile(), self._ceiling))
         else:
             tile = self.tile
         return tile if tile and max(height, width) > tile else 0
@@ -168,7 +132,7 @@ class Denoiser:
     def note_on_tiles(self, height: int, width: int) -> str:
         """For an image of this size whose result depends on the size of the tiles; empty for others."""
         tile = self.tile_in_force(height, width)
-        if not (tile and self.global_context):
+        if not (tile and self.runtime.global_context):
             return ""
         return f"The model uses statistics of the whole image; in tiles of {tile} pixels the result differs slightly."
 
@@ -178,8 +142,6 @@ class Denoiser:
         tile = self.tile_in_force(height, width)
         try:
             self._fill(canvas, target, strength, self._grid(height, width, tile), progress)
-        except NotImplementedError as error:
-            raise unsupported(self.device, error) from error
         except (MemoryError, RuntimeError) as error:
             if not ran_out(error):
                 raise
@@ -189,14 +151,15 @@ class Denoiser:
 
     def _fill(self, canvas: Canvas, target: Pixels, strength: float, grid: Grid, progress: Progress | None) -> None:
         precision = self.precision_in_force(canvas.pixels)
+        passed = _counted(progress, len(grid) * self.passes)
 
-        def tile_at(rows: Span, columns: Span) -> Tensor:
+        def tile_at(rows: Span, columns: Span) -> Floats:
             spans = zip((rows, columns), canvas.pixels.shape, strict=False)
-            coordinates = PixelCoordinates(*(torch.from_numpy(reflected(span, length)) for span, length in spans))
-            return self._restored(read_tile(canvas, rows, columns), coordinates, precision)
+            coordinates = Coordinates(*(reflected(span, length) for span, length in spans))
+            return self._restored(read_tile(canvas, rows, columns), coordinates, precision, passed)
 
-        def noisy(rows: Span) -> Tensor:
-            return read_tile(canvas, rows, Span(0, width))[0, 0]
+        def noisy(rows: Span) -> Floats:
+            return read_tile(canvas, rows, Span(0, width))[..., 0]
 
         height, width, channels = canvas.pixels.shape
         bands = tiling.bands(grid, channels, tile_at)
@@ -204,58 +167,22 @@ class Denoiser:
             bands = brightness.kept(bands, noisy, height, width)
         if self.sharpen:
             bands = sharpened(bands, height, self.sharpen, by_value=self.sharpen_by_value)
-        with torch.inference_mode(), self._watched(progress, len(grid) * self.strategy.passes):
-            for top, band in bands:
-                rows = slice(top, top + len(band))
-                write_rows(band, canvas, rows, target[rows], strength)
+        for top, band in bands:
+            rows = slice(top, top + len(band))
+            write_rows(band, canvas, rows, target[rows], strength)
 
-    @contextmanager
-    def _watched(self, progress: Progress | None, total: int) -> Iterator[None]:
-        """Calls `progress` after each pass of the network; tiles that are run again do not count."""
-        if progress is None:
-            yield
-            return
-        done = itertools.count(1)
-
-        def count(*_: object) -> None:
-            wait(self.device)
-            progress(min(next(done), total), total)
-
-        progress(0, total)
-        hook = self.network.register_forward_hook(count)
-        try:
-            yield
-        finally:
-            hook.remove()
-
-    def _strategy_for(self, canvas: Canvas) -> Strategy:
-        if not isinstance(self.strategy, FitsImage):
-            return self.strategy
-
-        def rows(first: int, end: int) -> Tensor:
-            return read_tile(canvas, Span(first, end), Span(0, canvas.pixels.shape[1]))
-
-        return self.strategy.for_image(rows, canvas.pixels.shape, canvas.values)
-
-    def _restored(self, tile: Tensor, coordinates: PixelCoordinates, precision: torch.dtype) -> Tensor:
-        """(1, C, h, w) as read -> (h, w, C) restored, on the CPU."""
-        batch = tile.to(self.device).expand(-1, self.channels, -1, -1).contiguous(memory_format=torch.channels_last)
-        restored = self._applied(batch, coordinates, precision)
-        if precision != torch.float32 and not _finite(restored):
+    def _restored(self, tile: Floats, coordinates: Coordinates, precision: str, passed: Callable[[], None]) -> Floats:
+        """(h, w, C) as read -> restored, the same shape."""
+        restored = self.runtime.restore(tile, coordinates, precision, passed)
+        if precision != "fp32" and not _finite(restored):
             self.reruns += 1
-            restored = self._applied(batch, coordinates, torch.float32)
+            restored = self.runtime.restore(tile, coordinates, "fp32", passed)
         if not _finite(restored):
             raise ModelError("The model's output is not finite, in fp32 too.", "Its weights may be damaged.")
-        if tile.shape[1] < self.channels:
-            first = restored[:, :1]  # the mean, taken from the first, so that equal channels give exactly their value
-            restored = first + (restored - first).sum(1, keepdim=True) / restored.shape[1]
-        return restored[0].permute(1, 2, 0).cpu()
-
-    def _applied(self, batch: Tensor, coordinates: PixelCoordinates, precision: torch.dtype) -> Tensor:
-        # Autocast, not half-precision weights: equally fast, and what a network adds to its input is added in fp32.
-        half = precision != torch.float32
-        with torch.autocast(self.device.type, dtype=precision if half else None, enabled=half):
-            return self.strategy_in_force(self.network, batch, coordinates).float()
+        if tile.shape[2] < self.channels:
+            first = restored[..., :1]  # the mean, taken from the first, so that equal channels give exactly their value
+            restored = first + (restored - first).sum(2, keepdims=True) / np.float32(self.channels)
+        return restored
 
     def _grid(self, height: int, width: int, tile: int) -> Grid:
         overlap = self.overlap
@@ -267,7 +194,7 @@ class Denoiser:
         )
 
     def _smallest(self) -> int:
-        smallest = memory.SMALLEST_GLOBAL_TILE if self.global_context else memory.SMALLEST_TILE
+        smallest = memory.SMALLEST_GLOBAL_TILE if self.runtime.global_context else memory.SMALLEST_TILE
         return max(smallest, 2 * self.multiple, 2 * (self.overlap or 0))
 
     def _halved(self, tile: int, error: BaseException) -> int:
@@ -279,7 +206,7 @@ class Denoiser:
         if tile // 2 < self._smallest():
             raise DeviceError(
                 f"The memory of {self.device} ran out, with tiles of {tile} pixels too.",
-                "Close other programs" + (", or choose a smaller tile." if self.global_context else "."),
+                "Close other programs" + (", or choose a smaller tile." if self.runtime.global_context else "."),
             ) from error
         return tile // 2
 
@@ -298,6 +225,21 @@ def _check_tiles(tile: int | str, overlap: int | None, multiple: int) -> None:
         )
 
 
-def _finite(values: Tensor) -> bool:
+def _full_rows(canvas: Canvas, first: int, end: int) -> Floats:
+    """(end - first, W, C) of the image as the network sees it."""
+    return read_tile(canvas, Span(first, end), Span(0, canvas.pixels.shape[1]))
+
+
+def _counted(progress: Progress | None, total: int) -> Callable[[], None]:
+    """What is to be called after each pass of the network; tiles that are run again do not count."""
+    if progress is None:
+        return lambda: None
+    done = itertools.count(1)
+    progress(0, total)
+    return lambda: progress(min(next(done), total), total)
+
+
+def _finite(values: Floats) -> bool:
     # The sum is finite nearly always and fifteen times cheaper than looking at every number.
-    return bool(values.sum().isfinite()) or bool(values.isfinite().all())
+    with np.errstate(over="ignore", invalid="ignore"):
+        return bool(np.isfinite(values.sum())) or bool(np.isfinite(values).all())

@@ -11,15 +11,13 @@ from contextlib import suppress
 from pathlib import Path
 
 import psutil
-import torch
 
 from medcli import cpu
 
 # What a network may hold at its peak; the shipped U-Net was seen to take about a quarter of it.
 BYTES_PER_PIXEL = 2048
 # On a CPU larger tiles are no faster: activations leave the cache, and buffers over 32 MB are mapped anew each time.
-LARGEST_TILE = {"cpu": 768}
-LARGEST_GPU_TILE = 2048
+LARGEST_TILE = 768
 SMALLEST_TILE = 64
 SMALLEST_GLOBAL_TILE = 256  # for networks with statistics over the whole image: the patches that they are trained on
 
@@ -30,31 +28,21 @@ VERSIONS = (
 )
 
 
-def comfortable_tile(device: torch.device) -> int:
-    """Side in pixels of the largest square tile worth using: half of the free memory holds it."""
-    fits = math.isqrt(free_bytes(device) // 2 // BYTES_PER_PIXEL)
-    return min(fits, LARGEST_TILE.get(device.type, LARGEST_GPU_TILE))
+def comfortable_tile(room: int, largest: int = LARGEST_TILE) -> int:
+    """Side in pixels of the largest square tile worth using: half of `room`, bytes of free memory, holds it."""
+    return min(math.isqrt(room // 2 // BYTES_PER_PIXEL), largest)
 
 
-def free_bytes(device: torch.device) -> int:
-    """Bytes that can be taken on `device` without pushing anything else out."""
-    if device.type == "cuda":
-        reusable = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-        return int(torch.cuda.mem_get_info(device)[0]) + reusable
-    if device.type == "mps":
-        return int(torch.mps.recommended_max_memory()) - int(torch.mps.driver_allocated_memory())
+def free_bytes() -> int:
+    """Bytes of main memory that can be taken without pushing anything else out."""
     return min(int(psutil.virtual_memory().available), container_room(), process_room())
 
 
-def release(device: torch.device) -> None:
+def release() -> None:
     """Hand back what a failed attempt left behind."""
     gc.collect()
-    if device.type == "cpu" and (trim := _glibc("malloc_trim")):  # where addresses are limited, all of them count
+    if trim := _glibc("malloc_trim"):  # where addresses are limited, all of them count
         trim(0)
-    if device.type == "cuda":
-        torch.cuda.empty_cache()
-    elif device.type == "mps":
-        torch.mps.empty_cache()
 
 
 def keep_freed_memory() -> None:

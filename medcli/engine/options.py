@@ -18,6 +18,7 @@ class EngineOptions:
 
     device: str = "auto"
     precision: str = "auto"
+    runtime: str = "auto"
     tile: TileSize = "auto"
     overlap: int | None = None
     ensemble: bool = False

@@ -11,8 +11,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
-from torch import Tensor
 
 from medcli.engine.tiling import Span
 from medcli.errors import InputError, ModelError
@@ -90,16 +88,14 @@ def is_eight_bit(pixels: Pixels) -> bool:
     return bool(pixels.dtype == np.uint8)
 
 
-def read_tile(canvas: Canvas, rows: Span, columns: Span) -> Tensor:
-    """(1, C, rows, columns) float32 in channels-last order; beyond the border the image is mirrored."""
+def read_tile(canvas: Canvas, rows: Span, columns: Span) -> Floats:
+    """(rows, columns, C) float32; beyond the border the image is mirrored."""
     if canvas.deep is None:
-        floats = canvas.values.to_unit(_window(canvas.pixels, rows, columns))
-    else:
-        floats = _filled(canvas, canvas.deep, rows, columns)
-    return torch.from_numpy(floats).permute(2, 0, 1)[None]
+        return canvas.values.to_unit(_window(canvas.pixels, rows, columns))
+    return _filled(canvas, canvas.deep, rows, columns)
 
 
-def write_rows(restored: Tensor, canvas: Canvas, rows: slice, target: Pixels, strength: float) -> None:
+def write_rows(restored: Floats, canvas: Canvas, rows: slice, target: Pixels, strength: float) -> None:
     """Blend `restored`, (rows, W, C) float32, with those rows of the canvas into `target`, of the same shape.
 
     What was not shown stays. Integers are rounded and stop at the ends of their type.
@@ -109,7 +105,7 @@ def write_rows(restored: Tensor, canvas: Canvas, rows: slice, target: Pixels, st
         source = canvas.pixels[rows][piece]
         unit, hole = canvas.seen(source) if canvas.deep is not None else (canvas.values.to_unit(source), None)
         with np.errstate(invalid="ignore"):
-            result = canvas.values.changed(source, restored[piece].numpy() - unit, strength)
+            result = canvas.values.changed(source, restored[piece] - unit, strength)
         target[piece] = result
         if hole is not None:
             new = missing(result, canvas.nodata)  # a number that means "no data" must not come from anywhere else

@@ -12,9 +12,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-import torch
-import torch.nn.functional as F
-from torch import Tensor
+import cv2
+import numpy as np
+
+from medcli.engine.tiling import Floats
 
 AMOUNT, MOST = 0.2, 2.0  # of the thesis; largest
 REACH, SIGMA = 2, 1.0  # pixels
@@ -22,17 +23,21 @@ DARK = 1e-4  # value below which colours keep their ratio to it no longer
 
 
 def sharpened(
-    bands: Iterable[tuple[int, Tensor]], height: int, amount: float = AMOUNT, *, by_value: bool = True
-) -> Iterator[tuple[int, Tensor]]:
+    bands: Iterable[tuple[int, Floats]], height: int, amount: float = AMOUNT, *, by_value: bool = True
+) -> Iterator[tuple[int, Floats]]:
     """The bands of a restored image, sharpened; they lag two rows. Flat areas and the mean do not change.
 
     bands: (first row, (rows, W, C) float32 in [0, 1]) from top to bottom, each row once. amount: 0 changes nothing.
     by_value: whether colours are sharpened in V = max(R, G, B) of HSV, so that hue and saturation stay; otherwise each
     channel by itself, as gray images are.
     """
-    held, start, done = torch.empty(0), 0, 0  # rows from `start`, of which those before `done` are only neighbours
+    held, start, done = (
+        np.empty(0, np.float32),
+        0,
+        0,
+    )  # rows from `start`, of which those before `done` are only neighbours
     for top, band in bands:
-        held = band.clone() if not len(held) else torch.cat((held, band))
+        held = band.copy() if not len(held) else np.concatenate((held, band))
         end = top + len(band)
         ready = end if end == height else end - REACH
         if ready <= done:
@@ -42,22 +47,23 @@ def sharpened(
         yield done, _sharp(window, amount, by_value)[above : len(window) - below]
         done = ready
         keep = max(done - REACH, start)
-        held, start = held[keep - start :].clone(), keep
+        held, start = held[keep - start :].copy(), keep
 
 
-def _sharp(rows: Tensor, amount: float, by_value: bool) -> Tensor:
+def _sharp(rows: Floats, amount: float, by_value: bool) -> Floats:
     """(h, W, C) -> same shape; beyond its borders the image is repeated."""
+    share = np.float32(amount)
     if rows.shape[2] == 1 or not by_value:
-        return rows + amount * (rows - _blurred(rows))
-    value = rows.amax(2, keepdim=True)
-    sharp = value + amount * (value - _blurred(value))
-    sharp = torch.minimum(sharp, value.clamp(min=1))  # beyond white, channels would be clipped and the hue would change
-    return torch.where(value > DARK, rows * (sharp / value.clamp(min=DARK)).clamp(min=0), rows + sharp - value)
+        return rows + share * (rows - _blurred(rows))
+    value = rows.max(2, keepdims=True)
+    sharp = value + share * (value - _blurred(value))
+    sharp = np.minimum(sharp, value.clip(min=1))  # beyond white, channels would be clipped and the hue would change
+    dark = np.float32(DARK)
+    return np.where(value > dark, rows * (sharp / value.clip(min=dark)).clip(min=0), rows + sharp - value)
 
 
-def _blurred(rows: Tensor) -> Tensor:
-    taps = torch.exp(-0.5 * (torch.arange(-REACH, REACH + 1) / SIGMA) ** 2)
-    planes = rows.permute(2, 0, 1)[:, None]
-    padded = F.pad(planes, (REACH,) * 4, mode="replicate")
-    along = F.conv2d(padded, (taps / taps.sum()).view(1, 1, 1, -1))
-    return F.conv2d(along, (taps / taps.sum()).view(1, 1, -1, 1))[:, 0].permute(1, 2, 0)
+def _blurred(rows: Floats) -> Floats:
+    taps = np.exp(-0.5 * (np.arange(-REACH, REACH + 1, dtype=np.float32) / SIGMA) ** 2)
+    taps /= taps.sum()
+    blurred = cv2.sepFilter2D(rows, -1, taps, taps, borderType=cv2.BORDER_REPLICATE)
+    return np.asarray(blurred, np.float32).reshape(rows.shape)

@@ -16,8 +16,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import zip_longest
 
-import torch
-from torch import Tensor
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float32]
 
 # A deep U-Net sees 200 pixels far, but what lies further than 32 moves it by a grey level at most: docs/benchmarks.md.
 LARGEST_DEFAULT_OVERLAP = 64
@@ -73,21 +75,22 @@ def cut(length: int, tile: int, overlap: int, multiple: int) -> tuple[Span, ...]
     return tuple(Span(start * multiple, (start + size) * multiple) for start in starts)
 
 
-def fade(shared: int, context_radius: int) -> Tensor:
+def fade(shared: int, context_radius: int) -> Floats:
     """(shared,) weights of the later tile over the pixels shared with the earlier one: from 0 smoothly to 1."""
     unused = context_radius if shared >= 2 * context_radius else shared // 4
     room = max(0.5, shared - 2 * unused)  # without room, half a pixel makes the ramp a step
-    ramp = ((torch.arange(shared) + 0.5 - unused) / room).clamp(0, 1)
-    return ramp * ramp * (3 - 2 * ramp)
+    ramp = ((np.arange(shared, dtype=np.float32) + np.float32(0.5 - unused)) / np.float32(room)).clip(0, 1)
+    weights: Floats = ramp * ramp * (3 - 2 * ramp)
+    return weights
 
 
-def bands(grid: Grid, channels: int, tile_at: Callable[[Span, Span], Tensor]) -> Iterator[tuple[int, Tensor]]:
+def bands(grid: Grid, channels: int, tile_at: Callable[[Span, Span], Floats]) -> Iterator[tuple[int, Floats]]:
     """Finished rows from top to bottom, as (first row, (rows, width, channels) float32), each row once.
 
-    `tile_at(rows, columns)` gives one tile, (rows.size, columns.size, channels) float32 on the CPU, row by row.
+    `tile_at(rows, columns)` gives one tile, (rows.size, columns.size, channels) float32, row by row.
     A band lies in a buffer that the next one overwrites.
     """
-    strip = torch.empty(grid.rows[0].size, grid.columns[-1].stop, channels)
+    strip = np.empty((grid.rows[0].size, grid.columns[-1].stop, channels), np.float32)
     above = strip[:0]
     for rows, below in zip_longest(grid.rows, grid.rows[1:]):
         done = 0
@@ -100,14 +103,16 @@ def bands(grid: Grid, channels: int, tile_at: Callable[[Span, Span], Tensor]) ->
         _fade_in(above, strip[: len(above)], fade(len(above), grid.context_radius)[:, None, None])
         strip[: len(above)] = above
         finished = (below.start if below else rows.stop) - rows.start
-        above = strip[finished:].clone()
+        above = strip[finished:].copy()
         yield rows.start, strip[: min(finished, grid.height - rows.start), : grid.width]
 
 
-def _fade_in(earlier: Tensor, later: Tensor, weights: Tensor) -> None:
-    """Blend in place, by the distance from one to the other: where they agree, nothing is rounded."""
-    if earlier.numel():
-        earlier.lerp_(later, weights)
+def _fade_in(earlier: Floats, later: Floats, weights: Floats) -> None:
+    """Blend in place, by the distance from the nearer of the two: where they agree, and at 0 and 1, exactly."""
+    near = weights < 0.5
+    difference = later - earlier
+    difference *= np.where(near, weights, weights - 1)
+    np.add(np.where(near, earlier, later), difference, out=earlier)
 
 
 def _round_up(value: int, multiple: int) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import struct
 import threading
 from concurrent.futures import Future
 from pathlib import Path
@@ -33,6 +34,18 @@ def read(source: Path | bytes, *, name: str = "", max_pixels: int = MAX_PIXELS) 
     future: Future[DecodedImage] = Future()
     threading.Thread(target=_settle, args=(future, source, label, max_pixels), name=READER, daemon=True).start()
     return future.result()
+
+
+def pixels_of(path: Path) -> int | None:
+    """Pixels of all pages, as the header says; None where it cannot be read, or says what is hardly true."""
+    from PIL import Image
+
+    try:
+        with Image.open(path) as image:
+            pages = int(getattr(image, "n_frames", 1))
+            return int(image.width) * int(image.height) * pages
+    except (Image.DecompressionBombError, OSError, SyntaxError, ValueError, TypeError, struct.error):
+        return None
 
 
 def _settle(future: Future[DecodedImage], *what: Any) -> None:

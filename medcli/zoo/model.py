@@ -11,15 +11,19 @@ from typing import TYPE_CHECKING
 
 from medcli.errors import ModelError
 from medcli.files.checksum import Checksums, checksums
+from medcli.registry import GRAPHS
 from medcli.zoo import catalog
 from medcli.zoo.catalog import Entry
 from medcli.zoo.fetch import Say
-from medcli.zoo.weights import Card, load_network, read_card
+from medcli.zoo.weights import Card, load_graph, load_network, read_card
 
 if TYPE_CHECKING:
     from torch import nn
 
+    from medcli.archs.graphs.graph import Traits
     from medcli.zoo.capabilities import Capabilities
+
+DROP = "drop"  # in the notation of every noise that drops pixels
 
 
 @dataclass(frozen=True)
@@ -55,6 +59,16 @@ class Model:
         return capabilities_of(self.card)
 
     @property
+    def inpaints(self) -> bool:
+        """Whether it fills in missing pixels; imports no torch where its card names no noise that drops pixels."""
+        return any(DROP in notation for notation in self.card.noises) and self.capabilities.inpaints
+
+    @property
+    def has_graph(self) -> bool:
+        """Whether its network runs without PyTorch."""
+        return self.card.architecture in GRAPHS
+
+    @property
     def gray_warning(self) -> str:
         """One line for gray images where the model is known not to restore them; empty for others.
 
@@ -71,6 +85,10 @@ class Model:
     def network(self) -> nn.Module:
         """In fp32, in evaluation mode. Raises ModelError where the file is corrupt."""
         return load_network(self.path)[0]
+
+    def graph(self) -> tuple[bytes, Traits]:
+        """The network as an ONNX model, made without PyTorch, and its traits. Raises ModelError where there is none."""
+        return load_graph(self.path)
 
     def require_blind_spot(self, options: Iterable[str]) -> None:
         """Raises ModelError where this is no blind-spot model and is given options of such models."""

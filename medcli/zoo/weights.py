@@ -7,6 +7,7 @@ must give the same bytes. Weights are stored as fp16 and computed with in fp32 u
 
 from __future__ import annotations
 
+import importlib
 import json
 import struct
 from collections.abc import Mapping
@@ -18,10 +19,12 @@ import msgspec
 
 from medcli.errors import ModelError
 from medcli.files.atomic import open_atomic
-from medcli.registry import ARCHITECTURES, resolve
+from medcli.registry import ARCHITECTURES, GRAPHS, resolve
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
+
+    from medcli.archs.graphs.graph import Traits
 
 METADATA_KEY = "medcli"
 MAX_HEADER = 10_000_000
@@ -121,6 +124,33 @@ def load_network(path: Path) -> tuple[nn.Module, Card]:
     except (SafetensorError, OSError) as error:
         raise ModelError(f"{path} is corrupt: {error}", CORRUPT) from error
     return network.eval(), card
+
+
+def load_graph(path: Path) -> tuple[bytes, Traits]:
+    """The network of a weight file as an ONNX model with its weights in fp32, built without PyTorch; and its traits.
+
+    The model maps (B, C, H, W) float32 in [0, 1] to the same shape; see `medcli.archs.graphs`. Raises ModelError where
+    the file is corrupt, its tensors do not fit the architecture, or that has no graph.
+    """
+    from safetensors import SafetensorError
+    from safetensors.numpy import load_file
+
+    from medcli.archs.graphs.graph import Graph, MisfitError
+
+    card = read_card(path)
+    if card.architecture not in GRAPHS:
+        known = ", ".join(GRAPHS)
+        raise ModelError(f"A {card.architecture} needs PyTorch.", f"Leave out --runtime; other runtimes know {known}.")
+    module = importlib.import_module(GRAPHS[card.architecture])
+    try:
+        traits = module.traits(card.config)
+        graph = Graph(load_file(path), traits.channels)
+        return graph.model(module.build(graph, card.config)), traits
+    except (SafetensorError, OSError) as error:
+        raise ModelError(f"{path} is corrupt: {error}", CORRUPT) from error
+    except (MisfitError, TypeError, ValueError, LookupError, ArithmeticError) as error:
+        problem = f"The weights in {path} do not fit a {card.architecture} of {card.config}: {error}."
+        raise ModelError(problem, CORRUPT) from error
 
 
 def _shapes(path: Path) -> dict[str, tuple[int, ...]]:

@@ -26,6 +26,7 @@ from medcli.data.folders import matched
 from medcli.data.noise_correlation import noise_correlation
 from medcli.engine.blind_spot import ComplementaryMasks
 from medcli.engine.denoiser import Denoiser
+from medcli.engine.runtimes.pytorch import TorchRuntime
 from medcli.engine.strategies import Flips, PixelCoordinates, Plain, mean, parse, whole
 from medcli.errors import InputError, ModelError, RecipeError
 from medcli.images import read
@@ -396,13 +397,13 @@ def test_seeds_differ_little_and_an_average_of_draws_is_no_worse_than_its_draws(
 )
 def test_masks_do_not_know_of_tiles(strategy: Any) -> None:
     pixels = noisy_image(90, 131, 3).numpy()
-    whole, tiled = (Denoiser(Around(4), strategy, device="cpu", tile=tile)(pixels) for tile in (0, 64))
+    whole, tiled = (Denoiser(TorchRuntime(Around(4), strategy, device="cpu"), tile=tile)(pixels) for tile in (0, 64))
     np.testing.assert_allclose(tiled, whole, atol=1e-6)
 
 
 def test_what_is_mirrored_beyond_the_border_is_hidden_with_its_original() -> None:
     network, pixels = Around(16), noisy_image(13, 13, 3).numpy()
-    Denoiser(network, ComplementaryMasks(pd=1), device="cpu")(pixels)
+    Denoiser(TorchRuntime(network, ComplementaryMasks(pd=1), device="cpu"))(pixels)
     for shown in network.shown:
         assert torch.equal(shown[..., 13, :], shown[..., 11, :])
         assert torch.equal(shown[..., 15], shown[..., 9])
@@ -431,13 +432,13 @@ def test_flips_turn_the_masks_with_the_image() -> None:
 def test_any_size_keeps_its_shape(size: tuple[int, int]) -> None:
     pixels = (noisy_image(*size, 3).numpy() * 255).astype(np.uint8)
     network = Around(16)
-    assert Denoiser(network, ComplementaryMasks(refine=1), device="cpu")(pixels).shape == pixels.shape
+    assert Denoiser(TorchRuntime(network, ComplementaryMasks(refine=1), device="cpu"))(pixels).shape == pixels.shape
     assert {side % 16 for shown in network.shown for side in shown.shape[2:]} == {0}
 
 
 def test_a_image_that_fits_is_not_padded() -> None:
     network, image = Around(16), noisy_image(64, 32, 3)
-    Denoiser(network, ComplementaryMasks(pd=2), device="cpu")(image.numpy())
+    Denoiser(TorchRuntime(network, ComplementaryMasks(pd=2), device="cpu"))(image.numpy())
     assert {tuple(shown.shape) for shown in network.shown} == {(4, 3, 32, 16)}
     assert torch.equal(join(network.shown[0] + network.shown[1], 2), image.permute(2, 0, 1)[None])
 
@@ -627,7 +628,8 @@ def test_notation_that_makes_no_sense_gets_a_letter(notation: str) -> None:
 
 @given(k=st.integers(2, 5), pd=st.integers(1, 5), refine=st.integers(0, 2), fill=st.sampled_from(["zero", "mean"]))
 def test_an_engine_with_masks_asks_for_room_for_its_sub_images(k: int, pd: int, refine: int, fill: str) -> None:
-    denoiser = Denoiser(Around(4), ComplementaryMasks(k=k, pd=pd, refine=refine, fill=fill), device="cpu")
+    strategy = ComplementaryMasks(k=k, pd=pd, refine=refine, fill=fill)
+    denoiser = Denoiser(TorchRuntime(Around(4), strategy, device="cpu"))
     assert denoiser.multiple == 4 * pd
     assert denoiser.context_radius == (4 if fill == "mean" else 2) * (pd + (refine > 0))
 

@@ -18,6 +18,7 @@ from medcli.archs.swin import PositionBias, SwinTx
 from medcli.archs.unet import ResidualUNet
 from medcli.blind_spot import around
 from medcli.engine.denoiser import Denoiser
+from medcli.engine.runtimes.pytorch import TorchRuntime
 from medcli.errors import RecipeError
 from medcli.images import read
 from medcli.losses import charbonnier, log_mse
@@ -110,7 +111,7 @@ class TestSwin:
         (latent,) = network.encode(torch.rand(2, 3, 56, 64))
         assert latent.flatten(2).mT.shape == (2, 56 * 64 // patch**2, 16)
         image = np.random.default_rng(0).random((50, 61, 3), dtype=np.float32)
-        assert Denoiser(network, device="cpu")(image).shape == (50, 61, 3)
+        assert Denoiser(TorchRuntime(network, device="cpu"))(image).shape == (50, 61, 3)
 
     @pytest.mark.parametrize("size", [(12, 20), (4, 4), (4, 12)])
     def test_equals_the_naive_network_with_its_gradients(self, size: tuple[int, int]) -> None:
@@ -355,7 +356,7 @@ class TestShipped:
 
 
 def _odd_sizes(network: nn.Module) -> None:
-    denoiser = Denoiser(network, device="cpu", precision="fp32", tile=0)
+    denoiser = Denoiser(TorchRuntime(network, device="cpu", precision="fp32"), tile=0)
     for height, width in [(33, 47), (1, 1), (9, 8), (97, 65), (481, 321)]:
         image = np.random.default_rng(0).random((height, width, 3), dtype=np.float32)
         restored = denoiser(image)

@@ -20,7 +20,8 @@ class ImageStats:
     """What is worth knowing of an image that was denoised.
 
     width, height: pixels of the result's first page. pixels: of all pages. tile: side in pixels, 0 where the
-    image ran whole. precision: fp32, fp16 or bf16. seconds: spent on denoising, without reading and writing.
+    image ran whole. precision: fp32, fp16 or bf16. runtime: torch, onnx or openvino.
+    seconds: spent on denoising, without reading and writing.
     values: which were black and white for the network; by_type: whether the pixels' type alone says so.
     removed: what the residual says, where it was wanted.
     """
@@ -31,6 +32,7 @@ class ImageStats:
     pixels: int
     tile: int
     precision: str
+    runtime: str
     seconds: float
     values: ValueRange = UNIT
     by_type: bool = True
@@ -66,6 +68,7 @@ def as_json(outcome: Outcome, model: str, device: str) -> str:
             "output": str(outcome.job.target),
             "model": model,
             "device": device or None,
+            "runtime": facts and facts.runtime,
             "precision": facts and facts.precision,
             "tile": facts and facts.tile,
             "width": facts and facts.width,
@@ -88,7 +91,13 @@ def as_lines(outcome: Outcome, model: str, device: str) -> list[str]:
     if outcome.facts is None:
         return [f"{source} -> {target}: {'up to date' if outcome.status == 'skipped' else 'to do'}"]
     facts = outcome.facts
-    details = [model, device, facts.precision, f"tile {facts.tile}" if facts.tile else "untiled", _size(facts)]
+    details = [
+        model,
+        f"{facts.runtime} on {device}",
+        facts.precision,
+        f"tile {facts.tile}" if facts.tile else "untiled",
+        _size(facts),
+    ]
     details += [] if facts.by_type else [f"range {facts.values.words}"]
     details += [facts.removed.words] if facts.removed else []
     speed = [f"{facts.seconds:.2f} s", f"{facts.speed:.2f} MP/s"]

@@ -81,9 +81,6 @@ def measured(
 
     with_residual: whether `image` gets its residual; its pages are in memory twice until then.
     """
-    from medcli.engine.device import PRECISIONS
-    from medcli.engine.strategies import FitsImage
-
     precision = denoiser.precision_in_force(image.pages[0].pixels)
     for page in image.pages:
         page.nodata = page.nodata if denoiser.nodata is None else denoiser.nodata
@@ -95,9 +92,8 @@ def measured(
     seconds = time.perf_counter() - started
     removed = keep_residual(image, noisy) if noisy else None
     width, height = image.size
-    strategy = denoiser.strategy_in_force
-    if isinstance(strategy, FitsImage) and strategy.remark:
-        image.remark(strategy.remark + (" (last page)" if len(image.pages) > 1 else ""))
+    if denoiser.remark:
+        image.remark(denoiser.remark + (" (last page)" if len(image.pages) > 1 else ""))
     if denoiser.reruns > reruns:
         image.remark(f"{denoiser.reruns - reruns} tiles were not finite in half precision and were run again in fp32.")
     if (note := denoiser.note_on_tiles(height, width)) and note not in denoiser.reported:
@@ -112,7 +108,8 @@ def measured(
         pages=len(image.pages),
         pixels=sum(page.pixels.shape[0] * page.pixels.shape[1] for page in image.pages),
         tile=denoiser.tile_in_force(height, width),
-        precision=next(name for name, dtype in PRECISIONS.items() if dtype == precision),
+        precision=precision,
+        runtime=denoiser.runtime.name,
         seconds=seconds,
         values=image.values,
         by_type=image.values == own,

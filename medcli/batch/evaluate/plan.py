@@ -74,7 +74,8 @@ class EvalTask:
             passes = ", eight flips and turns" if options.ensemble else ""
             passes += f", sharpened by {options.sharpen:g} ({options.sharpen_by})" if options.sharpen else ""
             device, precision = denoisers[0].device, options.precision
-            models = f"models on {device}, precision {precision}, strength {options.strength:g}{passes}"
+            runtimes = " and ".join(dict.fromkeys(denoiser.runtime.name for denoiser in denoisers))
+            models = f"models in {runtimes} on {device}, precision {precision}, strength {options.strength:g}{passes}"
         return Protocol(
             noise=self.noise,
             images=str(options.noisy or options.clean),

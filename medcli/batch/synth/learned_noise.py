@@ -12,13 +12,14 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, cast
 
+import numpy as np
 import torch
 from torch import Generator, Tensor, nn
 
 from medcli.data.pairs import Side
 from medcli.engine.device import choose_device
 from medcli.engine.pixels import reflected
-from medcli.engine.tiling import Span, bands, plan
+from medcli.engine.tiling import Floats, Span, bands, plan
 from medcli.errors import InputError, ModelError
 from medcli.noise.base import check_range, spell, uniform
 from medcli.registry import ARCHITECTURES, resolve
@@ -159,12 +160,12 @@ class LearnedNoise:
         device = next(cast(nn.Module, sampler).parameters()).device
         answer = DIRECTIONS[self.direction].answer
 
-        def tile(rows: Span, columns: Span) -> Tensor:
+        def tile(rows: Span, columns: Span) -> Floats:
             spans = zip((rows, columns), image.shape[1:], strict=True)
             down, right = (torch.from_numpy(reflected(span, length)) for span, length in spans)
             cut = image[:, down[:, None], right][None].to(device)
             made = answer(sampler, cut, lambda deep, count: field.cut(deep, count, rows, columns).to(device), level)
-            return made[0].permute(1, 2, 0).float().cpu()
+            return made[0].permute(1, 2, 0).float().cpu().numpy()
 
         context_radius, height, width = sampler.receptive_field, *image.shape[1:]
         grid = plan(
@@ -176,8 +177,8 @@ class LearnedNoise:
             context_radius=context_radius,
         )
         with torch.inference_mode():
-            rows = [band.clone() for _, band in bands(grid, len(image), tile)]
-        return torch.cat(rows).permute(2, 0, 1).clone()
+            rows = [band.copy() for _, band in bands(grid, len(image), tile)]
+        return torch.from_numpy(np.concatenate(rows)).permute(2, 0, 1).clone()
 
     def _tile(self, sampler: Sampler) -> int:
         """Tiles that are all overlap would not be tiles."""
