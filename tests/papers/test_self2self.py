@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from medcli.archs.self2self import SLOPE, Self2SelfNetwork, reduced
 from medcli.engine.bernoulli import Bernoulli
 from medcli.engine.denoiser import Denoiser
+from medcli.engine.runtimes.pytorch import TorchRuntime
 from medcli.engine.strategies import parse, whole
 from medcli.errors import ModelError, RecipeError
 from medcli.methods.base import Batch
@@ -194,7 +195,7 @@ class TestStrategy:
         """Nor that their borders lie at other places of the network's grid of 32 pixels, or beyond the image."""
         network, noisy = tiny(), np.random.default_rng(0).random((40, 700, 3), np.float32)
         results = [
-            Denoiser(network, Bernoulli(2, joint=joint), device="cpu", tile=tile, overlap=384)(noisy)
+            Denoiser(TorchRuntime(network, Bernoulli(2, joint=joint), device="cpu"), tile=tile, overlap=384)(noisy)
             for tile in (0, 576)
         ]
         assert np.abs(results[0] - results[1]).max() < 1e-5
