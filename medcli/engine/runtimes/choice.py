@@ -49,7 +49,7 @@ def check_runtime(name: str, device: str, precision: str, *, plain: bool) -> Non
     if precision not in known:
         raise DeviceError(f"The runtime {name} does not compute in {precision}.", "Use --runtime torch.")
     if not plain:
-        problem = f"The runtime {name} runs a network once per tile: no masks, no flips and turns."
+        problem = f"The runtime {name} runs a network once per tile: no masks, no flips, no transform of the noise."
         raise ModelError(problem, "Use --runtime torch.")
 
 
