@@ -37,7 +37,7 @@ def sharpened(
         0,
     )  # rows from `start`, of which those before `done` are only neighbours
     for top, band in bands:
-        held = band.copy() if not len(held) else np.concatenate((held, band))
+        held = np.concatenate((held, band)) if len(held) else band.copy()
         end = top + len(band)
         ready = end if end == height else end - REACH
         if ready <= done:
@@ -54,12 +54,14 @@ def _sharp(rows: Floats, amount: float, by_value: bool) -> Floats:
     """(h, W, C) -> same shape; beyond its borders the image is repeated."""
     share = np.float32(amount)
     if rows.shape[2] == 1 or not by_value:
-        return rows + share * (rows - _blurred(rows))
+        result: Floats = rows + share * (rows - _blurred(rows))
+        return result
     value = rows.max(2, keepdims=True)
     sharp = value + share * (value - _blurred(value))
     sharp = np.minimum(sharp, value.clip(min=1))  # beyond white, channels would be clipped and the hue would change
     dark = np.float32(DARK)
-    return np.where(value > dark, rows * (sharp / value.clip(min=dark)).clip(min=0), rows + sharp - value)
+    coloured: Floats = np.where(value > dark, rows * (sharp / value.clip(min=dark)).clip(min=0), rows + sharp - value)
+    return coloured
 
 
 def _blurred(rows: Floats) -> Floats:
