@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
@@ -19,6 +20,7 @@ from medcli.cli import med as door
 from medcli.errors import MedcliError
 from medcli.noise.notation import parse_pool
 from medcli.train import recipe as recipes
+from medcli.train import validation_page
 from medcli.zoo import weights
 from medcli.zoo.capabilities import capabilities_of
 
@@ -372,6 +374,19 @@ class TestStages:
         for noise in ((), ("--noise", "gaussian:9")):
             train(*asked, *noise, *self.SHORT, "-o", f"run{len(noise)}", recipe="")
             assert Path(f"run{len(noise)}/validation.png").is_file()
+
+    def test_the_page_of_a_run_shows_the_patches_over_its_steps(
+        self, train: Train, image_folder: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(validation_page, "STEPS", 3)
+        train("--data", "clean", "--val", "clean", "--steps", "5", "--save-every", "1", "-o", "run")
+        text = Path("run/validation.html").read_text("utf-8")
+        versions = list(dict.fromkeys(re.findall(r'data-name="([^"]*)"', text)))
+        assert versions == ["noisy", "step 2", "step 4", "step 5", "clean"]
+        assert sorted(path.name for path in Path("run/validation").iterdir()) == [
+            f"step-000000{step}.png" for step in (2, 4, 5)
+        ]
+        assert text.count('<section class="scene"') == validation_page.PATCHES
 
     def test_camera_noise_of_the_validation_images_is_drawn_in_fp32(self, train: Train, image_folder: Path) -> None:
         train("--data", "clean", "--val", "clean", "--pool", "camera", "--precision", "bf16", *self.SHORT, "-o", "run")

@@ -15,6 +15,7 @@ HELP = """Let a model learn from your own noisy images, then denoise them with i
 Examples:
   med adapt cells.png --minutes 3 -o clean.png
   med adapt scans/ --minutes 10 -o clean/ --save mine.safetensors
+  med adapt cells.png --compare page.html   shows held-out rows before and after
   med adapt cells.png --dry-run             only measures the noise
 
 No clean image is needed. The model learns to guess hidden pixels from those around them. Some rows of each image
@@ -36,6 +37,8 @@ Results go where those of 'med denoise' go.
               help="How long to train.")  # fmt: skip
 @click.option("--save", metavar="FILE", type=options.FILE,
               help="Where the adapted weights go.  [default: beside the results]")  # fmt: skip
+@click.option("--compare", metavar="FILE.html", type=options.FILE,
+              help="Write a page that shows held-out rows before and after.")  # fmt: skip
 @click.option("--seed", "train_seed", default=0, show_default=True, type=int, envvar="MED_ADAPT_SEED",
               help="Random seed.")  # fmt: skip
 @options.device_options("fp32", "bf16")

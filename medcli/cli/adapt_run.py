@@ -19,19 +19,22 @@ from medcli.cli.train_display import TrainDisplay
 from medcli.data.cache import Reading
 from medcli.engine.memory import keep_freed_memory
 from medcli.errors import InputError, OptionError, OutputError
+from medcli.images.comparison import write_page
 from medcli.images.decoded_image import is_gray
 from medcli.train.adapt import run as adapting
 from medcli.train.hardware import choose_hardware
+from medcli.train.validation_page import regions, shown
 from medcli.zoo.model import Model, blind_spot_models, find_model
 
 
 @dataclass(frozen=True, kw_only=True)
 class AdaptOptions(DenoiseOptions):
-    """The options of `med adapt` as click parses them. save: None for beside the results."""
+    """The options of `med adapt` as click parses them. save: None for beside the results. compare: the page."""
 
     minutes: float
     train_seed: int
     save: Path | None
+    compare: Path | None
 
 
 def run_adapt(given: AdaptOptions) -> None:
@@ -58,6 +61,8 @@ def _weights_path(given: AdaptOptions, jobs: Sequence[Job]) -> Path:
         raise OutputError(f"--save {path} is no name for weights.", "Let it end in .safetensors.")
     if path.exists() and not (given.force or given.dry_run):
         raise OutputError(f"{path} exists already.", "Add --force to overwrite it, or name another with --save.")
+    if given.compare and given.compare.exists() and not given.force:
+        raise OutputError(f"{given.compare} exists already.", "Add --force to overwrite it, or name another.")
     return path
 
 
@@ -101,6 +106,9 @@ def _train(given: AdaptOptions, job: adapting.AdaptationJob, folder: Path, path:
         )
         for line in adapted.summary(given.model):
             display.say(line)
+        if given.compare and adapted.held_out:
+            versions = {name: shown(batch) for name, batch in adapted.held_out.items()}
+            write_page(given.compare, "Held-out rows", regions(versions))
         if adapted.network is adapted.start:
             return None
         adapting.save(path, adapted, job.card, sorted({Path(name).name for name in job.images.names}))

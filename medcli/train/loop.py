@@ -91,7 +91,8 @@ class Trainer:
     """A run in a folder: `checkpoints/` and `log.jsonl`; the model is for the caller to keep.
 
     method: its networks are on the machine's device. report: called with each line of the log. validation: measures the
-    averaged model whenever a checkpoint is saved; the best one is kept. team: the processes that train together.
+    averaged model whenever a checkpoint is saved; the best one is kept. group: the processes that train together.
+    show: called with the averaged model and the step after each validation.
     """
 
     def __init__(
@@ -103,10 +104,12 @@ class Trainer:
         report: Callable[[Line], None],
         validation: Validation | None = None,
         group: ProcessGroup | None = None,
+        show: Callable[[nn.Module, int], None] | None = None,
     ) -> None:
         self.method, self.recipe, self.hardware = method, recipe, hardware
         self.checkpoints, self.log = folder / "checkpoints", folder / "log.jsonl"
         self.report, self.validation, self.group = report, validation, group or ProcessGroup()
+        self.show = show
         self.updates = optimizers_of(method, recipe)
         self.average = copy.deepcopy(method.model).requires_grad_(False)
         self.step = 0
@@ -136,6 +139,8 @@ class Trainer:
             checkpoint.save(self.checkpoints, self.step, self.modules, self.optimizers, score, keep=3)
             if figures:
                 self._write({"step": self.step} | figures)
+            if figures and self.show:
+                self.show(self.average, self.step)
         self.group.barrier()
 
     def rescue(self) -> None:

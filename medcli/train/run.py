@@ -110,7 +110,10 @@ def _train(
     recipe, method, sources = opened(recipe, options, hardware, group, say)
     folder = _in_turn(group, hardware.device, lambda: _prepare(options, group))
     artifacts = RunArtifacts(folder, report) if group.is_main else _silent
-    trainer = Trainer(method, recipe, hardware, folder, artifacts, sources.validation, group)
+    show = None
+    if isinstance(artifacts, RunArtifacts) and sources.validation:
+        show = partial(artifacts.show_step, sources.validation, method, hardware)
+    trainer = Trainer(method, recipe, hardware, folder, artifacts, sources.validation, group, show)
     if options.resume:
         found = trainer.resume()
         say(

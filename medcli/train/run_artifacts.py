@@ -23,6 +23,7 @@ from medcli.train.hardware import Hardware
 from medcli.train.noise_plot import NoiseNetwork, plot_noise
 from medcli.train.tensorboard import TensorBoardWriter
 from medcli.train.validation import Validation, exported, fitting, in_place, strategy_of
+from medcli.train.validation_page import ValidationPage
 
 PAUSE = 60.0  # seconds between two drawings of the curves, which take about one
 ROWS = 6
@@ -34,6 +35,7 @@ class RunArtifacts:
 
     def __init__(self, folder: Path, report: Callable[[Line], None]) -> None:
         self.folder, self._report = folder, report
+        self._page = ValidationPage(folder)
         self._board = TensorBoardWriter.open(folder / "events")
         self._drawn = time.monotonic()
 
@@ -51,19 +53,19 @@ class RunArtifacts:
 
     def show(self, validation: Validation, method: Method, network: nn.Module, hardware: Hardware, step: int) -> None:
         """validation.png: noisy, restored, the noise taken away, and the clean image where there is one."""
-        batch, strategy = next(validation.batches(hardware)), parse(strategy_of(method))  # noise is drawn in fp32
-        with torch.no_grad(), in_place(method.model, network), hardware.autocast():
-            shown = exported(method, method.model)
-            noisy = fitting(batch.noisy, shown, strategy)
-            restored = strategy(shown, noisy).float()
-            noise = method.noise(noisy).float() if isinstance(method, EstimatesNoise) else noisy - restored
-        columns = {"noisy": noisy, "restored": restored, "estimated noise": noise + 0.5}
-        if batch.clean is not None and validation.by_psnr:
-            columns["clean"] = fitting(batch.clean, shown, strategy)
+        columns = _columns(validation, method, network, hardware)
         path = self.folder / "validation.png"
         contact_sheet(list(zip(*map(_images, columns.values()), strict=True)), list(columns), path)
         if self._board:
             self._board.image(path, step)
+
+    def show_step(
+        self, validation: Validation, method: Method, hardware: Hardware, network: nn.Module, step: int
+    ) -> None:
+        """Adds the step to validation.html."""
+        columns = _columns(validation, method, network, hardware)
+        self._page.add(step, columns["noisy"], columns["restored"], columns.get("clean"))
+        validation.source.release()
 
     def show_noise(self, sampler: NoiseNetwork, source: SampleSource) -> None:
         """noise.png: learned noise beside the real one; nothing where no image has a flat place."""
@@ -74,6 +76,20 @@ class RunArtifacts:
     def close(self) -> None:
         if self._board:
             self._board.close()
+
+
+def _columns(validation: Validation, method: Method, network: nn.Module, hardware: Hardware) -> dict[str, Tensor]:
+    """The first patches, (B, C, H, W): noisy, restored, estimated noise about mid-gray, and clean where it is known."""
+    batch, strategy = next(validation.batches(hardware)), parse(strategy_of(method))  # noise is drawn in fp32
+    with torch.no_grad(), in_place(method.model, network), hardware.autocast():
+        shown = exported(method, method.model)
+        noisy = fitting(batch.noisy, shown, strategy)
+        restored = strategy(shown, noisy).float()
+        noise = method.noise(noisy).float() if isinstance(method, EstimatesNoise) else noisy - restored
+    columns = {"noisy": noisy, "restored": restored, "estimated noise": noise + 0.5}
+    if batch.clean is not None and validation.by_psnr:
+        columns["clean"] = fitting(batch.clean, shown, strategy)
+    return columns
 
 
 def _images(batch: Tensor) -> list[NDArray[Any]]:

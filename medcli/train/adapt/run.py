@@ -12,11 +12,12 @@ pixels are so far apart that they do not share their noise.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from torch import channels_last, nn
+import torch
+from torch import Tensor, channels_last, nn
 
 from medcli import __version__
 from medcli.data.cache import PixelCache, Reading, open_cache, silent
@@ -34,6 +35,7 @@ from medcli.train.hardware import Hardware
 from medcli.train.loop import Limits, Line, Trainer
 from medcli.train.recipe import Recipe
 from medcli.train.validation import applied
+from medcli.train.validation_page import PATCHES
 from medcli.zoo import weights
 
 SQUARE = 64  # pixels, or the next multiple that a network takes
@@ -79,7 +81,8 @@ def _multiple(least: int, step: int) -> int:
 class Adapted:
     """start, learned: both models; comparison: of them. The latter two are None where the training made no step.
 
-    method: by which it was trained. interrupted: whether Ctrl-C ended the training.
+    method: by which it was trained. interrupted: whether Ctrl-C ended the training. held_out: some held-out squares
+    (N, C, H, H) in [0, 1]: `noisy`, `before` and `adapted`.
     """
 
     start: nn.Module
@@ -88,6 +91,7 @@ class Adapted:
     comparison: Comparison | None = None
     steps: int = 0
     interrupted: bool = False
+    held_out: Mapping[str, Tensor] = field(default_factory=dict)
 
     @property
     def network(self) -> nn.Module:
@@ -193,7 +197,11 @@ def adapt(
     learned = trainer.average.eval()
     tiles = squares(held_out, card.channels, way.side, seed).to(hardware.device)
     comparison = way.score(start, learned, tiles, adaptation_job.seen, seed)
-    return Adapted(start, way.method, learned, comparison, trainer.step, interrupted)
+    first = tiles[:: max(1, len(tiles) // PATCHES)][:PATCHES]
+    with torch.no_grad():
+        before, after = (way.score.restored(network, first) for network in (start, learned))
+    shown = {"noisy": first[..., : before.shape[2], : before.shape[3]], "before": before, "adapted": after}
+    return Adapted(start, way.method, learned, comparison, trainer.step, interrupted, shown)
 
 
 def _recipe(card: weights.Card, way: AdaptationPlan, patch: int, seed: int) -> Recipe:

@@ -106,7 +106,7 @@ class HoldoutScore:
 
         Its sides are those that the strategy takes.
         """
-        bright = torch.cat([self._restored(start, part) for part in torch.split(noisy, AT_ONCE)]).mean(1, keepdim=True)
+        bright = torch.cat([self.restored(start, part) for part in torch.split(noisy, AT_ONCE)]).mean(1, keepdim=True)
         level: NDArray[Any] = np.interp(bright.cpu().numpy(), seen.tones, seen.levels).astype(np.float32)
         normal = torch.randn(len(noisy), noisy.shape[1], *bright.shape[2:], generator=Generator().manual_seed(seed))
         gray = (noisy == noisy[:, :1]).flatten(1).all(1).cpu().view(-1, 1, 1, 1)
@@ -128,14 +128,15 @@ class HoldoutScore:
             found.append((error, self._residual(network, noisy[here]), *divergences))
         return [torch.cat(parts) for parts in zip(*found, strict=True)]
 
-    def _restored(self, network: nn.Module, noisy: Tensor) -> Tensor:
+    def restored(self, network: nn.Module, noisy: Tensor) -> Tensor:
+        """Squares (N, C, H, H) as the network is used on them; cut to the sides that it takes."""
         return self.strategy(network, fitting(noisy, network, self.strategy)).float()
 
     def _residual(self, network: nn.Module, noisy: Tensor) -> Tensor:
-        error = (self._restored(network, noisy) - fitting(noisy, network, self.strategy)).square()
+        error = (self.restored(network, noisy) - fitting(noisy, network, self.strategy)).square()
         return error.mean((1, 2, 3))
 
     def _divergence(self, network: nn.Module, noisy: Tensor, noise: Tensor) -> Tensor:
         y = fitting(noisy, network, self.strategy)
-        change = self._restored(network, y + NUDGE * noise) - self._restored(network, y - NUDGE * noise)
+        change = self.restored(network, y + NUDGE * noise) - self.restored(network, y - NUDGE * noise)
         return (noise * change).mean((1, 2, 3)) / (2 * NUDGE)
