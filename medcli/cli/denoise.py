@@ -9,6 +9,7 @@ import click
 from medcli.batch.denoise.options import NO_OUTPUT
 from medcli.cli import options
 from medcli.cli.lazy import EXIT_CODES
+from medcli.cli.sliders import slider_options
 from medcli.images.formats import FORMATS
 from medcli.images.source import MAX_PIXELS
 
@@ -20,6 +21,8 @@ Examples:
   med denoise photo.tif -o clean.tif --strength 0.8
   med denoise shoot/ -o clean/ --recursive  mirrors the tree; run it again to go on
   med denoise - < noisy.png > clean.png
+  med denoise photo.jpg --luma 0.6 --texture 0.5   some grain, fine structure
+  med denoise photo.jpg --look film --strength auto
   med denoise photo.png --residual removed.png     what was removed, about mid-gray
   med denoise torn.png --mask holes.png -m run/    fills what is white in holes.png
   med denoise small.png --upscale 2 -m run/        twice the pixels on each side
@@ -51,6 +54,14 @@ With a model that was trained for it (med train --pool corruption):
 Without them the model's answer is taken for every pixel.
 
 \b
+Sliders, each from 0 to 1:
+  --luma, --chroma   how much of the noise in brightness and in colour goes;
+                     --luma 0 leaves the grain and takes the colour noise
+  --texture          gives fine structure back that went with the noise
+  --protect-highlights, --protect-shadows   less change there
+  --look NAME        presets: clean, natural, film; other options go on top
+
+\b
 Which values are black and white:
   --range auto       8 bits: 0 and 255. Wider integers and floats: the type's own
                      (0 to 65535; 0 to 1) if the image fills half of it, else
@@ -77,8 +88,9 @@ Every option can be set in the environment: MED_DENOISE_MODEL, MED_DENOISE_DEVIC
 @options.model_option("A model's name, or a weight file.", default="photo")
 @options.device_options("fp32", "fp16", "bf16")
 @options.runtime_option()
-@click.option("--strength", type=options.strength, default=1.0, show_default="1", metavar="0..1",
-              help="0 copies the file, 1 is the network's output.")  # fmt: skip
+@click.option("--strength", type=options.strength_or_auto, default=1.0, show_default="1", metavar="0..1|auto",
+              help="0 copies the file, 1 is the network's output, auto what the noise explains.")  # fmt: skip
+@slider_options
 @click.option("--residual", type=options.OutputPath(), default=None, metavar="FILE|DIR",
               callback=lambda _ctx, _param, value: value or NO_OUTPUT,
               help="Write what was removed, about mid-gray.")  # fmt: skip

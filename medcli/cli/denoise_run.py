@@ -134,7 +134,15 @@ class DenoiseRun:
             image.remark(warning)
         display.begin("stdin" if job.source == STREAM else job.source.name, denoiser.passes)
         with_residual = self._options.residual.path is not None
-        return measured(self._task, job, image, denoiser, display.advance, with_residual=with_residual)
+        return measured(
+            self._task,
+            job,
+            image,
+            denoiser,
+            display.advance,
+            with_residual=with_residual,
+            encoding=self._options.encoding,
+        )
 
     def _report(self, outcomes: Iterable[Outcome], display: ProgressDisplay) -> None:
         for outcome in outcomes:

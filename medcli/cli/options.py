@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Sequence
 from functools import reduce
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 from click.shell_completion import CompletionItem
@@ -114,6 +114,11 @@ def strength(value: str) -> float:
     if not 0 <= number <= 1:
         raise click.BadParameter(f"{value} is not between 0 (nothing changes) and 1 (all of it).")
     return number
+
+
+def strength_or_auto(value: str) -> float | Literal["auto"]:
+    """A number from 0 to 1, or `auto`."""
+    return "auto" if value == "auto" else strength(value)
 
 
 def _together(*decorators: Decorator) -> Decorator:

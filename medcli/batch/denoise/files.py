@@ -9,7 +9,7 @@ import io
 import json
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import BinaryIO
@@ -18,6 +18,7 @@ from medcli.batch.denoise.manifest import Identity, Manifest
 from medcli.batch.denoise.plan import STREAM, Job, is_special
 from medcli.batch.denoise.report import Outcome
 from medcli.batch.denoise.residuals import ResidualTarget
+from medcli.engine.slider_values import Sliders
 from medcli.errors import InputError, OutputError
 from medcli.files.atomic import atomic_write, hint_for
 from medcli.files.checksum import blake2b, blake2b_of
@@ -30,15 +31,16 @@ from medcli.images.formats import result_format
 class Settings:
     """All options that change the bytes of a result. Device and tile are not among them.
 
-    weights: digest of the weight file; strength: 0 to 1; quality: 1 to 100, None for the source's; format: None for
-    that of the output's name. upscale: factor of each side. mask: "black", or digest of a mask's file. refine, samples,
-    seed: of masks that hide pixels, None for the model's own. range: as `medcli.images.values.parse_range` reads it;
-    nodata: the value that means nothing, None for that of the file. sharpen, sharpen_by, vst, gain, offset, read_noise:
-    see `medcli.api.load`.
+    weights: digest of the weight file. sliders: what is taken away. encoding: how numbers encode light. quality: 1 to
+    100, None for the source's; format: None for that of the output's name. upscale: factor of each side. mask: "black",
+    or digest of a mask's file. refine, samples, seed: of masks that hide pixels, None for the model's own.
+    range: as `medcli.images.values.parse_range` reads it; nodata: the value that means nothing, None for the file's.
+    sharpen, sharpen_by, vst, gain, offset, read_noise: see `medcli.api.load`.
     """
 
     weights: str
-    strength: float = 1.0
+    sliders: Sliders = field(default_factory=Sliders)
+    encoding: str = "auto"
     ensemble: bool = False
     sharpen: float = 0.0
     sharpen_by: str = "value"
@@ -181,7 +183,7 @@ class ImageFiles:
 
     def _encode(self, image: DecodedImage, file: BinaryIO, job: Job) -> None:
         settings = self._settings
-        unchanged = settings.strength == 0 and settings.upscale == 1 and settings.quality is None
+        unchanged = settings.sliders.strength == 0 and settings.upscale == 1 and settings.quality is None
         if unchanged and self._format(job, image) == image.format:
             image.notes[:] = ["At strength 0 nothing changes: the file was copied."]
             file.write(self._received if job.source == STREAM else job.source.read_bytes())

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
 from medcli.engine.options import EngineOptions
+from medcli.engine.slider_values import NAMES, Sliders, Strength
 from medcli.errors import OptionError
 from medcli.images.source import MAX_PIXELS
 
@@ -31,7 +32,14 @@ class DenoiseOptions(EngineOptions):
     inputs: Sequence[Path] = ()
     output: Output = NO_OUTPUT
     model: str = "photo"
-    strength: float = 1.0
+    strength: Strength = 1.0
+    look: str | None = None
+    luma: float | None = None
+    chroma: float | None = None
+    texture: float | None = None
+    protect_highlights: float | None = None
+    protect_shadows: float | None = None
+    encoding: str = "auto"
     residual: Output = NO_OUTPUT
     mask: str | None = None
     upscale: int | None = None
@@ -47,13 +55,21 @@ class DenoiseOptions(EngineOptions):
     as_objects: bool = False
     quiet: bool = False
 
+    def sliders(self) -> Sliders:
+        """What is taken away of the noise. Raises OptionError for a look that is not known."""
+        return Sliders.chosen(self.look, self.strength, {name: getattr(self, name) for name in NAMES})
+
     def check(self) -> None:
         """Raises OptionError for options that exclude each other."""
         if self.mask and self.upscale:
             raise OptionError("--mask and --upscale are two runs: fill the image, then enlarge the result.")
-        if self.mask and self.strength < 1:
-            raise OptionError("--strength does not go with --mask: of what is missing there is nothing to keep.")
+        if self.mask and not self.sliders().neutral:
+            raise OptionError(
+                "--strength and the sliders do not go with --mask: of what is missing there is nothing to keep."
+            )
         if self.residual.path and (self.mask or self.upscale):
             raise OptionError("--residual shows what denoising removed: it does not go with --mask or --upscale.")
+        if self.upscale and not replace(self.sliders(), strength=1.0).neutral:
+            raise OptionError("--upscale goes with a --strength from 0 to 1, not with the sliders.")
         if self.inputs.count(Path("-")) and len(self.inputs) > 1:
             raise OptionError("'-' (standard input) is one image and cannot be mixed with others.")

@@ -22,7 +22,7 @@ def prepare(
 
     Raises ModelError where the model was not trained for the task, InputError for masks that are missing.
     """
-    task: ImageTask = Denoise(options.strength)
+    task: ImageTask = Denoise(options.sliders())
     masks: dict[Job, Path] = {}
     if options.mask:
         model.capabilities.require_inpainting()
@@ -32,7 +32,7 @@ def prepare(
         from medcli.batch.denoise.upscale import Upscale  # imports torch
 
         filter_ = model.capabilities.upscale_filter(options.upscale)
-        task = Upscale(options.upscale, filter_, options.strength, options.max_pixels, options.format)
+        task = Upscale(options.upscale, filter_, options.sliders().strength, options.max_pixels, options.format)
     residual, is_folder = options.residual
     files = ImageFiles(
         jobs,
@@ -53,6 +53,7 @@ def settings_of(options: DenoiseOptions, model: Model) -> Settings:
         "weights": model.checksums.blake2b,
         "upscale": options.upscale or 1,
         "mask": BLACK if options.mask else "",
+        "sliders": options.sliders(),
         "range": str(options.range),
     }
     return Settings(**(shared | own))

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from medcli.batch.denoise.plan import Job
 from medcli.batch.denoise.report import ImageStats
 from medcli.engine.page import Engine, Progress, restore_page
 from medcli.engine.residual import RemovedStats, removed_stats, residual
+from medcli.engine.slider_values import Sliders
 from medcli.images import DecodedImage, Page
-from medcli.images.values import dtype_range, range_of
+from medcli.images.values import ValueRange, dtype_range, range_of
 
 if TYPE_CHECKING:
     from medcli.engine.denoiser import Denoiser
@@ -33,13 +34,36 @@ class ImageTask(Protocol):
 class Denoise:
     """The default task."""
 
-    strength: float = 1.0
+    sliders: Sliders = field(default_factory=Sliders)
 
     def __call__(self, job: Job, image: DecodedImage, engine: Engine, progress: Progress | None) -> None:
-        restore(image, engine, self._page, progress)
+        strengths: list[float] = []
+        restore(image, engine, partial(self._page, image.values, strengths), progress)
+        if self.sliders.auto and strengths:
+            low, high = min(strengths), max(strengths)
+            image.remark(f"Strength {low:.2f}" + (f" to {high:.2f}." if high - low >= 0.01 else "."))
 
-    def _page(self, number: int, page: Page, engine: Engine, progress: Progress | None) -> Page:
-        return restore_page(page, engine, self.strength, progress)
+    def _page(
+        self,
+        values: ValueRange | None,
+        strengths: list[float],
+        number: int,
+        page: Page,
+        engine: Engine,
+        progress: Progress | None,
+    ) -> Page:
+        sliders = self.sliders
+        if replace(sliders, strength=1.0).neutral:
+            return restore_page(page, engine, sliders.strength, progress)
+        from medcli.engine.sliders import adjusted, noise_curve
+
+        restored = restore_page(page, engine, 1.0, progress)
+        values = values or dtype_range(page.pixels.dtype)
+        curve = None
+        if sliders.auto or sliders.texture:
+            curve = noise_curve(page.pixels, restored.pixels, values)
+            strengths.append(curve.strength)
+        return replace(restored, pixels=adjusted(page.pixels, restored.pixels, values, sliders, curve))
 
 
 def restore(image: DecodedImage, engine: Engine, work: PageWork, progress: Progress | None = None) -> None:
@@ -68,6 +92,23 @@ def keep_residual(image: DecodedImage, noisy: Sequence[Page]) -> RemovedStats:
     return removed_stats(pairs, values)
 
 
+def through_perceptual(
+    task: ImageTask, job: Job, image: DecodedImage, denoiser: Denoiser, progress: Progress | None, transfer: Any
+) -> None:
+    """Does the task on the pages in the curve of sRGB, and brings them back."""
+    from medcli.engine.perceptual import brought_back, shown
+
+    values = denoiser.range if isinstance(denoiser.range, ValueRange) else dtype_range(image.pages[0].pixels.dtype)
+    original = image.pages
+    before = [shown(page, transfer, values) for page in original]
+    image.pages = list(before)
+    image.values = range_of("auto", before)
+    task(job, image, partial(denoiser, values=image.values), progress)
+    triples = zip(original, before, image.pages, strict=True)
+    image.pages = [brought_back(*pages, transfer, values) for pages in triples]
+    image.values = values
+
+
 def measured(
     task: ImageTask,
     job: Job,
@@ -76,19 +117,25 @@ def measured(
     progress: Progress | None = None,
     *,
     with_residual: bool = False,
+    encoding: str = "auto",
 ) -> ImageStats:
     """Does the task and measures it. All pages are read in one range of values.
 
+    encoding: how numbers encode light: auto (as the metadata say), as-is (like sRGB), or a `Transfer`.
     with_residual: whether `image` gets its residual; its pages are in memory twice until then.
     """
     precision = denoiser.precision_in_force(image.pages[0].pixels)
     for page in image.pages:
         page.nodata = page.nodata if denoiser.nodata is None else denoiser.nodata
-    image.values = range_of(denoiser.range, image.pages)
     own = dtype_range(image.pages[0].pixels.dtype)
+    transfer = image.metadata.transfer if encoding == "auto" else None if encoding == "as-is" else encoding
     reruns, passed_over, started = denoiser.reruns, denoiser.passed_over, time.perf_counter()
     noisy = list(image.pages) if with_residual else []
-    task(job, image, partial(denoiser, values=image.values), progress)
+    if transfer:
+        through_perceptual(task, job, image, denoiser, progress, transfer)
+    else:
+        image.values = range_of(denoiser.range, image.pages)
+        task(job, image, partial(denoiser, values=image.values), progress)
     seconds = time.perf_counter() - started
     removed = keep_residual(image, noisy) if noisy else None
     width, height = image.size
@@ -111,7 +158,7 @@ def measured(
         precision=precision,
         runtime=denoiser.runtime.name,
         seconds=seconds,
-        values=image.values,
+        values=image.values or own,
         by_type=image.values == own,
         removed=removed,
     )
