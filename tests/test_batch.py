@@ -26,6 +26,7 @@ from medcli.batch.denoise.restore import Denoise
 from medcli.batch.denoise.run import Stages, run
 from medcli.engine.alpha import Pixels, fill_hidden, restore_hidden
 from medcli.engine.page import Progress, restore_page
+from medcli.engine.slider_values import Sliders
 from medcli.errors import InputError, ModelError, OutputError
 from medcli.files import jsonl
 from medcli.files.atomic import atomic_write, remove_stale
@@ -601,7 +602,7 @@ class TestFiles:
         write_png(folder / "in/2.png", 77)
         (folder / "out/1.png").unlink()
         assert self.states(folder) == {"0": "skipped", "1": "done", "2": "done", "3": "skipped"}
-        assert set(self.states(folder, Settings("w", strength=0.5)).values()) == {"done"}
+        assert set(self.states(folder, Settings("w", sliders=Sliders(strength=0.5))).values()) == {"done"}
         assert set(self.states(folder, Settings("w2")).values()) == {"done"}
 
     def test_what_the_format_cannot_hold_is_refused_before_the_work(self, folder: Path) -> None:

@@ -65,7 +65,7 @@ class DenoiseOptions(EngineOptions):
             raise OptionError("--mask and --upscale are two runs: fill the image, then enlarge the result.")
         if self.mask and not self.sliders().neutral:
             raise OptionError(
-                "--strength and the sliders do not go with --mask: of what is missing there is nothing to keep."
+                "--strength does not go with --mask, nor do sliders: of what is missing there is nothing to keep."
             )
         if self.residual.path and (self.mask or self.upscale):
             raise OptionError("--residual shows what denoising removed: it does not go with --mask or --upscale.")
