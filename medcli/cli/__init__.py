@@ -28,6 +28,7 @@ COMMANDS: Mapping[str, Lazy] = {
     "synth-pairs": Lazy("medcli.cli.synth_pairs:command", "Make a noisy copy of every clean image."),
     "eval": Lazy("medcli.cli.eval:command", "Measure denoisers on pairs of noisy and clean images."),
     "models": Lazy("medcli.cli.models:command", "List, download, check, convert and publish models."),
+    "doctor": Lazy("medcli.cli.doctor:command", "Check the installation and measure its speed."),
 }
 
 EXAMPLES = """\b
