@@ -19,6 +19,7 @@ from medcli.data.crops import CropSampler, SyntheticPairs, mixed, stacked
 from medcli.errors import RecipeError
 from medcli.losses import bce, mse
 from medcli.methods.base import Batch, MethodSettings, Patches
+from medcli.methods.mutual_information import ImageDependence, PairClassifier, jensen_shannon, shuffled
 from medcli.methods.nvt import NVT, NoiseBranch, distance_of_directions
 from medcli.noise.gaussian import Gaussian
 from medcli.train.hardware import Hardware
@@ -84,15 +85,17 @@ class TestTerms:
     def test_names_follow_the_switches(self) -> None:
         batch = batch_of()
         assert set(NVT(tiny(), nrl=False).terms(batch)) == {"clean"}
-        assert set(NVT(tiny()).terms(batch)) == {"clean", "noisy", "alike"}
-        assert set(NVT(tiny(pyramid=True), pyramid=True).terms(batch)) == {"clean", "noisy", "alike", "pyramid"}
+        assert set(NVT(tiny(), mutual=0.0).terms(batch)) == {"clean", "noisy", "alike"}
+        assert set(NVT(tiny()).terms(batch)) == {"clean", "noisy", "alike", "mutual", "fool"}
+        pyramid = NVT(tiny(pyramid=True), pyramid=True, mutual=0.0)
+        assert set(pyramid.terms(batch)) == {"clean", "noisy", "alike", "pyramid"}
 
     def test_needs_follow_the_switches(self) -> None:
         assert (NVT(tiny()).needs.views, NVT(tiny(), nrl=False).needs.views) == (2, 1)
         assert [NVT(tiny(), mixup=share).needs.mixup for share in (0.0, 0.3)] == [0.0, 0.3]
 
     def test_the_crossed_view_is_made_of_the_other_content_and_its_own_noise(self) -> None:
-        method = NVT(tiny(), loss="mse", alike=0.0)
+        method = NVT(tiny(), loss="mse", mutual=0.0)
         assert method.noise_branch is not None
         batch = batch_of()
         first, second = batch.views
@@ -155,6 +158,81 @@ class TestTerms:
         assert found[0] is not None
         assert found[0].config == {"pyramid": True}
         assert found[1] is None
+
+
+class TestMutualInformation:
+    """Of Gaussian pairs with correlation rho the estimate is known by integration: -0.80 for 0.95 (-1.386 for 0)."""
+
+    @staticmethod
+    def _estimated(correlation: float) -> float:
+        torch.manual_seed(0)
+        network = PairClassifier(2)
+        optimizer = torch.optim.Adam(network.parameters(), 4e-3)
+        for _ in range(80):
+            pairs = TestMutualInformation._pairs(correlation, 128)
+            optimizer.zero_grad()
+            (-TestMutualInformation._value(network, pairs)).backward()
+            optimizer.step()
+        with torch.no_grad():
+            return TestMutualInformation._value(network, TestMutualInformation._pairs(correlation, 20_000)).item()
+
+    @staticmethod
+    def _pairs(correlation: float, count: int) -> Tensor:
+        first, other = torch.randn(2, count, 1)
+        return torch.cat((first, correlation * first + (1 - correlation**2) ** 0.5 * other), 1)
+
+    @staticmethod
+    def _value(network: nn.Module, pairs: Tensor) -> Tensor:
+        others = torch.cat((pairs[:, :1], shuffled(pairs[:, 1:])), 1)
+        return jensen_shannon(network(pairs), network(others))
+
+    def test_no_statistic_means_no_dependence(self) -> None:
+        assert jensen_shannon(torch.zeros(5), torch.zeros(5)).item() == pytest.approx(-2 * np.log(2))
+        assert jensen_shannon(torch.full((5,), 50.0), torch.full((5,), -50.0)).item() == pytest.approx(0, abs=1e-6)
+
+    def test_rises_for_dependent_pairs_only(self) -> None:
+        assert -1.0 < self._estimated(0.95) < -0.75
+        assert self._estimated(0.0) == pytest.approx(-2 * np.log(2), abs=0.05)
+
+    def test_no_sample_keeps_its_own_code(self) -> None:
+        codes = torch.arange(5.0)
+        assert not (shuffled(codes) == codes).any()
+        with pytest.raises(ValueError, match="one sample"):
+            shuffled(codes[:1])
+
+    def test_images_and_their_means_are_told_from_others(self) -> None:
+        dependence = ImageDependence(3, 3)
+        optimizer = torch.optim.Adam(dependence.parameters(), 1e-3)
+        for _ in range(60):
+            images = torch.rand(32, 3, 1, 1).expand(-1, -1, 16, 16)
+            optimizer.zero_grad()
+            estimate = dependence(images, images.mean((2, 3)))
+            (-estimate).backward()
+            optimizer.step()
+        assert estimate.item() > -1.5 * 1.2  # -1.5 * 1.386 at the start
+
+    def test_adversary_and_encoders_move_disjoint_parameters(self, image_folder: Path, tmp_path: Path) -> None:
+        images = open_cache(sorted(image_folder.iterdir()), tmp_path / "cache", smallest=32)
+        source = SyntheticPairs(images, Gaussian(25, 25), CropSampler(32), 0, views=2)
+        method = NVT(tiny())
+        trainer = Trainer(method, Recipe(id="x", title="", steps=1, patch=32, batch=2), CPU, tmp_path, lambda _: None)
+        batch = CPU.batch(stacked(source, 0, range(2)))
+        others = {"denoiser", "noise", "dependence"}
+        for title, moving in (("adversary", {"adversary"}), ("denoiser", others)):
+            before = {name: [p.detach().clone() for p in net.parameters()] for name, net in method.networks.items()}
+            trainer._make(trainer.updates[title], batch, 0.01)
+            after = method.networks.items()
+            assert moving == {
+                name
+                for name, net in after
+                if any(not torch.equal(old, new) for old, new in zip(before[name], net.parameters(), strict=True))
+            }
+        adam = trainer.updates["adversary"].optimizer.param_groups[0]
+        assert (type(trainer.updates["adversary"].optimizer).__name__, adam["betas"]) == ("Adam", (0.5, 0.999))
+
+    def test_one_image_is_too_few(self) -> None:
+        with pytest.raises(RecipeError, match="several images"):
+            NVT(tiny()).terms(batch_of(1))
 
 
 class TestLoss:

@@ -1,0 +1,144 @@
+"""What the parts of NVT bring, and what Self2Self gains from its start.
+
+python docs/benchmarks/nvt.py parts DATA/train/photos --test DATA/test/cbsd68 [--steps 300] [--width 24] [--seeds 2]
+python docs/benchmarks/nvt.py start DATA/test/cbsd68 [--crop 128] [--steps 500,1000,2000] [--passes 20]
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from pathlib import Path
+
+import click
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from medcli.engine.bernoulli import Bernoulli
+from medcli.images import read
+from medcli.methods.base import Batch
+from medcli.methods.self2self import Self2Self
+from medcli.train.muon import Muon
+from medcli.train.recipe import Recipe
+from medcli.train.run import TrainOptions, train
+from medcli.train.validation import psnr
+from medcli.zoo import weights
+from medcli.zoo.model import find_model
+
+NAMES = ("0000", "0018", "0020", "0027", "0028")  # the images of Table 5
+PARTS: dict[str, dict[str, object]] = {
+    "none": {"nrl": False, "mixup": 0.0},
+    "MixUp": {"nrl": False, "mixup": 0.5},
+    "pyramid": {"nrl": False, "mixup": 0.0, "pyramid": True},
+    "NRL": {"mixup": 0.0, "mutual": 0.0},
+    "NRL, mutual information": {"mixup": 0.0},
+}
+
+
+def unit(path: Path) -> Tensor:
+    """(1, 3, H, W) in [0, 1]."""
+    return torch.from_numpy(read(path).pages[0].pixels.astype(np.float32) / 255).permute(2, 0, 1)[None]
+
+
+def noisy(clean: Tensor, sigma: float, seed: int) -> Tensor:
+    return clean + sigma / 255 * torch.randn(clean.shape, generator=torch.Generator().manual_seed(seed))
+
+
+@torch.inference_mode()
+def score(network: nn.Module, images: list[Tensor], sigma: float) -> float:
+    """PSNR in dB over images that are cut to multiples of 32, noise neither clipped nor rounded."""
+    cut = [image[..., : image.shape[2] // 32 * 32, : image.shape[3] // 32 * 32] for image in images]
+    with torch.autocast("cpu", torch.bfloat16):
+        restored = [network(noisy(image, sigma, place)).clamp(0, 1) for place, image in enumerate(cut)]
+    return torch.cat([psnr(*pair) for pair in zip(restored, cut, strict=True)]).mean().item()
+
+
+@click.group(help=__doc__)
+def main() -> None:
+    torch.set_num_threads(1)
+
+
+@main.command()
+@click.argument("data", type=Path)
+@click.option("--test", type=Path, required=True)
+@click.option("--steps", default=300, show_default=True)
+@click.option("--width", default=24, show_default=True)
+@click.option("--seeds", default=2, show_default=True)
+@click.option("--limit", default=12, show_default=True, help="Test images.")
+def parts(data: Path, test: Path, steps: int, width: int, seeds: int, limit: int) -> None:
+    files = sorted(test.iterdir())
+    images = [unit(path) for path in files[:: max(1, len(files) // limit)][:limit]]
+    noises = {"gaussian:0-75": 0.7, "sensor:mild": 0.3}
+    for title, options in PARTS.items():
+        for seed in range(seeds):
+            recipe = Recipe(
+                id="x", title="", steps=steps, method="nvt", options=options, architecture="self2self", noises=noises,
+                config={"channels": 3, "width": width}, patch=64, batch=4, learning_rate=0.02, ema=0.98, seed=seed,
+                warmup=50,
+            )  # fmt: skip
+            with tempfile.TemporaryDirectory() as folder:
+                run = TrainOptions(Path(folder) / "run", [data], precision="bf16", workers=0, device="cpu")
+                started = time.process_time()
+                path = train(recipe, run, lambda _: None, lambda _: None)
+                seconds = time.process_time() - started
+                network, _ = weights.load_network(path)
+            scores = [f"{score(network.eval(), images, sigma):.2f}" for sigma in (25, 50, 75)]
+            print(f"| {title} | {seed} | {' | '.join(scores)} | {seconds:.0f} |", flush=True)
+
+
+@main.command()
+@click.argument("data", type=Path)
+@click.option("--crop", default=128, show_default=True, help="Side of the middle of each image that is used.")
+@click.option("--steps", default="500,1000,2000", show_default=True)
+@click.option("--passes", default=20, show_default=True)
+@click.option("--sigma", default=50.0, show_default=True)
+@click.option("--model", default="nvt", show_default=True)
+@click.option("--optimizer", type=click.Choice(["adam", "muon"]), default="adam", show_default=True)
+def start(data: Path, crop: int, steps: str, passes: int, sigma: float, model: str, optimizer: str) -> None:
+    stops = [int(each) for each in steps.split(",")]
+    pretrained = find_model(model).network()
+    for place, name in enumerate(NAMES):
+        (path,) = data.glob(f"{name}.*") if any(data.glob(f"{name}.*")) else [sorted(data.iterdir())[int(name)]]
+        clean = unit(path)
+        top, left = ((side - crop) // 2 for side in clean.shape[2:])
+        clean = clean[..., top : top + crop, left : left + crop]
+        image = noisy(clean, sigma, place)
+        for title in ("random", model):
+            torch.manual_seed(place)
+            network = type(pretrained)(**pretrained.config)  # type: ignore[operator]
+            if title == model:
+                network.load_state_dict(pretrained.state_dict())
+            print(f"| {name} | {title} | {refined(network, image, clean, stops, passes, optimizer)} |", flush=True)
+
+
+def refined(network: nn.Module, image: Tensor, clean: Tensor, stops: list[int], passes: int, optimizer: str) -> str:
+    """PSNR before the first step and at the stops, and the processor seconds to each."""
+    method = Self2Self(network.to(memory_format=torch.channels_last), passes=passes)  # type: ignore[call-overload]
+    build, rate = (torch.optim.Adam, 1e-4) if optimizer == "adam" else (Muon, 2e-3)
+    moving = build(network.parameters(), lr=rate)
+    cells, spent = [f"{predicted(network, image, clean, passes):.2f}"], 0.0
+    for step in range(1, max(stops) + 1):
+        started = time.process_time()
+        turned = image.rot90(step % 4, (2, 3))
+        moving.zero_grad()
+        with torch.autocast("cpu", torch.bfloat16):
+            (loss,) = method.terms(Batch([turned], None, torch.tensor([step]))).values()
+        loss.backward()
+        moving.step()
+        spent += time.process_time() - started
+        if step in stops:
+            cells.append(f"{predicted(network, image, clean, passes):.2f} ({spent:.0f} s)")
+    return " | ".join(cells)
+
+
+@torch.inference_mode()
+def predicted(network: nn.Module, image: Tensor, clean: Tensor, passes: int) -> float:
+    with torch.autocast("cpu", torch.bfloat16):
+        restored = Bernoulli(passes)(network.eval(), image)
+    network.train()
+    return psnr(restored.clamp(0, 1), clean).item()
+
+
+if __name__ == "__main__":
+    main()
