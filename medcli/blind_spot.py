@@ -100,7 +100,7 @@ FILLS: Mapping[str, Inpaint] = {"zero": zero, "mean": mean}
 FILL_REACH: Mapping[str, int] = {"zero": 0, "mean": 2}  # pixels of a sub-image
 
 
-def guess(network: nn.Module, images: Tensor, hidden: Tensor, fill: Inpaint = zero) -> Tensor:
+def predict(network: nn.Module, images: Tensor, hidden: Tensor, fill: Inpaint = zero) -> Tensor:
     """The network's output, float32, for images with hidden pixels: (B, C, H, W), hidden (B, 1, H, W) bool.
 
     Only its values at hidden pixels are predictions.
@@ -124,8 +124,8 @@ def stitched(
     answer = torch.zeros_like(parts, dtype=torch.float32)
     for branch in range(branches):
         hidden = owners == branch
-        guessed = torch.where(hidden.all(2, True).all(3, True), parts, guess(network, parts, hidden, fill))
-        answer = torch.where(hidden, guessed, answer)
+        predicted = torch.where(hidden.all(2, True).all(3, True), parts, predict(network, parts, hidden, fill))
+        answer = torch.where(hidden, predicted, answer)
     return join(answer, stride)
 
 

@@ -54,7 +54,7 @@ class Fault:
 
     drop, fin: the body ends after so many bytes with a reset (RST), or politely (FIN). corrupt: the byte at this place
     of the file is wrong. short: body and Content-Length lack so many bytes. status: this status, and no file. portal:
-    200 and a web page, to HEAD and GET. ignore_range: the whole file, whatever part was asked for. delay: seconds
+    200 and a web page, to HEAD and GET. ignore_range: the whole file, whatever part was requested. delay: seconds
     before the answer. omit: headers that HEAD leaves out. only: "HEAD" or "GET", for faults that fit both.
     """
 

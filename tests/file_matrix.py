@@ -38,7 +38,7 @@ DEPTHS = (
     *("bool", "uint8", "uint16", "uint32", "int8", "int16", "int32", "float16", "float32", "float64"),
     *PACKED,
 )
-LAYOUTS = {  # samples, and what tifffile is told
+LAYOUTS = {  # samples, and what tifffile is given
     "gray": (1, {"photometric": "minisblack"}),
     "white is zero": (1, {"photometric": "miniswhite"}),
     "gray, alpha": (2, {"photometric": "minisblack", "extrasamples": ["unassalpha"]}),
@@ -144,8 +144,8 @@ class _Tiff:
             return None
         with tifffile.TiffFile(io.BytesIO(data)) as file:
             page = file.pages.first
-            told = (page.predictor == (PREDICTORS[self.predictor] or 1), page.samplesperpixel == values.shape[2])
-            if not all(told):
+            right = (page.predictor == (PREDICTORS[self.predictor] or 1), page.samplesperpixel == values.shape[2])
+            if not all(right):
                 return None
         if self.compression in LOSSY:
             found = _by_pillow(data)

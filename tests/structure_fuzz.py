@@ -111,13 +111,13 @@ def _in_child(format: str, samples: list[bytes], seeds: list[int]) -> tuple[int,
         os._exit(0)
     os.close(sending)
     with os.fdopen(receiving, "rb") as pipe:
-        told = pipe.read().split(b"\n")
+        reported = pipe.read().split(b"\n")
     _, status = os.waitpid(child, 0)
-    done = told.count(b"ok")
+    done = reported.count(b"ok")
     if os.WIFSIGNALED(status):
         number = os.WTERMSIG(status)
         return done, f"more than {SECONDS} s" if number == signal.SIGALRM else signal.Signals(number).name
-    return done, b"\n".join(told[done:]).decode().strip()
+    return done, b"\n".join(reported[done:]).decode().strip()
 
 
 def _read_all(format: str, samples: list[bytes], seeds: list[int], pipe: int) -> None:

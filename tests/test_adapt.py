@@ -1,4 +1,4 @@
-"""`med adapt`: what is trained on does not judge, the judge sees a worse model, and the better one does the work."""
+"""`med adapt`: models are compared on held-out rows, and the better one is used."""
 
 from __future__ import annotations
 
@@ -106,27 +106,27 @@ def truth_of(channels: int = 3) -> Tensor:
     return torch.stack(torch.split(whole, 64, dim=2))
 
 
-judged = HoldoutScore(Plain(), scattered_pixels())
+compared = HoldoutScore(Plain(), scattered_pixels())
 SEEN = NoiseStatistics(1, float(SIGMA), (0.5,), (SIGMA / 255,))
 
 
-def test_the_judge_knows_better_from_worse_without_a_clean_image() -> None:
+def test_the_comparison_finds_the_better_model_without_a_clean_image() -> None:
     weak, strong = Blend(0.6), Blend(0.05)
-    assert judged(weak, strong, tiles_of(), SEEN).better
-    assert not judged(strong, weak, tiles_of(), SEEN).better
-    assert not judged(strong, copy.deepcopy(strong), tiles_of(), SEEN).better
+    assert compared(weak, strong, tiles_of(), SEEN).better
+    assert not compared(strong, weak, tiles_of(), SEEN).better
+    assert not compared(strong, copy.deepcopy(strong), tiles_of(), SEEN).better
 
 
 def test_stein_estimates_the_difference_of_true_errors() -> None:
-    """The judge without doubt about the level, against errors that only the clean image knows."""
+    """The comparison without doubt about the level, against errors that only the clean image knows."""
     weak, strong, image, clean = Blend(0.6), Blend(0.05), tiles_of(), truth_of()
     before, after = (((network(image) - clean) ** 2).mean().item() for network in (weak, strong))
-    gain = judged(weak, strong, image, SEEN).gains[1]
+    gain = compared(weak, strong, image, SEEN).gains[1]
     assert gain == pytest.approx((before - after) / (SIGMA / 255) ** 2, abs=0.05)
 
 
 def test_the_identity_wins_nothing() -> None:
-    assert not judged(Blend(0.05), Blend(1.0), tiles_of(), SEEN).better
+    assert not compared(Blend(0.05), Blend(1.0), tiles_of(), SEEN).better
 
 
 @pytest.mark.parametrize(
@@ -144,20 +144,20 @@ def test_a_gain_must_be_beyond_its_error_everywhere(
     assert Comparison(1.0, 0.9, gains, errors).better is better
 
 
-def test_what_judges_is_not_trained_on(tmp_path: Path) -> None:
+def test_held_out_rows_are_not_trained_on(tmp_path: Path) -> None:
     rows = np.broadcast_to(np.arange(700)[:, None, None] % 256, (700, 70, 3))
     images = open_images([store(tmp_path / "rows.png", rows)], tmp_path / "cache")
-    learning, judging = dealt(images, 64)
-    shares = [[part[place] for place in range(len(part))] for part in (learning, judging)]
+    learning, held_out = dealt(images, 64)
+    shares = [[part[place] for place in range(len(part))] for part in (learning, held_out)]
     assert sum(len(band) for share in shares for band in share) == 700
     assert [len(band) for band in shares[1]] == [64, 64]
-    tops = [slot.offset for part in (learning, judging) for slot in part.slots]
+    tops = [slot.offset for part in (learning, held_out) for slot in part.slots]
     assert len(set(tops)) == len(tops)
     in_order = np.concatenate(
         [band for _, band in sorted(zip(tops, [*shares[0], *shares[1]], strict=True), key=lambda p: p[0])]
     )
     assert np.array_equal(in_order, images[0])
-    assert squares(judging, 3, 64, 0).shape == (2, 3, 64, 64)
+    assert squares(held_out, 3, 64, 0).shape == (2, 3, 64, 64)
 
 
 @pytest.mark.parametrize(("height", "width", "fits"), [(240, 80, True), (239, 80, False), (240, 79, False)])
@@ -167,13 +167,13 @@ def test_bands_follow_from_what_network_and_stride_need(tmp_path: Path, height: 
     images = usable(opened, way.rows, way.side)
     assert len(images) == fits
     if fits:
-        learning, judging = dealt(images, 80)
-        assert [len(judging[0]), *(len(learning[place]) for place in range(2))] == [80, 80, 80]
-        assert squares(judging, 3, 80, 0).shape == (1, 3, 80, 80)
+        learning, held_out = dealt(images, 80)
+        assert [len(held_out[0]), *(len(learning[place]) for place in range(2))] == [80, 80, 80]
+        assert squares(held_out, 3, 80, 0).shape == (1, 3, 80, 80)
 
 
 def way_at(stride: int, strategy: str = "masks:k=2,pd=2", multiple: int = 16) -> AdaptationPlan:
-    return adaptation_plan(*asked(strategy, multiple), NoiseStatistics(stride, 5.0))
+    return adaptation_plan(*network_and_card(strategy, multiple), NoiseStatistics(stride, 5.0))
 
 
 @given(st.integers(1, 7), st.sampled_from([1, 2, 4, 8, 16, 64]), st.integers(0, 900))
@@ -185,7 +185,7 @@ def test_every_band_has_room_for_a_patch(stride: int, multiple: int, more: int) 
     assert all(height == way.side if held else height >= way.plan.step for height, held in heights)
 
 
-def asked(strategy: str, multiple: int = 16) -> tuple[nn.Module, weights.Card]:
+def network_and_card(strategy: str, multiple: int = 16) -> tuple[nn.Module, weights.Card]:
     network = Blend(0.5)
     network.multiple = multiple
     return network, weights.Card(id="tiny", architecture="unet", config={}, strategy=strategy)
@@ -204,7 +204,7 @@ def asked(strategy: str, multiple: int = 16) -> tuple[nn.Module, weights.Card]:
 def test_a_model_with_masks_learns_in_sub_images_of_the_noise(
     strategy: str, stride: int, pd: int, side: int, patch: int
 ) -> None:
-    network, card = asked(strategy)
+    network, card = network_and_card(strategy)
     way = adaptation_plan(network, card, NoiseStatistics(stride, 5.0))
     assert way.method == "amsnet"
     assert way.plan.options["pd"] == pd
@@ -215,7 +215,7 @@ def test_a_model_with_masks_learns_in_sub_images_of_the_noise(
 
 
 def lesson_of(path: Path, strategy: str = "plain") -> AdaptationJob:
-    return adaptation_job(*asked(strategy), open_images([path], path.parent / "cache"))
+    return adaptation_job(*network_and_card(strategy), open_images([path], path.parent / "cache"))
 
 
 def test_noise_is_looked_at_first(tmp_path: Path) -> None:
@@ -258,7 +258,7 @@ def shared_tiles() -> tuple[Tensor, NoiseStatistics]:
 
 
 def test_a_network_that_guesses_shared_noise_does_not_win() -> None:
-    """Hidden pixels prefer the network that guesses noise where the stride is too small; the judge does not."""
+    """Hidden pixels prefer the network that guesses noise where the stride is too small; the comparison does not."""
     wide, near, (image, seen) = Blend(0.0, 9), Blend(0.0, 3), shared_tiles()
     strategy = ComplementaryMasks(pd=1, fill="mean")
     fooled = HoldoutScore(strategy, hidden_parts(strategy.k, 1, strategy.fill))(
@@ -278,7 +278,7 @@ def test_stein_estimates_the_difference_of_true_errors_under_shared_noise() -> N
     assert gain == pytest.approx((before - after) / (SIGMA / 255) ** 2, abs=0.08)
 
 
-def test_pixels_that_no_branch_owns_are_seen_and_not_judged() -> None:
+def test_pixels_that_no_branch_owns_are_seen_and_not_compared() -> None:
     image, network = tiles_of()[:, :, :16, :16], Blend(1.0)
     (index,) = scattered_pixels().maps(len(image), 16, 0)
     assert int((index < 4).sum()) == 64
@@ -326,7 +326,7 @@ def test_a_model_that_is_no_better_is_forgotten(model: Path, tmp_path: Path) -> 
 
 def with_strategy(model: Path, strategy: str) -> Path:
     network, card = weights.load_network(model)
-    path = model.with_name("asked.safetensors")
+    path = model.with_name("requested.safetensors")
     weights.save(path, network, replace(card, strategy=strategy))
     return path
 
@@ -385,7 +385,7 @@ def test_a_dry_run_changes_nothing(model: Path, tmp_path: Path) -> None:
     assert sorted(tmp_path.iterdir()) == before
 
 
-def test_ctrl_c_ends_the_learning_and_not_the_work(
+def test_ctrl_c_ends_the_training_and_not_the_denoising(
     model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     turn_all = Trainer._train_step
@@ -402,7 +402,7 @@ def test_ctrl_c_ends_the_learning_and_not_the_work(
     assert (tmp_path / "cells.denoised.png").exists()
 
 
-def test_a_place_that_cannot_be_is_told_before_the_learning(
+def test_a_place_that_cannot_be_is_reported_before_the_training(
     model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(HoldoutScore, "__call__", lambda *_: BETTER)

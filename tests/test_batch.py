@@ -92,7 +92,7 @@ class TestPlan:
         (tmp_path / "a-clean.png").unlink()
         assert set(planned(tmp_path, ".", recursive=True, output=tmp_path / "new")) == {"a.png", "out/mine.png"}
         assert set(planned(tmp_path, "a.png", "a.denoised.png")) == {"a.png"}
-        assert set(planned(tmp_path, "a.denoised.png")) == {"a.denoised.png"}  # asked for by name alone
+        assert set(planned(tmp_path, "a.denoised.png")) == {"a.denoised.png"}  # named on the command line
 
     def test_a_image_whose_name_happens_to_end_in_the_suffix_is_none(self, tmp_path: Path) -> None:
         touch(tmp_path, "in/cats.png", "in/dog.png", "b.denoised.png", "c.png")
@@ -606,10 +606,10 @@ class TestFiles:
         assert set(self.states(folder, Settings("w2")).values()) == {"done"}
 
     def test_what_the_format_cannot_hold_is_refused_before_the_work(self, folder: Path) -> None:
-        asked: list[Path] = []
+        requested: list[Path] = []
 
         def note(job: Job, image: DecodedImage) -> ImageStats:
-            asked.append(job.source)
+            requested.append(job.source)
             return FACTS
 
         (folder / "in/1.png").write_bytes(cv2.imencode(".png", np.full((8, 8, 4), 9, np.uint8))[1].tobytes())
@@ -619,7 +619,7 @@ class TestFiles:
             outcome.job.source.stem: outcome.status for outcome in run(jobs, stages(files.read, note, files.write))
         }
         assert states == {"0": "done", "1": "failed", "2": "done", "3": "done"}
-        assert folder / "in/1.png" not in asked
+        assert folder / "in/1.png" not in requested
 
     def test_the_files_of_others_are_not_touched(self, folder: Path) -> None:
         write_png(folder / "out/3.png", 200)

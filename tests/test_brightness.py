@@ -56,8 +56,8 @@ def moved(denoiser: Denoiser, pixels: np.ndarray) -> float:
 @pytest.mark.parametrize("height", [3, 150])
 def test_a_shift_is_taken_back_in_gray(shift: float, height: int) -> None:
     gray = flat(120, 20, height)
-    assert abs(moved(asked(Wrong(shift)), gray)) < 0.2
-    assert abs(moved(asked(Wrong(shift)), np.repeat(gray[..., None], 3, axis=2))) < 0.2
+    assert abs(moved(denoiser_of(Wrong(shift)), gray)) < 0.2
+    assert abs(moved(denoiser_of(Wrong(shift)), np.repeat(gray[..., None], 3, axis=2))) < 0.2
 
 
 def test_a_shift_that_differs_from_place_to_place_is_taken_back_in_each() -> None:
@@ -66,20 +66,20 @@ def test_a_shift_that_differs_from_place_to_place_is_taken_back_in_each() -> Non
             return noisy + torch.linspace(-0.1, 0.1, noisy.shape[3])
 
     gray = flat(120, 20, 100, 400)
-    kept = asked(Leaning(0))(gray)
+    kept = denoiser_of(Leaning(0))(gray)
     for part in (slice(50, 150), slice(150, 250), slice(250, 350)):
         assert abs(kept[:, part].mean() - gray[:, part].mean()) * 255 < 0.3
 
 
 def test_colour_is_left_to_the_network() -> None:
     colour = np.stack([flat(level, 20) for level in (90, 120, 150)], axis=2)
-    shifting, plain = asked(Wrong(9)), asked(Wrong(9), keep_brightness=False)
+    shifting, plain = denoiser_of(Wrong(9)), denoiser_of(Wrong(9), keep_brightness=False)
     assert np.array_equal(shifting(colour), plain(colour))
     assert abs(moved(shifting, colour) - 9) < 0.1
 
 
 def test_equal_channels_come_back_equal_and_as_gray_does() -> None:
-    tinting = asked(Wrong(5, tint=20))
+    tinting = denoiser_of(Wrong(5, tint=20))
     for gray in (flat(120, 20), (flat(120, 20) * 255).round().astype(np.uint8)):
         assert np.array_equal(tinting(np.repeat(gray[..., None], 3, axis=2)), np.repeat(tinting(gray)[..., None], 3, 2))
 
@@ -87,28 +87,28 @@ def test_equal_channels_come_back_equal_and_as_gray_does() -> None:
 @pytest.mark.parametrize("tile", [32, 64, 150])
 def test_tiles_make_no_difference(tile: int) -> None:
     gray = flat(120, 20)
-    whole = asked(Wrong(9), tile=0)(gray)
-    assert np.abs(asked(Wrong(9), tile=tile)(gray) - whole).max() < 1e-5
+    whole = denoiser_of(Wrong(9), tile=0)(gray)
+    assert np.abs(denoiser_of(Wrong(9), tile=tile)(gray) - whole).max() < 1e-5
 
 
 @pytest.mark.parametrize(("level", "answer"), [(8, 8), (247, 247)])
 def test_what_clipping_did_to_the_mean_may_be_undone(level: int, answer: int) -> None:
     clipped = (flat(level, 40) * 255).round().clip(0, 255).astype(np.uint8)
     assert abs(clipped.mean() - level) > 10
-    assert asked(Wrong(0, flat=answer))(clipped).mean() == answer
+    assert denoiser_of(Wrong(0, flat=answer))(clipped).mean() == answer
 
 
 @pytest.mark.parametrize(("level", "answer"), [(8, 40), (247, 215)])
 def test_what_leads_further_away_from_what_was_clipped_may_not(level: int, answer: int) -> None:
     clipped = (flat(level, 40) * 255).round().clip(0, 255).astype(np.uint8)
-    assert abs(moved(asked(Wrong(0, flat=answer)), clipped / np.float32(255))) < 0.5
+    assert abs(moved(denoiser_of(Wrong(0, flat=answer)), clipped / np.float32(255))) < 0.5
 
 
 def test_impulses_and_one_bright_pixel_are_not_spread() -> None:
     gray = flat(120, 5)
     gray[::7, ::5] = 0
     gray[40, 40] = 1e6
-    restored = asked(Wrong(0, flat=120))(gray)
+    restored = denoiser_of(Wrong(0, flat=120))(gray)
     restored[40, 40] = 120 / 255  # no network sees it
     assert abs(restored * 255 - 120).max() < 1
 
@@ -116,7 +116,7 @@ def test_impulses_and_one_bright_pixel_are_not_spread() -> None:
 def test_no_number_and_no_noise_change_nothing() -> None:
     gray = flat(120, 0)
     gray[10:30, 10:30] = np.nan
-    restored = asked(Wrong(0, flat=120))(gray)
+    restored = denoiser_of(Wrong(0, flat=120))(gray)
     assert np.array_equal(np.isnan(restored), np.isnan(gray))
     assert np.nanmax(abs(restored * 255 - 120)) < 0.01
 
@@ -151,7 +151,7 @@ def test_the_warning_names_a_model_that_has_learned_gray() -> None:
 
 def test_denoise_warns_of_gray_images_and_of_no_others(tmp_path: Path) -> None:
     gray = flat(120, 20, 16, 16)
-    told = {
+    reported = {
         name: CliRunner().invoke(med, ["denoise", str(save(tmp_path / f"{name}.png", pixels)), "-m", model]).output
         for name, model, pixels in (
             ("gray", "med-gaussian", gray),
@@ -160,7 +160,7 @@ def test_denoise_warns_of_gray_images_and_of_no_others(tmp_path: Path) -> None:
             ("learned", "photo", gray),
         )
     }
-    assert [name for name, output in told.items() if "has not learned gray" in output] == ["gray", "equal"]
+    assert [name for name, output in reported.items() if "has not learned gray" in output] == ["gray", "equal"]
 
 
 def test_eval_warns_once(tmp_path: Path) -> None:
@@ -177,12 +177,12 @@ def test_eval_warns_once(tmp_path: Path) -> None:
         "--metrics",
         "psnr",
     ]
-    told = CliRunner().invoke(med, arguments)
-    assert told.exit_code == 0, told.output
-    assert told.output.count("has not learned gray") == 1
+    reported = CliRunner().invoke(med, arguments)
+    assert reported.exit_code == 0, reported.output
+    assert reported.output.count("has not learned gray") == 1
 
 
-def test_info_tells_whether_a_model_has_learned_gray() -> None:
-    told = {name: CliRunner().invoke(med, ["models", "info", name]).output for name in ("photo", "gaussian")}
-    assert ["not trained on" in output for output in told.values()] == [False, True]
-    assert all("gray images" in output for output in told.values())
+def test_info_says_whether_a_model_has_learned_gray() -> None:
+    reported = {name: CliRunner().invoke(med, ["models", "info", name]).output for name in ("photo", "gaussian")}
+    assert ["not trained on" in output for output in reported.values()] == [False, True]
+    assert all("gray images" in output for output in reported.values())

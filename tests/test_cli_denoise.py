@@ -198,14 +198,14 @@ class TestOneImage:
             results.append(page.pixels[np.asarray(page.alpha) == 255])
         assert np.array_equal(*results)
 
-    def test_tiles_in_force_are_told_and_give_the_same_image(self, med: Med, home: Path) -> None:
+    def test_tiles_in_force_are_reported_and_give_the_same_image(self, med: Med, home: Path) -> None:
         write(home / "large.png", noise(1, (100, 150, 3)))
         assert "tile 64" in med("denoise", "large.png", "-o", "a.png", "--tile", "64", "--precision", "fp32").err
         assert "untiled" in med("denoise", "large.png", "-o", "b.png", "--tile", "0", "--precision", "fp32").err
         difference = pixels_of(home / "a.png").astype(int) - pixels_of(home / "b.png")
         assert np.abs(difference).max() <= 1
 
-    def test_conversions_are_told(self, med: Med, home: Path) -> None:
+    def test_conversions_are_reported(self, med: Med, home: Path) -> None:
         ran = med("denoise", write(home / "deep.png", noise(1, dtype=np.uint16)), "-o", "a.jpg")
         assert ran.code == 0
         assert ran.err.splitlines()[1].startswith("  note: ")
@@ -323,7 +323,7 @@ class TestStreams:
         assert (ran.code, ran.out) == (2, b"")
         assert "terminal" in ran.err
 
-    def test_a_pipe_is_waited_for_where_a_signal_is_heard(
+    def test_a_pipe_is_waited_for_where_a_signal_is_handled(
         self, home: Path, tiny: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         waiting: list[threading.Thread] = []
@@ -459,14 +459,14 @@ class TestManyImages:
             assert ran.err.count("error: The folder in/sub cannot be read: Permission denied.") == 1
             assert {path.name for path in (home / "out").glob("*.*")} >= {"0.png", "1.png", "2.jpg", "3.bmp"}
 
-    def test_a_rehearsal_writes_nothing(self, med: Med, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_a_dry_run_writes_nothing(self, med: Med, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(medcli.api, "load_model", never)
         ran = med("denoise", "in", "--dry-run", "--json")
         assert ran.code == 0
         assert [json.loads(line)["status"] for line in ran.out.splitlines()] == ["planned"] * 4
         assert not (home / "in.denoised").exists()
 
-    def test_a_rehearsal_misses_what_is_not_there(self, med: Med) -> None:
+    def test_a_dry_run_misses_what_is_not_there(self, med: Med) -> None:
         for names, code in ((["in/lost.png"], 1), (["in/0.png", "in/lost.png"], 3)):
             ran = med("denoise", *names, "--dry-run", "--json")
             assert ran.code == code
@@ -552,13 +552,13 @@ class TestCorruptions:
         assert ran.code == 1
         assert "no mask in masks for in/3.bmp" in ran.err
         same = fix("in", "-o", "out", "--mask", "mask.png").err
-        assert "1 done, 3 up to date" in same, "masks are told apart by their content, not by their place"
+        assert "1 done, 3 up to date" in same, "masks are distinguished by their content, not by their place"
 
-    def test_one_mask_for_many_is_told_apart_by_one_reading(self, fix: Med, monkeypatch: pytest.MonkeyPatch) -> None:
-        asked: list[Path] = []
-        monkeypatch.setattr(files, "blake2b_of", lambda path: asked.append(path) or "content")
+    def test_one_mask_for_many_is_distinguished_by_one_reading(self, fix: Med, monkeypatch: pytest.MonkeyPatch) -> None:
+        requested: list[Path] = []
+        monkeypatch.setattr(files, "blake2b_of", lambda path: requested.append(path) or "content")
         assert "4 done" in fix("in", "-o", "out", "--mask", "mask.png").err
-        assert asked == [Path("mask.png")]
+        assert requested == [Path("mask.png")]
 
     def test_a_mask_of_another_size_fails_alone(self, fix: Med, home: Path) -> None:
         write(home / "in/0.png", noise(0, (20, 20, 3)))
@@ -594,7 +594,7 @@ class TestCorruptions:
             ("--mask mask.png -o mask.png --force", 1, "would overwrite a mask"),
         ],
     )
-    def test_letters(self, fix: Med, words: str, code: int, message: str) -> None:
+    def test_errors(self, fix: Med, words: str, code: int, message: str) -> None:
         ran = fix("in/0.png", *words.split())
         assert ran.code == code
         assert message in ran.err
@@ -607,7 +607,7 @@ class TestCorruptions:
         assert "med train --pool corruption" in ran.err
 
 
-class TestLetters:
+class TestErrors:
     @pytest.mark.parametrize(
         ("content", "words"),
         [(None, "There is no file"), (b"", "is empty"), (b"hello, this is a text", "is not an image")],
@@ -747,34 +747,32 @@ class TestMasks:
         assert (home / "one.png").read_bytes() == results["--refine"]
 
     @pytest.mark.parametrize("dry", [[], ["--dry-run"]])
-    def test_a_model_without_masks_gets_a_letter(
-        self, med: Med, monkeypatch: pytest.MonkeyPatch, dry: list[str]
-    ) -> None:
+    def test_a_model_without_masks_is_an_error(self, med: Med, monkeypatch: pytest.MonkeyPatch, dry: list[str]) -> None:
         monkeypatch.setattr(medcli.api, "load_model", never)
         ran = med("denoise", "in", "--refine", "--seed", "3", *dry)
         assert ran.code == 1
         assert "'tiny' is not a blind-spot model, so it cannot take --refine or --seed." in ran.err
 
-    def test_a_image_in_the_place_of_a_number_is_told_apart(self, med: Med) -> None:
+    def test_a_image_in_the_place_of_a_number_is_distinguished(self, med: Med) -> None:
         ran = med("denoise", "--refine", "in/0.png")
         assert ran.code == 2
         assert "write --refine=8" in ran.err
         assert med("denoise", "in/0.png", "--refine=65").code == 2
 
     @pytest.mark.parametrize(("seconds", "said"), [(0.5, ""), (4.0, "6 passes of the network per image: about 24 s")])
-    def test_the_cost_is_told_before_a_long_image(
+    def test_the_cost_is_reported_before_a_long_image(
         self, med: Med, masked: Path, monkeypatch: pytest.MonkeyPatch, seconds: float, said: str
     ) -> None:
         """Each look at the clock of the display is so many seconds after the last: one for each pass."""
-        told = []
+        reported = []
         for arguments in (["--refine=2"], ["--refine=2", "--quiet", "--force"]):
             clock = itertools.count(0, seconds)
             monkeypatch.setattr(progress.time, "monotonic", lambda clock=clock: float(next(clock)))
-            told.append(med("denoise", "in/0.png", "in/1.png", *arguments, "--model", str(masked)).err)
-        assert told[1] == ""
-        assert said in told[0]
-        assert ("passes" in told[0]) == bool(said)
-        assert told[0].count("for 0.png, the first of 2 images\n") == bool(said)
+            reported.append(med("denoise", "in/0.png", "in/1.png", *arguments, "--model", str(masked)).err)
+        assert reported[1] == ""
+        assert said in reported[0]
+        assert ("passes" in reported[0]) == bool(said)
+        assert reported[0].count("for 0.png, the first of 2 images\n") == bool(said)
         piped = med("denoise", "-", "--refine=2", "--model", str(masked), stdin=Path("in/0.png").read_bytes()).err
         assert piped.count("about 24 s for stdin\n") == bool(said)
 

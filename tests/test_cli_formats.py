@@ -47,8 +47,8 @@ def test_strength_0_copies_the_file(med: Med, name: str) -> None:
     kind = {"webp": "webp", "png": "png"}.get(name[2:], "jpeg")
     data = by_pillow(RGB.convert("P") if kind == "png" else RGB, kind) + b"behind"
     Path(name).write_bytes(data)
-    code, _, told = med(name, "--strength", "0")
-    assert (code, told[1:]) == (0, ["  note: At strength 0 nothing changes: the file was copied."])
+    code, _, lines = med(name, "--strength", "0")
+    assert (code, lines[1:]) == (0, ["  note: At strength 0 nothing changes: the file was copied."])
     assert Path(name.replace(".", ".denoised.")).read_bytes() == data
     assert med("-", "--strength", "0", stdin=data)[1] == data
     assert med(name, "--strength", "0", "--quality", "50", "-o", "other.png")[0] == 0
@@ -60,9 +60,9 @@ def test_a_jpeg_of_any_name_is_a_image_of_the_folder(med: Med) -> None:
     Path("in").mkdir()
     for name in ("a.JPG", "b.jfif", "c.jpe", "d.jpeg"):
         (Path("in") / name).write_bytes(by_pillow(RGB, "jpeg"))
-    code, _, told = med("in")
+    code, _, lines = med("in")
     assert code == 0
-    assert told[-1].startswith("4 done in")
+    assert lines[-1].startswith("4 done in")
     assert sorted(path.name for path in Path("in.denoised").glob("?.*")) == ["a.JPG", "b.jfif", "c.jpe", "d.jpeg"]
 
 
@@ -70,32 +70,32 @@ def test_what_is_skipped_in_a_folder_is_counted(med: Med) -> None:
     for name in ("in/a.psd", "in/b.PSD", "in/sub/c.xcf", "in/.hidden", "in/a.denoised/d.svg"):
         Path(name).parent.mkdir(parents=True, exist_ok=True)
         Path(name).touch()
-    code, _, told = med("in")
+    code, _, lines = med("in")
     assert code == 1
-    assert told[0] == "error: The folder in holds no image to denoise (2 skipped: .psd)."
+    assert lines[0] == "error: The folder in holds no image to denoise (2 skipped: .psd)."
     Path("in/one.png").write_bytes(by_pillow(RGB, "png"))
-    code, _, told = med("in")
+    code, _, lines = med("in")
     assert code == 0
-    assert told[-1].startswith("1 done in")
-    assert told[-1].endswith("; 2 skipped: .psd")
+    assert lines[-1].startswith("1 done in")
+    assert lines[-1].endswith("; 2 skipped: .psd")
     assert med("in", "-r")[2][-1].endswith("; 3 skipped: .psd (2), .xcf (1)")
     assert med("in/one.png")[2][-1].startswith("in/one.png")
 
 
-def test_another_format_gets_a_letter_with_the_way(med: Med) -> None:
+def test_another_format_is_an_error_with_a_hint(med: Med) -> None:
     Path("a.djvu").write_bytes(b"AT&TFORM" + bytes(99))
-    code, _, told = med("a.djvu", "-o", "a.png")
+    code, _, lines = med("a.djvu", "-o", "a.png")
     assert code == 1
-    assert told[0] == "error: a.djvu cannot be read: DjVu is not read by medcli."
-    assert "ddjvu" in told[1]
+    assert lines[0] == "error: a.djvu cannot be read: DjVu is not read by medcli."
+    assert "ddjvu" in lines[1]
 
 
 @pytest.mark.parametrize("output", ["a.dng", "a.nef", "a.tif"])
 def test_a_raw_file_is_refused_as_such(output: str, med: Med) -> None:
     Path("b.nef").write_bytes(by_pillow(RGB, "tiff"))
-    code, _, told = med("b.nef", "-o", output)
+    code, _, lines = med("b.nef", "-o", output)
     assert code == 1
-    assert told[0].startswith("error: b.nef cannot be read: it is a camera's raw file")
+    assert lines[0].startswith("error: b.nef cannot be read: it is a camera's raw file")
     assert not Path(output).exists()
 
 

@@ -16,7 +16,7 @@ import yaml
 from click.testing import CliRunner
 from PIL import Image
 
-from medcli.cli import med as door
+from medcli.cli import med as med_group
 from medcli.errors import MedcliError
 from medcli.noise.notation import parse_pool
 from medcli.train import recipe as recipes
@@ -48,7 +48,7 @@ def train(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Train:
     def call(*arguments: str, recipe: str = "tiny.yaml") -> str:
         machine = ["--device", "cpu", "--precision", "fp32", "--workers", "0", "--cache", "cache"]
         given = ["train", *machine, *(["--recipe", recipe] if recipe else []), *arguments]
-        result = CliRunner().invoke(door, given, standalone_mode=False)
+        result = CliRunner().invoke(med_group, given, standalone_mode=False)
         if result.exception:
             raise result.exception
         return result.output
@@ -73,7 +73,7 @@ def gray_folder(name: str, count: int = 3) -> Path:
 
 class TestProduct:
     def test_card_names_the_images_also_of_a_recipe(self, train: Train, image_folder: Path) -> None:
-        Path("tiny.yaml").write_text(TINY + "training_data: [those of somebody else]\n")
+        Path("tiny.yaml").write_text(TINY + "training_data: [those of another author]\n")
         said = train("--data", "clean", "-o", "a run ü.v1")
         assert "tiny.safetensors is ready" in said
         card = weights.read_card(Path("a run ü.v1/tiny.safetensors"))
@@ -105,7 +105,7 @@ class TestProduct:
         assert (card.noise, card.noises) == ("", [])
 
     @pytest.mark.parametrize("option", ["--noise", "--pool"])
-    def test_a_pool_in_a_file_is_told_and_not_needed_again(self, train: Train, image_folder: Path, option: str) -> None:
+    def test_a_pool_in_a_file_is_kept_in_the_card(self, train: Train, image_folder: Path, option: str) -> None:
         Path("mine.yaml").write_text("{gaussian:9: 3, drop:0.5: 1}")
         train("--data", "clean", option, "mine.yaml", "-o", "run")
         card = weights.read_card(Path("run/tiny.safetensors"))
@@ -173,9 +173,9 @@ class TestProduct:
         assert yaml.safe_load(Path("free/recipe.yaml").read_text())["patch"] == 24
 
     def test_images_left_out_of_val_are_named(self, train: Train, image_folder: Path) -> None:
-        folder = gray_folder("judge")
+        folder = gray_folder("validation")
         (folder / "bad.png").write_bytes(b"x")
-        assert "bad.png" in train("--data", "clean", "--val", "judge", "-o", "run")
+        assert "bad.png" in train("--data", "clean", "--val", "validation", "-o", "run")
 
 
 class TestConfig:
@@ -221,7 +221,7 @@ class TestUsualMethod:
     def test_a_recipe_says_it_itself(self, train: Train, image_folder: Path) -> None:
         assert "supervised: 5 images" in train("--data", "clean", "--pool", "gaussian", "-o", "run")
 
-    def test_corruptions_are_told_and_their_holes_are_no_targets(self, train: Train, image_folder: Path) -> None:
+    def test_corruptions_are_reported_and_their_holes_are_no_targets(self, train: Train, image_folder: Path) -> None:
         small = ["--pool", "corruption", "--steps", "1", "--batch", "1", "--patch", "16"]
         assert "missing=true" in train("--data", "clean", *small, "-o", "run", recipe="")
         assert recipes.load("run/recipe.yaml").options == {"missing": True}
@@ -239,14 +239,14 @@ def scales(notations: Iterable[str]) -> set[str]:
 
 
 class TestPairs:
-    SMALL = ("--pairs", "mates", "--steps", "1", "--batch", "1", "--patch", "16")
+    SMALL = ("--pairs", "copies", "--steps", "1", "--batch", "1", "--patch", "16")
 
-    def test_corruptions_are_told_as_the_manifest_tells_them(self, train: Train, image_folder: Path) -> None:
-        made = ["--from", "clean", "--to", "mates", "--count", "9", "--pool", "corruption", "--processes", "1", "-q"]
-        door.main(["synth-pairs", *made], prog_name="med", standalone_mode=False)
+    def test_corruptions_are_reported_as_the_manifest_has_them(self, train: Train, image_folder: Path) -> None:
+        made = ["--from", "clean", "--to", "copies", "--count", "9", "--pool", "corruption", "--processes", "1", "-q"]
+        med_group.main(["synth-pairs", *made], prog_name="med", standalone_mode=False)
         train(*self.SMALL, "-o", "run", recipe="")
         card = weights.read_card(Path("run/run.safetensors"))
-        drawn = {json.loads(line)["drawn"] for line in Path("mates/pairs.jsonl").read_text().splitlines()}
+        drawn = {json.loads(line)["drawn"] for line in Path("copies/pairs.jsonl").read_text().splitlines()}
         assert {*card.noises} <= {str(noise) for _, noise in parse_pool("corruption").noises}
         assert scales(card.noises) == scales(drawn)
         assert {each.partition(":")[0] for each in card.noises} == {each.partition(":")[0] for each in drawn}
@@ -339,7 +339,7 @@ class TestStages:
 
     SHORT = ("--steps", "2", "--batch", "2", "--patch", "16", "--data", "clean", "--val", "clean")
 
-    def test_stage_p_goes_on_from_stage_b_and_is_asked_like_it(self, train: Train, image_folder: Path) -> None:
+    def test_stage_p_goes_on_from_stage_b_and_is_applied_like_it(self, train: Train, image_folder: Path) -> None:
         b = ("--method", "amsnet", "--arch", "dncnn", "--option", "branches=3", "--option", "fill=mean", "--pd", "2")
         train(*b, *self.SHORT, "-o", "b", recipe="")
         train("--method", "amsnet", "--option", "stage=p", "--init", "b", *self.SHORT, "-o", "p", recipe="")
@@ -350,9 +350,9 @@ class TestStages:
         assert {"stage": "p", "branches": 3, "fill": "mean"}.items() <= options.items()
         for name, terms in (("b", {"l1"}), ("p", {"l1", "roughness"})):
             lines = [json.loads(line) for line in Path(name, "log.jsonl").read_text().splitlines()]
-            judged = next(line for line in lines if "val_score" in line)
-            assert set(judged) == {"step", "val_score", *(f"val_{term}" for term in terms)}
-            assert "psnr" not in judged
+            compared = next(line for line in lines if "val_score" in line)
+            assert set(compared) == {"step", "val_score", *(f"val_{term}" for term in terms)}
+            assert "psnr" not in compared
 
     @pytest.mark.parametrize(
         ("strategy", "options"),
@@ -370,9 +370,9 @@ class TestStages:
     def test_patches_that_no_stride_of_asking_divides_are_shown_all_the_same(
         self, train: Train, image_folder: Path
     ) -> None:
-        asked = ("--method", "amsnet", "--arch", "dncnn", "--pd", "5", "--option", "denoise_pd=3")
+        requested = ("--method", "amsnet", "--arch", "dncnn", "--pd", "5", "--option", "denoise_pd=3")
         for noise in ((), ("--noise", "gaussian:9")):
-            train(*asked, *noise, *self.SHORT, "-o", f"run{len(noise)}", recipe="")
+            train(*requested, *noise, *self.SHORT, "-o", f"run{len(noise)}", recipe="")
             assert Path(f"run{len(noise)}/validation.png").is_file()
 
     def test_the_page_of_a_run_shows_the_patches_over_its_steps(
@@ -400,7 +400,7 @@ class TestStages:
         assert recipes.load("other/recipe.yaml").options == {"spacing": 3}
 
 
-class TestLetters:
+class TestErrors:
     @pytest.mark.parametrize(
         ("given", "words"),
         [
@@ -482,7 +482,7 @@ class TestResume:
         Path("run/recipe.yaml").write_text(frozen)
         assert "going on from step 4" in train("--data", "clean", "-o", "run", "--resume", recipe="")
 
-    def test_another_network_is_told_in_one_line(self, train: Train, image_folder: Path) -> None:
+    def test_another_network_is_reported_in_one_line(self, train: Train, image_folder: Path) -> None:
         train("--data", "clean", "-o", "run")
         again = ["--data", "clean", "-o", "run", "--resume", "--steps", "5"]
         words = message_lines(lambda: train(*again, "--arch", "unet", recipe=""))

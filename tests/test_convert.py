@@ -1,4 +1,4 @@
-"""Claims about foreign checkpoints: what they become, and that a hostile one becomes a letter."""
+"""Claims about foreign checkpoints: what they become, and that a hostile one becomes an error."""
 
 from __future__ import annotations
 
@@ -64,10 +64,10 @@ def kair(depth: int = 5, width: int = 6, channels: int = 3, *, norm: bool = True
     return nn.ModuleDict({"model": nn.Sequential(*layers)}).eval()
 
 
-def imported(tensors: Mapping[str, Tensor], folder: Path, **wish: Any) -> tuple[nn.Module, Found]:
+def imported(tensors: Mapping[str, Tensor], folder: Path, **given: Any) -> tuple[nn.Module, Found]:
     """The network that `med denoise` would run of tensors in a safetensors file."""
     save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, folder / "foreign.safetensors")
-    found = import_file(folder / "foreign.safetensors", folder / "ours.safetensors", ImportOptions("ours", **wish))
+    found = import_file(folder / "foreign.safetensors", folder / "ours.safetensors", ImportOptions("ours", **given))
     network, card = load_network(folder / "ours.safetensors")
     assert card == found.card
     return network, found
@@ -226,7 +226,7 @@ PUBLISHED = (
 
 
 def foreign(network: nn.Module, words: tuple[tuple[str, str], ...]) -> State:
-    """The network's random tensors under the names of somebody else."""
+    """The network's random tensors under the names of another author."""
 
     def fingerprint(name: str) -> str:
         name = f".{name}."
@@ -332,12 +332,12 @@ class TestOtherNames:
     @pytest.mark.parametrize(
         ("renames", "message_lines"), [({"nothing": "x"}, "'nothing'"), ({"a": "b"}, "Two tensors would be called 'b'")]
     )
-    def test_a_map_that_does_not_fit_is_a_letter(self, renames: dict[str, str | None], message_lines: str) -> None:
+    def test_a_map_that_does_not_fit_is_an_error(self, renames: dict[str, str | None], message_lines: str) -> None:
         with pytest.raises(ModelError, match=message_lines):
             renamed({"b": torch.ones(1), "a": torch.ones(1)}, renames)
 
     @pytest.mark.parametrize(
-        ("wish", "message_lines"),
+        ("given", "message_lines"),
         [
             ({}, "no naming that medcli knows"),
             ({"renames": {"net": "layers"}}, "needs the architecture"),
@@ -345,12 +345,12 @@ class TestOtherNames:
             ({"architecture": "unet"}, "lacks"),
         ],
     )
-    def test_unknown_names_are_a_letter(self, wish: dict[str, Any], message_lines: str, tmp_path: Path) -> None:
+    def test_unknown_names_are_an_error(self, given: dict[str, Any], message_lines: str, tmp_path: Path) -> None:
         with pytest.raises(ModelError, match=message_lines) as caught:
-            imported(self.state(), tmp_path, **wish)
+            imported(self.state(), tmp_path, **given)
         assert caught.value.hint
 
-    def test_an_architecture_that_the_names_deny_is_a_letter(self, tmp_path: Path) -> None:
+    def test_an_architecture_that_the_names_deny_is_an_error(self, tmp_path: Path) -> None:
         with pytest.raises(ModelError, match="holds a dncnn in the naming of KAIR, not a nafnet"):
             imported(kair().state_dict(), tmp_path, architecture="nafnet")
 
@@ -385,7 +385,7 @@ class TestConverted:
             place.write_bytes(data[:-1] + (bytes([data[-1] ^ 1]) if harm == "flip" else b""))
         assert converted(raw, self.CARD, "kair", tmp_path / "store").read_bytes() == data
 
-    def test_a_store_that_cannot_be_written_is_a_letter(self, raw: Path, tmp_path: Path) -> None:
+    def test_a_store_that_cannot_be_written_is_an_error(self, raw: Path, tmp_path: Path) -> None:
         (tmp_path / "file").write_text("")
         with pytest.raises(ModelError, match=r"cannot be converted(.|\n)*MED_HOME"):
             converted(raw, self.CARD, "kair", tmp_path / "file" / "store")
@@ -487,12 +487,12 @@ class TestOddTensors:
     @pytest.mark.parametrize("way", ["naming", "own names", "map"])
     def test_types_that_are_no_weights(self, kind: torch.dtype, way: str, tmp_path: Path) -> None:
         state = {name: tensor.to(kind) for name, tensor in kair(norm=False).state_dict().items()}
-        wish: dict[str, Any] = {}
+        given: dict[str, Any] = {}
         if way != "naming":
             state = {name.replace("model.", "layers."): tensor for name, tensor in state.items()}
-            wish = {"architecture": "dncnn", "renames": {"layers": "layers"} if way == "map" else {}}
+            given = {"architecture": "dncnn", "renames": {"layers": "layers"} if way == "map" else {}}
         with pytest.raises(ModelError, match="is of type"):
-            imported(state, tmp_path, **wish)
+            imported(state, tmp_path, **given)
 
     def test_a_header_whose_notes_are_null(self, tmp_path: Path) -> None:
         save_file(kair().state_dict(), tmp_path / "a.safetensors")
@@ -520,7 +520,7 @@ class TestOddTensors:
 class TestHostileFiles:
     @pytest.mark.parametrize("kind", HOSTILE)
     @pytest.mark.filterwarnings("ignore")
-    def test_are_letters(self, kind: str, tmp_path: Path) -> None:
+    def test_are_errors(self, kind: str, tmp_path: Path) -> None:
         data, message_lines = HOSTILE[kind]
         (tmp_path / "x.pth").write_bytes(data)
         with pytest.raises(ModelError, match=message_lines):
@@ -528,9 +528,9 @@ class TestHostileFiles:
 
     @pytest.mark.parametrize("legacy", [False, True])
     @pytest.mark.filterwarnings("ignore")
-    def test_a_damaged_file_is_a_letter_or_tensors(self, legacy: bool, tmp_path: Path) -> None:
+    def test_a_damaged_file_is_an_error_or_tensors(self, legacy: bool, tmp_path: Path) -> None:
         whole = saved({"a": torch.zeros(8, 3), "b.c": torch.ones(5)}, legacy=legacy)
-        draws, path, letters = random.Random(0), tmp_path / "x.pth", 0
+        draws, path, errors = random.Random(0), tmp_path / "x.pth", 0
         for _ in range(150):
             data = bytearray(whole)
             for _ in range(draws.choice([1, 3, 10])):
@@ -539,10 +539,10 @@ class TestHostileFiles:
             try:
                 assert all(isinstance(each, Tensor) for each in tensors_in(path).values())
             except ModelError:
-                letters += 1
-        assert letters > 30
+                errors += 1
+        assert errors > 30
 
-    def test_nothing_runs_even_where_the_environment_asks_for_it(
+    def test_nothing_runs_even_where_the_environment_allows_it(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setenv("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "1")
@@ -614,7 +614,7 @@ class TestCommand:
         assert run(tmp_path / "foreign.safetensors", "-o", tmp_path / "new" / "out.safetensors").exception is None
         assert (tmp_path / "new" / "out.safetensors").is_file()
 
-    def test_does_not_overwrite_unasked(self, tmp_path: Path) -> None:
+    def test_does_not_overwrite_by_default(self, tmp_path: Path) -> None:
         save_file(kair().state_dict(), tmp_path / "foreign.safetensors")
         (tmp_path / "out.safetensors").write_text("mine")
         result = run(tmp_path / "foreign.safetensors", "-o", tmp_path / "out.safetensors")
@@ -637,7 +637,7 @@ class TestCommand:
         result = run("file.pth", *options)
         assert (result.exit_code, message_lines in result.output) == (2, True)
 
-    def test_files_that_are_no_checkpoints_are_letters(self, tmp_path: Path) -> None:
+    def test_files_that_are_no_checkpoints_are_errors(self, tmp_path: Path) -> None:
         network = NAFNet(**TINY_NAFNET)
         save(tmp_path / "ours.safetensors", network, Card("ours", "nafnet", network.config))
         (tmp_path / "short.safetensors").write_bytes((tmp_path / "ours.safetensors").read_bytes()[:-1])

@@ -114,7 +114,7 @@ class TestFilled:
         assert np.array_equal(seen[~missing & ~hidden], original[~missing & ~hidden])
         assert np.array_equal(before.pixels, original)
 
-    def test_nothing_missing_asks_nobody(self) -> None:
+    def test_nothing_missing_runs_no_network(self) -> None:
         engine, before = Engine(), page()
         assert inpainted(before, np.zeros(before.pixels.shape[:2], bool), engine) is before
         assert not engine.seen
@@ -165,7 +165,7 @@ class TestMasks:
             (b"no image at all", "not an image"),
         ],
     )
-    def test_what_is_no_mask_of_this_image_is_a_letter(
+    def test_what_is_no_mask_of_this_image_is_an_error(
         self, mask: DecodedImage | bytes, words: str, tmp_path: Path
     ) -> None:
         with pytest.raises(InputError, match=words):
@@ -249,14 +249,14 @@ class TestEnlarged:
         np.testing.assert_array_equal(image.pages[0].pixels, before.repeat(3, axis=0).repeat(3, axis=1))
 
     def test_strength_reaches_the_engine(self) -> None:
-        asked: list[float] = []
+        requested: list[float] = []
 
         def engine(image: Pixels, /, *, strength: float, progress: Progress | None) -> Pixels:
-            asked.append(strength)
+            requested.append(strength)
             return image
 
         Upscale(2, "bicubic", 0.25)(JOB, DecodedImage([page()], "png"), engine, None)
-        assert asked == [0.25]
+        assert requested == [0.25]
 
     def test_what_would_be_too_large_is_refused_before_it_is_made(self) -> None:
         image, engine = DecodedImage([page("uint8", "L", (100, 100))], "png"), Engine()
@@ -268,7 +268,7 @@ class TestEnlarged:
             Upscale(2, "bicubic")(replace(JOB, target=Path("b.webp")), strip, engine, None)
         assert not engine.seen
 
-    def test_what_format_is_asked_for_says_how_large_it_may_be(self) -> None:
+    def test_what_format_is_requested_says_how_large_it_may_be(self) -> None:
         strip, stream = DecodedImage([page("uint8", "L", (2, 8192))], "webp"), replace(JOB, target=STREAM)
         with pytest.raises(OutputError, match="WEBP holds at most"):
             Upscale(2, "bicubic")(stream, strip, same, None)

@@ -1,4 +1,4 @@
-"""Claims about what is asked of the CPU: number format, threads, and how they wait."""
+"""Claims about what is requested of the CPU: number format, threads, and how they wait."""
 
 from __future__ import annotations
 

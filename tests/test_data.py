@@ -72,7 +72,7 @@ class TestMadeNoisy:
         assert (different[0] - different[1]).abs().mean() > 8
 
     def test_other_scenes(self, image_folder: Path, tmp_path: Path) -> None:
-        made = made_of(image_folder, tmp_path, noise=Gaussian(0, 0), clean="others")
+        made = made_of(image_folder, tmp_path, noise=Gaussian(0, 0), clean="unpaired")
         noisy, clean, _ = stacked(made, 0, range(20))
         assert (noisy[0] - clean).abs().mean((1, 2, 3)).min() > 0.001
         assert stacked(replace(made, clean="none"), 0, [0])[1] is None
@@ -184,7 +184,7 @@ class TestFolders:
 
 @pytest.fixture
 def pairs(image_folder: Path, tmp_path: Path) -> tuple[Path, Path]:
-    """(noisy, clean): the noisy mates are the clean images with 40 added."""
+    """(noisy, clean): the noisy copies are the clean images with 40 added."""
     noisy = tmp_path / "noisy"
     noisy.mkdir()
     for path in image_folder.iterdir():
@@ -203,17 +203,17 @@ def sources(tmp_path: Path, needs: Needs, recipe: Recipe = RECIPE, **folders: ob
 class TestSources:
     def test_pairs_stay_together(self, pairs: tuple[Path, Path], tmp_path: Path) -> None:
         noisy, clean = pairs
-        (noisy / "0.png").write_bytes(b"broken")  # its mate goes with it
-        found = sources(tmp_path, Needs(clean="mates"), noisy=[noisy], clean=[clean])
+        (noisy / "0.png").write_bytes(b"broken")  # its partner goes with it
+        found = sources(tmp_path, Needs(clean="paired"), noisy=[noisy], clean=[clean])
         assert found.images == 4
         assert "0.png" in found.skipped[0]
         for index in range(10):
-            (view,), mate, _ = found.train.sample(0, index)
-            assert ((view - (mate / 2 + 40 / 255)).abs() <= 0.51 / 255).all()
+            (view,), partner, _ = found.train.sample(0, index)
+            assert ((view - (partner / 2 + 40 / 255)).abs() <= 0.51 / 255).all()
 
     def test_unpaired_images_are_of_other_scenes(self, pairs: tuple[Path, Path], tmp_path: Path) -> None:
         noisy, clean = pairs
-        found = sources(tmp_path, Needs(clean="others"), noisy=[noisy], clean=[clean])
+        found = sources(tmp_path, Needs(clean="unpaired"), noisy=[noisy], clean=[clean])
         differences = [
             (s.views[0] - (s.clean / 2 + 40 / 255)).abs().max() for s in (found.train.sample(0, i) for i in range(8))
         ]
@@ -235,7 +235,7 @@ class TestSources:
         made = sources(tmp_path, needs, replace(RECIPE, noises={"gaussian:5": 1}), data=[first])
         assert len(made.train.sample(0, 0).views) == 3
 
-    def test_noisy_only_is_judged_without_clean(self, image_folder: Path, tmp_path: Path) -> None:
+    def test_noisy_only_is_validated_without_clean(self, image_folder: Path, tmp_path: Path) -> None:
         recipe = replace(RECIPE, held_out=0.4)
         found = sources(tmp_path, Needs(), recipe, data=[image_folder])
         assert isinstance(found.train, RecordedImages)
@@ -245,7 +245,7 @@ class TestSources:
 
     def test_held_out_images_are_never_trained_on(self, image_folder: Path, tmp_path: Path) -> None:
         recipe = replace(RECIPE, held_out=0.4, noises={"gaussian:5": 1})
-        found = sources(tmp_path, Needs(clean="mates"), recipe, data=[image_folder])
+        found = sources(tmp_path, Needs(clean="paired"), recipe, data=[image_folder])
         trained, held = set(found.train.images.names), set(found.validation.source.images.names)
         assert (len(trained), len(held)) == (3, 2)
         assert not trained & held
@@ -257,7 +257,7 @@ class TestSources:
             pages = np.random.default_rng(number).integers(0, 255, (5, 20, 20), dtype=np.uint8)
             tifffile.imwrite(folder / f"{number}.tif", pages)
         recipe = replace(RECIPE, held_out=0.2, noises={"gaussian:5": 1})
-        found = sources(tmp_path, Needs(clean="mates"), recipe, data=[folder])
+        found = sources(tmp_path, Needs(clean="paired"), recipe, data=[folder])
         trained, held = (
             {name.rpartition("#")[0] for name in source.images.names}
             for source in (found.train, found.validation.source)
@@ -265,7 +265,7 @@ class TestSources:
         assert (len(trained), len(held)) == (8, 2)
         assert found.images == 40
 
-    def test_images_of_one_name_are_told_apart_by_their_folders(self, image_folder: Path, tmp_path: Path) -> None:
+    def test_images_of_one_name_are_distinguished_by_their_folders(self, image_folder: Path, tmp_path: Path) -> None:
         for number in range(20):
             scene = tmp_path / "scenes" / f"{number:02d}"
             scene.mkdir(parents=True)
@@ -277,37 +277,37 @@ class TestSources:
         recipe = replace(RECIPE, held_out=0.9, noises={"gaussian:5": 1})
         for number in range(1, 5):
             (image_folder / f"{number}.png").unlink()
-        found = sources(tmp_path, Needs(clean="mates"), recipe, data=[image_folder])
+        found = sources(tmp_path, Needs(clean="paired"), recipe, data=[image_folder])
         assert (found.images, found.held_out) == (1, 0)
 
-    def test_other_scenes_judge_other_scenes(self, pairs: tuple[Path, Path], tmp_path: Path) -> None:
+    def test_unpaired_images_may_validate(self, pairs: tuple[Path, Path], tmp_path: Path) -> None:
         noisy, clean = pairs
-        judge = tmp_path / "judge"
-        shutil.copytree(noisy, judge / "noisy")
-        (judge / "clean").mkdir()
-        shutil.copy(clean / "0.png", judge / "clean" / "another.png")
-        found = sources(tmp_path, Needs(clean="others"), noisy=[noisy], clean=[clean], val=judge)
+        validation_folder = tmp_path / "validation"
+        shutil.copytree(noisy, validation_folder / "noisy")
+        (validation_folder / "clean").mkdir()
+        shutil.copy(clean / "0.png", validation_folder / "clean" / "another.png")
+        found = sources(tmp_path, Needs(clean="unpaired"), noisy=[noisy], clean=[clean], val=validation_folder)
         assert found.validation is not None
         assert not found.validation.by_psnr
         assert found.held_out == 5
 
-    def test_a_folder_may_judge(self, pairs: tuple[Path, Path], tmp_path: Path) -> None:
+    def test_a_folder_may_validate(self, pairs: tuple[Path, Path], tmp_path: Path) -> None:
         noisy, clean = pairs
-        judge = tmp_path / "judge"
-        judge.mkdir()
-        (judge / "noisy").symlink_to(noisy)
-        (judge / "clean").symlink_to(clean)
-        found = sources(tmp_path, Needs(clean="mates"), noisy=[noisy], clean=[clean], val=judge)
+        validation_folder = tmp_path / "validation"
+        validation_folder.mkdir()
+        (validation_folder / "noisy").symlink_to(noisy)
+        (validation_folder / "clean").symlink_to(clean)
+        found = sources(tmp_path, Needs(clean="paired"), noisy=[noisy], clean=[clean], val=validation_folder)
         assert found.validation.by_psnr
         with pytest.raises(RecipeError, match="cannot be used for validation"):
-            sources(tmp_path, Needs(clean="mates"), noisy=[noisy], clean=[clean], val=noisy)
+            sources(tmp_path, Needs(clean="paired"), noisy=[noisy], clean=[clean], val=noisy)
 
     @pytest.mark.parametrize(
         ("needs", "given", "message"),
         [
-            (Needs(clean="mates"), "noisy", "needs clean images"),
+            (Needs(clean="paired"), "noisy", "needs clean images"),
             (Needs(views=3), "noisy", "needs 3 noisy images"),
-            (Needs(clean="mates"), "", "needs clean images"),
+            (Needs(clean="paired"), "", "needs clean images"),
             (Needs(), "", "nothing to train on"),
             (Needs(), "noisy clean", "'supervised' uses no clean images"),
             (Needs(views=2), "data clean", "'supervised' uses no clean images"),
@@ -323,13 +323,13 @@ class TestSources:
         noisy, clean = pairs
         Image.new("RGB", (30, 30)).save(noisy / "0.png")
         with pytest.raises(RecipeError, match="differ in size"):
-            sources(tmp_path, Needs(clean="mates"), noisy=[noisy], clean=[clean])
+            sources(tmp_path, Needs(clean="paired"), noisy=[noisy], clean=[clean])
 
 
 @pytest.fixture
-def mates(image_folder: Path, tmp_path: Path) -> Path:
-    """Noisy mates of the clean images with their manifest, two draws of each."""
-    return synthesised(image_folder, tmp_path / "mates", count=2)
+def copies(image_folder: Path, tmp_path: Path) -> Path:
+    """Noisy copies of the clean images with their manifest, two draws of each."""
+    return synthesised(image_folder, tmp_path / "copies", count=2)
 
 
 def synthesised(clean: Path, noisy: Path, noise: Noise = Gaussian(5, 5), **options: object) -> Path:  # noqa: B008
@@ -339,21 +339,21 @@ def synthesised(clean: Path, noisy: Path, noise: Noise = Gaussian(5, 5), **optio
 
 
 class TestRecordedPairs:
-    """Mates that `med synth-pairs` has made, by their manifest."""
+    """Copies that `med synth-pairs` has made, by their manifest."""
 
-    NEEDS = Needs(clean="mates")
+    NEEDS = Needs(clean="paired")
 
-    def test_every_draw_is_a_pair_with_its_clean_image(self, mates: Path, tmp_path: Path) -> None:
-        found = sources(tmp_path, self.NEEDS, pairs=[mates])
+    def test_every_draw_is_a_pair_with_its_clean_image(self, copies: Path, tmp_path: Path) -> None:
+        found = sources(tmp_path, self.NEEDS, pairs=[copies])
         assert isinstance(found.train, RecordedImages)
         assert found.images == 10
         assert found.train.clean is not None
         for noisy, clean in zip(found.train.noisy[0].names, found.train.clean.names, strict=True):
             assert Path(noisy).name == Path(clean).name
         for index in range(10):
-            (view,), mate, _ = found.train.sample(0, index)
-            assert mate is not None
-            assert 255 * float((view - mate).std()) == pytest.approx(5, rel=0.3)
+            (view,), partner, _ = found.train.sample(0, index)
+            assert partner is not None
+            assert 255 * float((view - partner).std()) == pytest.approx(5, rel=0.3)
 
     @pytest.mark.parametrize(
         ("noise", "noises"),
@@ -364,24 +364,24 @@ class TestRecordedPairs:
             ("mine.yaml+gaussian:5", []),
         ],
     )
-    def test_noises_are_told_as_far_as_they_were_drawn(
+    def test_noises_are_reported_as_far_as_they_were_drawn(
         self, noise: str, noises: list[str], image_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.chdir(tmp_path)
         Path("mine.yaml").write_text("{gaussian:1-5: 1, drop:0.5: 1, 'rescale:2': 0}")
         Path("nested.yaml").write_text("{noise: 1, gaussian+noise: 1}")
-        mates = synthesised(image_folder, tmp_path / "mates", chained(*map(parse, noise.split("+"))))
-        assert sources(tmp_path, self.NEEDS, pairs=[mates, mates]).noises == noises
+        copies = synthesised(image_folder, tmp_path / "copies", chained(*map(parse, noise.split("+"))))
+        assert sources(tmp_path, self.NEEDS, pairs=[copies, copies]).noises == noises
 
-    def test_a_learned_noise_has_no_notation(self, mates: Path, tmp_path: Path) -> None:
-        manifest = mates / MANIFEST
+    def test_a_learned_noise_has_no_notation(self, copies: Path, tmp_path: Path) -> None:
+        manifest = copies / MANIFEST
         learned = "gaussian:clean-to-noisy,sigma=16-32,temperature=1 sha256:" + 64 * "0"
         manifest.write_text(manifest.read_text().replace('"fingerprint": "gaussian:5"', f'"fingerprint": "{learned}"'))
-        assert sources(tmp_path, self.NEEDS, pairs=[mates]).noises == []
+        assert sources(tmp_path, self.NEEDS, pairs=[copies]).noises == []
 
-    def test_draws_of_one_clean_image_are_on_one_side(self, mates: Path, image_folder: Path, tmp_path: Path) -> None:
+    def test_draws_of_one_clean_image_are_on_one_side(self, copies: Path, image_folder: Path, tmp_path: Path) -> None:
         more = synthesised(image_folder, tmp_path / "more", format="tiff")  # other names, the same scenes
-        found = sources(tmp_path, self.NEEDS, replace(RECIPE, held_out=0.4), pairs=[mates, more])
+        found = sources(tmp_path, self.NEEDS, replace(RECIPE, held_out=0.4), pairs=[copies, more])
         assert found.validation
         trained, held = (
             {Path(name).stem for name in side.clean.names} for side in (found.train, found.validation.source)
@@ -390,46 +390,46 @@ class TestRecordedPairs:
         assert not trained & held
         assert (found.images, found.held_out) == (9, 6)
 
-    def test_a_folder_of_pairs_may_judge(self, mates: Path, image_folder: Path, tmp_path: Path) -> None:
-        judge = synthesised(image_folder, tmp_path / "judge")
-        found = sources(tmp_path, self.NEEDS, pairs=[mates], val=judge)
+    def test_a_folder_of_pairs_may_validate(self, copies: Path, image_folder: Path, tmp_path: Path) -> None:
+        validation_folder = synthesised(image_folder, tmp_path / "validation")
+        found = sources(tmp_path, self.NEEDS, pairs=[copies], val=validation_folder)
         assert found.validation
         assert found.validation.by_psnr
         assert (found.images, found.held_out) == (10, 5)
 
-    def test_both_folders_may_move_together_and_the_clean_one_alone(self, mates: Path, tmp_path: Path) -> None:
+    def test_both_folders_may_move_together_and_the_clean_one_alone(self, copies: Path, tmp_path: Path) -> None:
         both = tmp_path / "elsewhere"
         both.mkdir()
-        for name in ("mates", "clean"):
+        for name in ("copies", "clean"):
             (tmp_path / name).rename(both / name)
-        before = recorded_pairs(both / "mates")
+        before = recorded_pairs(both / "copies")
         assert len(before) == 10
         moved = (both / "clean").rename(tmp_path / "moved")
         with pytest.raises(InputError, match=r"5 files of .* are gone"):
-            recorded_pairs(both / "mates")
-        assert [noisy for noisy, _ in recorded_pairs(both / "mates", moved)] == [noisy for noisy, _ in before]
+            recorded_pairs(both / "copies")
+        assert [noisy for noisy, _ in recorded_pairs(both / "copies", moved)] == [noisy for noisy, _ in before]
 
-    def test_mates_that_are_clean_are_the_clean_ones(self, mates: Path, image_folder: Path) -> None:
-        text = (mates / MANIFEST).read_text()
-        (mates / MANIFEST).write_text(text.replace('"makes": "noisy"', '"makes": "clean"'))
-        assert {noisy.parent for noisy, _ in recorded_pairs(mates)} == {image_folder}
+    def test_copies_that_are_clean_are_the_clean_images(self, copies: Path, image_folder: Path) -> None:
+        text = (copies / MANIFEST).read_text()
+        (copies / MANIFEST).write_text(text.replace('"makes": "noisy"', '"makes": "clean"'))
+        assert {noisy.parent for noisy, _ in recorded_pairs(copies)} == {image_folder}
 
-    def test_what_does_not_match_is_refused(self, mates: Path, image_folder: Path, tmp_path: Path) -> None:
+    def test_what_does_not_match_is_refused(self, copies: Path, image_folder: Path, tmp_path: Path) -> None:
         with pytest.raises(RecipeError, match="does not learn from pairs"):
-            sources(tmp_path, Needs(clean="others"), pairs=[mates])
+            sources(tmp_path, Needs(clean="unpaired"), pairs=[copies])
         (image_folder / "2.png").write_bytes((image_folder / "1.png").read_bytes())
         with pytest.raises(InputError, match=r"1 files of .* were changed since .*2\.png"):
-            recorded_pairs(mates)
-        (mates / "0001" / "3.png").unlink()
+            recorded_pairs(copies)
+        (copies / "0001" / "3.png").unlink()
         with pytest.raises(InputError, match=r"1 files of .* are gone: .*0001/3\.png"):
-            recorded_pairs(mates)
+            recorded_pairs(copies)
         for text, words in (("", "names no pair"), ("[1]\n", "not a manifest of noisy images")):
-            (mates / MANIFEST).write_text(text)
+            (copies / MANIFEST).write_text(text)
             with pytest.raises(InputError, match=words):
-                recorded_pairs(mates)
-        (mates / MANIFEST).unlink()
+                recorded_pairs(copies)
+        (copies / MANIFEST).unlink()
         with pytest.raises(InputError, match=r"holds no pairs\.jsonl"):
-            recorded_pairs(mates)
+            recorded_pairs(copies)
 
 
 def test_images_are_called_as_they_were_given(
@@ -446,10 +446,10 @@ class TestProposals:
     def proposed(self, pairs: tuple[Path, Path], tmp_path: Path, **given: object) -> tuple[Recipe, list[str]]:
         recipe = replace(RECIPE, method="ludvae", architecture="ludvae", **given)
         said: list[str] = []
-        found = sources(tmp_path, Needs(clean="others"), recipe, noisy=[pairs[0]], clean=[pairs[1]])
+        found = sources(tmp_path, Needs(clean="unpaired"), recipe, noisy=[pairs[0]], clean=[pairs[1]])
         return with_auto_options(recipe, found.train, said.append), said
 
-    def test_statistics_are_matched_where_that_was_asked_for(self, pairs: tuple[Path, Path], tmp_path: Path) -> None:
+    def test_statistics_are_matched_where_that_was_requested(self, pairs: tuple[Path, Path], tmp_path: Path) -> None:
         levels = {"sigma_y": 5}
         recipe, said = self.proposed(pairs, tmp_path, config=levels, options={"match": True})
         assert recipe.config["gain"] == pytest.approx([2, 2, 2], rel=0.15)  # the noisy ones are half as bright, and 40

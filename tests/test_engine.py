@@ -632,7 +632,7 @@ def test_a_device_that_is_not_there_is_refused_with_a_hint(
     assert caught.value.hint
 
 
-def test_an_operation_that_the_device_lacks_is_told_not_moved() -> None:
+def test_an_operation_that_the_device_lacks_is_reported_not_moved() -> None:
     network = Greedy(1, NotImplementedError, "The operator 'aten::x' is not currently implemented for the MPS device.")
     with pytest.raises(DeviceError, match="aten::x"):
         engine(network)(noise(8, 8))

@@ -1,4 +1,4 @@
-"""`med eval` as a user meets it: pairs, protocols, tables and letters, with a tiny network of random weights."""
+"""`med eval` as a user meets it: pairs, protocols, tables and errors, with a tiny network of random weights."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from medcli.archs.unet import ResidualUNet
 from medcli.batch.evaluate.run import IDENTITY, EvaluatedMethod, Result, Score, baseline, evaluate, known_sigma
 from medcli.batch.evaluate.tables import Protocol, Table, as_json, cells
 from medcli.batch.pairs import FilePairs, SyntheticPairsFromFiles, as_floats, as_stored, thinned
-from medcli.cli import eval as door
+from medcli.cli import eval as eval_command
 from medcli.cli import eval_run, med
 from medcli.data.folders import images_in, matched
 from medcli.engine.classical import CLASSICAL, classical
@@ -51,7 +51,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def noisy_folder(image_folder: Path) -> Path:
-    """Mates of the images of `clean`, in a folder `noisy`: one has another extension."""
+    """Copies of the images of `clean`, in a folder `noisy`: one has another extension."""
     folder = image_folder.with_name("noisy")
     folder.mkdir()
     draws = np.random.default_rng(1)
@@ -139,7 +139,7 @@ def test_seed_and_noise_each_change_the_draw(image_folder: Path) -> None:
     assert abs(np.mean(first * draw(spec="gaussian:50"))) < 0.05
 
 
-def test_noise_is_added_in_float_and_clipped_and_rounded_only_when_asked(image_folder: Path) -> None:
+def test_noise_is_added_in_float_and_clipped_and_rounded_only_on_request(image_folder: Path) -> None:
     plain, clipped, rounded = (
         next(iter(noised(image_folder, "gaussian:60", **options))).noisy
         for options in ({}, {"clip": True}, {"round": True})
@@ -151,7 +151,7 @@ def test_noise_is_added_in_float_and_clipped_and_rounded_only_when_asked(image_f
     assert np.array_equal(rounded, (clipped * 255).round())
 
 
-def test_the_level_that_was_drawn_is_told(image_folder: Path) -> None:
+def test_the_level_that_was_drawn_is_reported(image_folder: Path) -> None:
     pair = next(iter(noised(image_folder, "gaussian:5-50")))
     level = float(pair.drawn.partition(":")[2])
     assert np.std(pair.noisy - pair.clean) * 255 == pytest.approx(level, rel=0.05)
@@ -215,7 +215,7 @@ def test_help_needs_neither_torch_nor_numpy() -> None:
     assert subprocess.run([sys.executable, "-c", checked], capture_output=True, check=False).returncode == 0
 
 
-def test_real_pairs_go_in_and_out_as_integers_unless_asked_otherwise(image_folder: Path, noisy_folder: Path) -> None:
+def test_real_pairs_go_in_and_out_as_integers_by_default(image_folder: Path, noisy_folder: Path) -> None:
     seen = []
 
     def spy(noisy: Any, _values: ValueRange) -> Any:
@@ -228,7 +228,7 @@ def test_real_pairs_go_in_and_out_as_integers_unless_asked_otherwise(image_folde
     assert seen == [np.uint8] * 2 + [np.float32] * 2  # once to warm up, once timed
 
 
-def test_images_without_a_mate_are_listed(image_folder: Path, noisy_folder: Path) -> None:
+def test_images_without_a_partner_are_listed(image_folder: Path, noisy_folder: Path) -> None:
     (noisy_folder / "3.png").rename(noisy_folder / "other.png")
     with pytest.raises(InputError, match="2 images have no counterpart") as caught:
         matched(noisy_folder, image_folder)
@@ -236,7 +236,7 @@ def test_images_without_a_mate_are_listed(image_folder: Path, noisy_folder: Path
     assert str(image_folder / "3.png") in caught.value.problem
 
 
-def test_two_candidates_for_one_mate_are_refused(image_folder: Path, noisy_folder: Path) -> None:
+def test_two_candidates_for_one_partner_are_refused(image_folder: Path, noisy_folder: Path) -> None:
     shutil.copy(image_folder / "1.png", image_folder / "1.bmp")
     with pytest.raises(InputError, match="differ only in their extension"):
         matched(noisy_folder, image_folder)
@@ -262,7 +262,7 @@ def test_contradictions_are_usage_errors(arguments: list[str], words: str, image
         run("--clean", image_folder, *arguments)
 
 
-def test_letters_come_before_the_work(image_folder: Path) -> None:
+def test_errors_come_before_the_work(image_folder: Path) -> None:
     common = ["--clean", image_folder, "--noise"]
     with pytest.raises(MedcliError, match="no metric called 'psrn'"):
         run(*common, "gaussian:5", "--metrics", "psrn")
@@ -279,7 +279,7 @@ def test_a_failure_names_image_and_method(image_folder: Path) -> None:
         run("--clean", image_folder, "--noise", "gaussian:5", "--metrics", "ms-ssim")
 
 
-def test_a_noise_that_does_not_fit_is_a_letter(tmp_path: Path) -> None:
+def test_a_noise_that_does_not_fit_is_an_error(tmp_path: Path) -> None:
     cv2.imwrite(str(tmp_path / "gray.png"), np.full((16, 20), 90, np.uint8))
     pairs = SyntheticPairsFromFiles(tmp_path, [Path("gray.png")], parse("camera"))
     with pytest.raises(InputError, match=r"gray\.png: 'camera' cannot be added to 20x16 pixels in gray"):
@@ -338,7 +338,7 @@ def test_an_image_of_nothing_but_nodata_is_refused(tmp_path: Path) -> None:
         run("--clean", tmp_path, "--noise", "gaussian:25", "--metrics", "psnr")
 
 
-def test_sigma_is_told_where_it_is_known() -> None:
+def test_sigma_is_reported_where_it_is_known() -> None:
     assert known_sigma(Gaussian(25, 25)) == 25
     assert [known_sigma(noise) for noise in (Gaussian(5, 50), parse("gaussian:25+clip"), None)] == [None] * 3
 
@@ -358,9 +358,9 @@ def test_classical_denoisers_gain(name: str, channels: int, sigma: float | None)
     assert psnr(restored.clip(0, 1), clean) > psnr(noisy.clip(0, 1), clean) + 3
 
 
-def test_the_door_offers_what_is_there() -> None:
-    assert set(door.CLASSICAL) == set(CLASSICAL)
-    assert all(f"  {name}" in door.HELP or f", {name}" in door.HELP for name in PER_IMAGE)
+def test_the_help_lists_what_is_there() -> None:
+    assert set(eval_command.CLASSICAL) == set(CLASSICAL)
+    assert all(f"  {name}" in eval_command.HELP or f", {name}" in eval_command.HELP for name in PER_IMAGE)
 
 
 def test_integers_and_floats_go_to_and_fro() -> None:

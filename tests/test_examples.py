@@ -25,7 +25,7 @@ from test_hub_to_picture import checkpoint
 from medcli.archs.ludvae import LUDVAE
 from medcli.archs.nafnet import NAFNet
 from medcli.archs.unet import ResidualUNet
-from medcli.cli import med as door
+from medcli.cli import med as med_group
 from medcli.noise.notation import parse_pool
 from medcli.noise.pool import Pool
 from medcli.train import noise_model, run
@@ -64,7 +64,7 @@ def examples() -> list[str]:
     shown = [line.split(" #")[0].strip() for text in blocks for line in text.splitlines()]
     parts = [part.strip() for line in shown for part in line.split("&&")]
     found = [part for part in parts if part.startswith("med ")]
-    found += [line for text in helps(door) for line in HELP_LINE.findall(text)]
+    found += [line for text in helps(med_group) for line in HELP_LINE.findall(text)]
     return list(dict.fromkeys(found))
 
 
@@ -117,7 +117,7 @@ def furnished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("examples")
     fill_folder(root)
     fill_models(root)
-    made = CliRunner().invoke(door, ["synth-pairs", "--from", str(root / "clean"), "--to", str(root / "pairs")])
+    made = CliRunner().invoke(med_group, ["synth-pairs", "--from", str(root / "clean"), "--to", str(root / "pairs")])
     assert made.exit_code == 0, made.output
     return root
 
@@ -158,7 +158,7 @@ def prepare(command: str) -> None:
     if arguments[1] in ("denoise", "adapt") and "clean/" in arguments:
         shutil.rmtree("clean")
     if "--from-bundle" in arguments:
-        assert CliRunner().invoke(door, ["models", "bundle", "stick/"]).exit_code == 0
+        assert CliRunner().invoke(med_group, ["models", "bundle", "stick/"]).exit_code == 0
 
 
 @pytest.mark.parametrize("command", examples())
@@ -173,7 +173,7 @@ def test_the_example_runs(command: str, here: Path) -> None:
             pipes[mark] = words[place + 1]
             del words[place : place + 2]
     given = Path(pipes["<"]).read_bytes() if "<" in pipes else None
-    result = CliRunner().invoke(door, words[1:], input=io.BytesIO(given) if given else None, prog_name="med")
+    result = CliRunner().invoke(med_group, words[1:], input=io.BytesIO(given) if given else None, prog_name="med")
     assert result.exit_code == 0, f"{result.output}\n{result.exception!r}"
     if ">" in pipes:
         Image.open(io.BytesIO(result.stdout_bytes)).verify()

@@ -132,10 +132,10 @@ def test_torchscript_says_what_it_is(tmp_path: Path) -> None:
     export(network, CARD, tmp_path / "a.pt", form="torchscript")
     files = {EXTRA_FILE: ""}
     torch.jit.load(tmp_path / "a.pt", _extra_files=files)  # type: ignore[no-untyped-call]
-    told = json.loads(files[EXTRA_FILE])
-    assert told == notes(network, CARD, None)
-    assert (told["id"], told["licence"], told["multiple"]) == ("tiny", "CC-BY-4.0", str(network.multiple))
-    assert (told["value_range"], told["size"]) == ("[0, 1]", "dynamic")
+    output = json.loads(files[EXTRA_FILE])
+    assert output == notes(network, CARD, None)
+    assert (output["id"], output["licence"], output["multiple"]) == ("tiny", "CC-BY-4.0", str(network.multiple))
+    assert (output["value_range"], output["size"]) == ("[0, 1]", "dynamic")
 
 
 @pytest.mark.parametrize(
@@ -196,19 +196,21 @@ def test_missing_packages_are_named(weight_file: Path, monkeypatch: pytest.Monke
 
 
 class TestDoor:
-    def test_it_tells_what_is_left_to_others(self, weight_file: Path) -> None:
+    def test_it_says_what_callers_must_do(self, weight_file: Path) -> None:
         target = weight_file.with_name("out") / "tiny.pt"
-        told = type_in(weight_file, "--to", "torchscript", "-o", target).stderr
-        assert f"{target} is ready: TorchScript" in told
-        assert "for any height and width" in told
-        assert "must be multiples of 4" in told
+        output = type_in(weight_file, "--to", "torchscript", "-o", target).stderr
+        assert f"{target} is ready: TorchScript" in output
+        assert "for any height and width" in output
+        assert "must be multiples of 4" in output
         assert torch.jit.load(target) is not None  # type: ignore[no-untyped-call]
 
     def test_a_strategy_is_not_in_the_file(self, weight_file: Path) -> None:
         weights.save(weight_file, build("unet"), replace(CARD, strategy="flips"))
-        told = type_in(weight_file, "--to", "torchscript", "--size", "8x8", "-o", weight_file.with_suffix(".pt")).stderr
-        assert "strategy 'flips'" in told
-        assert "for 8x8" in told
+        output = type_in(
+            weight_file, "--to", "torchscript", "--size", "8x8", "-o", weight_file.with_suffix(".pt")
+        ).stderr
+        assert "strategy 'flips'" in output
+        assert "for 8x8" in output
 
     def test_files_are_overwritten_only_by_force(self, weight_file: Path) -> None:
         target = weight_file.with_suffix(".pt")
@@ -225,7 +227,7 @@ class TestDoor:
         assert result.exit_code == click.UsageError.exit_code
         assert "512x768" in result.stderr
 
-    def test_the_door_offers_what_is_there(self) -> None:
+    def test_the_help_lists_what_is_there(self) -> None:
         (option,) = (item for item in command.params if item.name == "form")
         assert isinstance(option.type, click.Choice)
         assert set(option.type.choices) == set(FORMS)

@@ -186,13 +186,13 @@ class TestBrokenTransfers:
         assert "HF_HUB_DISABLE_XET" in message_lines.hint
         assert hub.downloads() == 3
 
-    def test_a_busy_hub_is_asked_again(self, hub: FakeHub) -> None:
+    def test_a_busy_hub_is_tried_again(self, hub: FakeHub) -> None:
         hub.fault(REPO, NAME, status=503, only="HEAD")
         hub.fault(REPO, NAME, status=503, only="GET")
         assert fetch(hub_file(hub), name="tiny").read_bytes() == DATA
 
     @pytest.mark.parametrize("status", [429, 500, 503])
-    def test_a_hub_that_stays_busy_is_a_letter(self, hub: FakeHub, status: int) -> None:
+    def test_a_hub_that_stays_busy_is_an_error(self, hub: FakeHub, status: int) -> None:
         hub.fault(REPO, NAME, times=100, status=status)
         assert str(status) in letter_of(hub_file(hub)).problem
 
@@ -229,7 +229,7 @@ class TestBrokenTransfers:
     @pytest.mark.parametrize("tenth", range(10))
     @pytest.mark.parametrize("kind", ["fin", "drop", "corrupt"])
     @pytest.mark.parametrize("times", [1, 100])
-    def test_a_fault_at_any_tenth_ends_in_the_file_or_a_letter(
+    def test_a_fault_at_any_tenth_ends_in_the_file_or_an_error(
         self, hub: FakeHub, tenth: int, kind: str, times: int
     ) -> None:
         """Once, and at every try. Never in wrong bytes that anyone would use."""
@@ -246,7 +246,7 @@ class TestBrokenTransfers:
             assert {path.suffix for path in kept} <= {".incomplete"}  # older clients resume these
 
 
-class TestLetters:
+class TestErrors:
     def test_what_is_not_there(self, hub: FakeHub) -> None:
         file = hub_file(hub)
         assert "no repository" in letter_of(replace(file, repo="acme/other")).problem
@@ -273,7 +273,7 @@ class TestLetters:
         assert len(hub.log) == 1
 
     @pytest.mark.parametrize("listening", [False, True])
-    def test_a_hub_that_is_out_of_reach_is_a_letter_after_one_try(
+    def test_a_hub_that_is_out_of_reach_is_an_error_after_one_try(
         self, hub: FakeHub, monkeypatch: pytest.MonkeyPatch, listening: bool
     ) -> None:
         """Nobody at the address, or one who never answers. The client alone would try for minutes."""
@@ -331,7 +331,7 @@ class TestLetters:
     @pytest.mark.parametrize(
         ("number", "word"), [("ENOSPC", "no room"), ("EACCES", "cannot be put"), ("EROFS", "put"), ("EFBIG", "no room")]
     )
-    def test_a_disk_that_refuses_is_not_asked_again(
+    def test_a_disk_that_refuses_is_not_tried_again(
         self, hub: FakeHub, monkeypatch: pytest.MonkeyPatch, number: str, word: str
     ) -> None:
         tries: list[str] = []
@@ -423,7 +423,7 @@ class TestRemove:
         assert remove(files[1]) == len(DATA)
         assert not stored.exists()
 
-    def test_a_cache_that_cannot_be_written_is_a_letter(self, hub: FakeHub, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_a_cache_that_cannot_be_written_is_an_error(self, hub: FakeHub, monkeypatch: pytest.MonkeyPatch) -> None:
         fetch(hub_file(hub), name="tiny")
 
         def refuse(*_: object, **__: object) -> None:

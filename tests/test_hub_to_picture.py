@@ -1,4 +1,4 @@
-"""From a repository on the Hub with somebody else's checkpoint to a restored image, and again without a network."""
+"""From a repository on the Hub with another author's checkpoint to a restored image, and again without a network."""
 
 from __future__ import annotations
 
@@ -75,8 +75,8 @@ def test_fetched_converted_used_and_used_again_offline(tmp_path: Path) -> None:
         assert first.returncode == 0, first.stderr
         assert "Fetching 'foreign': " in first.stderr
         assert f" kB from {hub.url}/{REPO} into {tmp_path / 'hf' / 'hub'}" in first.stderr
-        asked = len(hub.log)
-        assert asked > 0
+        requested = len(hub.log)
+        assert requested > 0
     result = np.asarray(Image.open(tmp_path / "out.png"))
     assert abs(int(result[10, 12, 0]) - 160) <= 1  # 200 less a fifth
 

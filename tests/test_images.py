@@ -1,4 +1,4 @@
-"""Files come back as they were, and bad ones get a letter."""
+"""Files come back as they were, and bad ones get an error."""
 
 from __future__ import annotations
 
@@ -866,7 +866,7 @@ def test_names() -> None:
 
 
 def test_profile_of_inks_is_used() -> None:
-    assert ImageCms.ImageCmsProfile(io.BytesIO(ICC))  # an RGB profile on CMYK is a wrong one: told, not followed
+    assert ImageCms.ImageCmsProfile(io.BytesIO(ICC))  # an RGB profile on CMYK is a wrong one: reported, not followed
     first = read(by_pillow(RGB.convert("CMYK"), "jpeg", icc_profile=ICC))
     assert first.metadata.icc is None
 

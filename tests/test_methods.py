@@ -73,12 +73,12 @@ def trainer(tmp_path: Path) -> Trainer:
 class TestThreeOptimizers:
     def test_an_update_moves_only_its_networks(self, trainer: Trainer, image_folder: Path) -> None:
         batch = CPU.batch(stacked(source_of(image_folder, trainer.method.needs), 0, range(2)))
-        told = {"codes": {"codes"}, "critics": {"codes", "noisy", "clean"}}
-        told["generators"] = {"encoder", "denoiser", "teacher"}
+        reported = {"codes": {"codes"}, "critics": {"codes", "noisy", "clean"}}
+        reported["generators"] = {"encoder", "denoiser", "teacher"}
         for title, update in trainer.updates.items():
             before = snapshot(trainer.method)
             trainer._make(update, batch, 0.01)
-            assert moved(before, trainer.method) == told[title]
+            assert moved(before, trainer.method) == reported[title]
 
     def test_what_was_frozen_stays_so(self, trainer: Trainer, image_folder: Path) -> None:
         extractor, others = trainer.method.model.extractor, snapshot(trainer.method)
@@ -200,12 +200,12 @@ class TestOthers:
             Image.new("RGB", (48, 48), "white").save(white / f"{number}.png")
         folders = Folders(tmp_path / "cache", data=[image_folder], clean=[white])
         recipe = replace(RECIPE, noises={"gaussian:25": 1}, held_out=0.4)
-        sources = open_sources(recipe, Needs(clean="others"), folders)
+        sources = open_sources(recipe, Needs(clean="unpaired"), folders)
         noisy, clean, _ = stacked(sources.train, 0, range(8))
         assert clean is not None
         assert clean.min() == 1
         assert noisy[0].mean() < 0.9
-        assert open_sources(recipe, Needs(clean="mates"), folders).images > sources.images
+        assert open_sources(recipe, Needs(clean="paired"), folders).images > sources.images
         assert sources.validation is not None
 
 
@@ -227,7 +227,7 @@ def test_options_of_a_method_are_checked() -> None:
         build_method(Recipe(id="x", title="", steps=1, config=TINY_UNET, loss="l2"), CPU)
 
 
-def test_a_worker_that_dies_is_a_letter(image_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_worker_that_dies_is_an_error(image_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def die(*_: object) -> None:
         raise RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed.")
 

@@ -30,10 +30,10 @@ CARD = weights.Card(id="tiny", architecture="unet", config=TINY_UNET, licence="M
 
 @pytest.fixture
 def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A machine of its own, where the Hub's cache is empty and the Hub must not be asked."""
+    """A machine of its own, where the Hub's cache is empty and the Hub must not be requested."""
 
     def unreachable(*_: object, **__: object) -> Path:
-        raise AssertionError("the network was asked")
+        raise AssertionError("the network was requested")
 
     monkeypatch.setenv("MED_HOME", str(tmp_path / "home"))
     monkeypatch.setattr("medcli.zoo.fetch.cached", lambda file: None)
@@ -80,19 +80,19 @@ class TestFind:
         assert said == ["coming"]
         assert (entry.card.id, entry.card.config["width"], entry.card.half_safe) == ("nafnet-sidd-32", 32, False)
 
-    def test_the_cache_is_asked_before_the_network(self, store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_the_cache_is_searched_before_the_network(self, store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         entry = replace(KNOWN["nafnet-sidd-32"], naming="")
         monkeypatch.setattr(catalog, "entries", lambda: {entry.id: entry})
         monkeypatch.setattr("medcli.zoo.fetch.cached", lambda file: Path("/cache/raw.safetensors"))
         assert find_model(entry.id).path == Path("/cache/raw.safetensors")
 
-    def test_a_home_that_nobody_has_is_a_letter(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_the_home_of_an_unknown_user_is_an_error(self, monkeypatch: pytest.MonkeyPatch) -> None:
         with pytest.raises(ModelError, match="no model file ~nobody-at-all/x"):
             find_model("~nobody-at-all/x")
         monkeypatch.setenv("MED_HOME", "~nobody-at-all")
         assert catalog.store() == Path("~nobody-at-all/models")
 
-    def test_a_download_is_told_of_unless_one_would_rather_not_know(
+    def test_a_download_is_announced_unless_quiet(
         self, store: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
     ) -> None:
         def fetch(file: HubFile, *, name: str, say: Any) -> Path:
@@ -159,7 +159,7 @@ class TestModel:
         blake2b = hashlib.blake2b(data, digest_size=20).hexdigest()
         assert find_model("amsnet-fast").checksums == (len(data), KNOWN["amsnet-fast"].sha256, blake2b)
 
-    def test_a_file_tells_what_the_catalogue_would(self, tiny: Path) -> None:
+    def test_a_file_says_what_the_catalogue_would(self, tiny: Path) -> None:
         found = find_model(str(tiny))
         assert (found.path, found.card, found.entry, found.domain) == (tiny, CARD, None, "")
         assert find_model("photo").domain == "photo"

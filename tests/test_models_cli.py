@@ -50,7 +50,7 @@ class Hub:
 
     def __init__(self, folder: Path) -> None:
         self.shelf, self.cache = folder / "hub", folder / "cache"
-        self.asked = 0
+        self.requests = 0
         for path in (self.shelf, self.cache):
             path.mkdir()
 
@@ -64,7 +64,7 @@ class Hub:
     def fetch(self, file: HubFile, *, name: str, say: Callable[[str], None]) -> Path:
         if found := self.cached(file):
             return found
-        self.asked += 1
+        self.requests += 1
         if not (self.shelf / file.file).exists():
             raise ModelError(f"'{name}' cannot be fetched.", "Try again.")
         say(f"{name}: {file.bytes} bytes from {file.repo} to {self.cache}")
@@ -103,8 +103,8 @@ def write_catalogue(path: Path, rows: list[dict[str, Any]]) -> None:
 
 class TestGroup:
     def test_help_lists_every_command(self) -> None:
-        told = run("--help").output
-        assert all(f"  {name} " in told for name in COMMANDS)
+        output = run("--help").output
+        assert all(f"  {name} " in output for name in COMMANDS)
 
     def test_a_mistyped_command_gets_the_nearest(self) -> None:
         result = run("lisst")
@@ -139,7 +139,7 @@ class TestListAndInfo:
         assert heading.split() == ["model", "title", "domain", "size", "where", "licence"]
         assert photo.split()[-5:] == ["photo", "7.2", "MB", "bundled", "CC-BY-SA-4.0"]
         assert tiny.split()[-5:] == ["gray", "978", "bytes", "hub", "MIT"]
-        assert hub.asked == 0
+        assert hub.requests == 0
 
     def test_what_was_fetched_is_cached(self, hub: Hub) -> None:
         run("pull", "tiny")
@@ -175,9 +175,9 @@ class TestListAndInfo:
         assert sum("photo" in line for line in lines) == 1
 
     def test_info_says_where_from_and_under_which_licences(self, hub: Hub) -> None:
-        told = " ".join(run("info", "tiny").output.split())
+        output = " ".join(run("info", "tiny").output.split())
         for part in ("hub", "mikestealth/nafnet-models", "MIT (weights)", "(training data)", "not run or measured"):
-            assert part in told
+            assert part in output
         assert "CBSD68 sigma 25" in run("info", "photo").output
 
     @pytest.mark.parametrize("name", ["info", "path", "verify", "pull", "rm", "card"])
@@ -195,7 +195,7 @@ class TestPull:
         assert f"to {hub.cache}" in first.stderr
         assert f"tiny: ready, {hub.cache / 'model.safetensors'}" in first.stderr
         assert "photo: part of medcli" in second.stderr
-        assert (first.exit_code, second.exit_code, hub.asked) == (0, 0, 1)
+        assert (first.exit_code, second.exit_code, hub.requests) == (0, 0, 1)
         assert first.stdout == run("pull", "tiny", "-q").output == ""
 
     def test_a_name_twice_is_one_model(self, hub: Hub) -> None:
@@ -221,11 +221,11 @@ class TestVerify:
         assert "tiny" not in result.output
         run("pull", "tiny")
         assert "tiny: checksum ok, loads into its network; there is no test vector" in run("verify", "tiny").output
-        assert hub.asked == 1
+        assert hub.requests == 1
 
-    def test_a_model_that_is_not_here_is_a_letter(self, hub: Hub) -> None:
+    def test_a_model_that_is_not_here_is_an_error(self, hub: Hub) -> None:
         result = run("verify", "tiny")
-        assert (result.exit_code, hub.asked) == (1, 0)
+        assert (result.exit_code, hub.requests) == (1, 0)
         assert "error: 'tiny' is not on this machine.\n  Fetch it: med models pull tiny" in result.stderr
 
     def test_a_cache_that_rots_is_not_passed_over(self, hub: Hub, tmp_path: Path) -> None:
@@ -233,11 +233,11 @@ class TestVerify:
         (hub.cache / "model.safetensors").write_bytes(b"rotten")
         for names in ([], ["tiny"]):
             result = run("verify", *names)
-            assert (result.exit_code, hub.asked) == (1, 1)
+            assert (result.exit_code, hub.requests) == (1, 1)
             assert "'tiny' are corrupt in the Hub's cache.\n  Fetch it again: med models pull tiny" in result.stderr
         assert "corrupt" in message_lines("bundle", tmp_path / "stick")
 
-    def test_a_letter_for_every_bad_one(self, hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_an_error_for_every_bad_one(self, hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(catalog, "WEIGHTS", tmp_path)
         (tmp_path / "photo.safetensors").write_bytes(b"no weights")
         result = run("verify", "photo", "tiny")
@@ -245,7 +245,7 @@ class TestVerify:
         assert result.stderr.count("error: ") == 2
         assert "The weights of 'photo' are corrupt" in result.stderr
 
-    def test_other_images_than_then_are_a_letter(
+    def test_other_images_than_then_are_an_error(
         self, hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         origin = catalog.WEIGHTS
@@ -303,7 +303,7 @@ class TestPathAndRemove:
         run("pull", "tiny")
         assert run("path", "tiny").output == f"{hub.cache / 'model.safetensors'}\n"
         assert run("path", "photo").output == f"{catalog.WEIGHTS / 'photo.safetensors'}\n"
-        assert hub.asked == 1
+        assert hub.requests == 1
 
     def test_what_comes_with_medcli_stays(self, hub: Hub) -> None:
         run("pull", "tiny")
@@ -354,7 +354,7 @@ class TestBundle:
         assert f"from {bundle}" not in run("pull", "--from-bundle", bundle, "tiny").stderr
         run("rm", "tiny")
         assert not catalog.is_here(catalog.find("tiny"))
-        assert hub.asked == 1
+        assert hub.requests == 1
 
     def test_a_spoiled_copy_is_replaced(self, bundle: Path) -> None:
         run("pull", "--from-bundle", bundle)
@@ -370,8 +370,8 @@ class TestBundle:
         packed.write_bytes(data[:-1] if harm == "cut" else data[:-1] + bytes([data[-1] ^ 1]))
         if harm == "gone":
             packed.unlink()
-        told = message_lines("pull", "--from-bundle", bundle, "tiny")
-        assert "Pack or copy the bundle again" in told
+        output = message_lines("pull", "--from-bundle", bundle, "tiny")
+        assert "Pack or copy the bundle again" in output
         assert list(catalog.store().iterdir()) == []
 
     def test_only_this_catalogue_is_trusted(self, bundle: Path, tmp_path: Path) -> None:
@@ -393,9 +393,9 @@ class TestBundle:
 
 
 def test_a_page_is_written(hub: Hub) -> None:
-    told = run("card", "photo").output
-    assert told.startswith("---\n")
-    assert "# photo: Photographs" in told
+    output = run("card", "photo").output
+    assert output.startswith("---\n")
+    assert "# photo: Photographs" in output
 
 
 class TestCompletion:

@@ -107,7 +107,7 @@ def test_from_noisy_images_to_a_denoiser(call: Call) -> None:
     assert "5 done" in call("synth-pairs --from clean --to later --processes 1 --device cpu --model", str(MODEL))
 
 
-class TestAgain:
+class TestContinuing:
     @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
     @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
     def test_interrupted_training_is_continued(self, number: int, call: Call, monkeypatch: pytest.MonkeyPatch) -> None:

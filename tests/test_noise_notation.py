@@ -160,7 +160,7 @@ class TestPools:
         with pytest.raises(RecipeError, match=problem):
             parse(str(path))
 
-    def test_letters_about_names(self, tmp_path: Path) -> None:
+    def test_errors_about_names(self, tmp_path: Path) -> None:
         with pytest.raises(RecipeError, match="cannot be read: No such file"):
             parse(str(tmp_path / "absent.yaml"))
         with pytest.raises(RecipeError, match="Did you mean 'noise'"):

@@ -142,9 +142,9 @@ class TestPage:
     def test_the_same_facts_give_the_same_page(self) -> None:
         assert modelcard.render(ABOUT) == modelcard.render(replace(ABOUT))
 
-    def test_a_command_is_retold_without_the_folders_of_this_machine(self) -> None:
-        told = modelcard.portable(["med", "train", "--data", "/home/me/my images", "-o", "~/secret/run", "--lr=0.1"])
-        assert told == "med train --data 'my images' -o run --lr=0.1"
+    def test_a_command_is_shown_without_the_folders_of_this_machine(self) -> None:
+        shown = modelcard.portable(["med", "train", "--data", "/home/me/my images", "-o", "~/secret/run", "--lr=0.1"])
+        assert shown == "med train --data 'my images' -o run --lr=0.1"
 
     def test_costs_are_those_of_the_network(self) -> None:
         config = {"channels": 1, "width": 8, "depth": 5, "batch_norm": False}
@@ -207,7 +207,7 @@ class TestFolder:
             (b"---\nlicense: \xff\n---\n", "cannot read"),
         ],
     )
-    def test_a_page_that_the_hub_cannot_use_is_a_letter(
+    def test_a_page_that_the_hub_cannot_use_is_an_error(
         self, page: str | bytes, words: str, run: Path, tmp_path: Path
     ) -> None:
         (run / "README.md").write_bytes(page if isinstance(page, bytes) else page.encode())
@@ -255,7 +255,7 @@ class TestUpload:
         (tmp_path / "models.yaml").write_text("models:\n" + publish.row(ready, REPO, "0" * 40))
         assert list(catalog.entries(tmp_path / "models.yaml")) == [row_id]
 
-    def test_storage_that_breaks_is_a_letter(
+    def test_storage_that_breaks_is_an_error(
         self, run: Path, hub: FakeHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         def broken(_: HfApi, **options: Any) -> Any:
@@ -281,16 +281,16 @@ class TestUpload:
     def test_a_pull_request_creates_no_repository(
         self, run: Path, hub: FakeHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        asked: dict[str, Any] = {}
+        requested: dict[str, Any] = {}
 
         def upload_folder(_: HfApi, **options: Any) -> Any:
-            asked.update(options)
+            requested.update(options)
             return SimpleNamespace(oid="0" * 40, pr_url="https://hub/pr/1", commit_url="")
 
         monkeypatch.setattr(HfApi, "upload_folder", upload_folder)
         ready = publish.prepare(run, tmp_path / "out", REPO)
         assert publish.upload(ready, REPO, create_pr=True) == ("0" * 40, "https://hub/pr/1")
-        assert asked["create_pr"]
+        assert requested["create_pr"]
         assert hub.repos == {}
 
     @pytest.mark.parametrize("token", ["", "hf_bad"])
@@ -304,7 +304,7 @@ class TestUpload:
         assert "hf auth login" in caught.value.hint
 
     @pytest.mark.parametrize(("status", "words"), [(403, "no right"), (412, "at the same time"), (500, "could not be")])
-    def test_refusals_are_letters(
+    def test_refusals_are_errors(
         self, status: int, words: str, run: Path, hub: FakeHub, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         def refuse(handler: _Handler, *_: object) -> None:
@@ -337,7 +337,7 @@ class TestUpload:
 
 
 class TestDryRun:
-    def test_it_shows_everything_and_asks_nobody(self, run: Path, hub: FakeHub, tmp_path: Path) -> None:
+    def test_it_shows_everything_and_sends_no_request(self, run: Path, hub: FakeHub, tmp_path: Path) -> None:
         result = publish_it(run, "--repo", REPO, "--dry-run", "--folder", tmp_path / "out")
         assert hub.log == []
         for path in (tmp_path / "out").iterdir():

@@ -152,7 +152,7 @@ def test_each_draw_is_a_mirror_that_pairs_by_name(image_folder: Path, noisy: Pat
 
 
 class TestFiles:
-    """What a mate has of its clean file."""
+    """What a partner has of its clean file."""
 
     @pytest.mark.parametrize(
         ("options", "outputs"),
@@ -235,7 +235,7 @@ class TestFiles:
         assert not (tmp_path / "noisy").exists()
 
 
-class TestAgain:
+class TestContinuing:
     """Runs after runs, whole or killed."""
 
     @pytest.fixture
@@ -271,7 +271,7 @@ class TestAgain:
             pool.write_text(shares)
             assert {each.status for each in made(ordered(image_folder, noisy, str(pool)))} == {status}
 
-    def test_a_changed_clean_image_gets_a_new_mate(self, image_folder: Path, noisy: Path) -> None:
+    def test_a_changed_clean_image_gets_a_new_copy(self, image_folder: Path, noisy: Path) -> None:
         made(ordered(image_folder, noisy))
         (image_folder / "3.png").write_bytes((image_folder / "2.png").read_bytes())
         assert [each.status for each in made(ordered(image_folder, noisy))].count("done") == 1
@@ -302,7 +302,7 @@ class TestAgain:
         assert content(noisy) == whole
         assert {path: path.stat().st_ino for path in noisy.rglob("*.png")} == before
 
-    def test_a_damaged_mate_is_not_taken_for_whole(self, image_folder: Path, noisy: Path) -> None:
+    def test_a_damaged_copy_is_not_taken_for_whole(self, image_folder: Path, noisy: Path) -> None:
         order = ordered(image_folder, noisy)
         made(order)
         good = (noisy / "2.png").read_bytes()
@@ -343,7 +343,7 @@ class TestAgain:
 
 
 def killed_at_rename(order: SynthOptions, count: int) -> None:
-    """Makes mates until a file is about to get its name for the `count`th time."""
+    """Makes copies until a file is about to get its name for the `count`th time."""
     left = iter(range(count - 1))
 
     def rename(partial: Path, target: Path) -> None:
@@ -380,7 +380,7 @@ def test_a_learned_model_can_take_the_place_of_a_noise(image_folder: Path, noisy
         assert row["fingerprint"] == "brightness v1"
 
 
-def test_a_killed_worker_is_a_letter(image_folder: Path, noisy: Path) -> None:
+def test_a_killed_worker_is_an_error(image_folder: Path, noisy: Path) -> None:
     cv2.imwrite(str(image_folder / "1a.png"), np.zeros((8, 13, 3), np.uint8))
     outcomes = made(SynthOptions(image_folder, noisy, Brightness(deadly=13)), processes=2)
     assert [each.status for each in outcomes] == ["done", "done", "failed", "done", "done", "done"]
@@ -427,7 +427,7 @@ def test_nothing_done_is_an_error_of_its_own(tmp_path: Path) -> None:
     assert not (tmp_path / "noisy").exists()
 
 
-def test_a_noise_that_does_not_fit_is_a_letter(image_folder: Path, noisy: Path) -> None:
+def test_a_noise_that_does_not_fit_is_an_error(image_folder: Path, noisy: Path) -> None:
     cv2.imwrite(str(image_folder / "gray.png"), np.full((16, 20), 90, np.uint8))
     order = ordered(image_folder, noisy, "camera")
     outcome = make((planned(order)[-1], None), order)
@@ -458,7 +458,7 @@ def test_two_images_must_not_become_one(image_folder: Path, noisy: Path) -> None
         (["--count", "0"], click.UsageError, "0 is not in the range"),
     ],
 )
-def test_letters_come_before_the_work(
+def test_errors_come_before_the_work(
     arguments: list[str], error: type[Exception], words: str, image_folder: Path, noisy: Path
 ) -> None:
     with pytest.raises(error, match=words):

@@ -107,7 +107,7 @@ def test_weights_of_all_tiles_are_a_partition_of_unity() -> None:
 def test_bands_come_from_top_to_bottom_and_cover_every_row_once(case: tuple[int, int, int, int]) -> None:
     height, tile, overlap, multiple = case
     grid = plan(height, 5, tile=tile, overlap=overlap, multiple=multiple, context_radius=0)
-    asked: list[int] = []
+    starts: list[int] = []
 
     def answer(rows: Span, columns: Span) -> Floats:
         asked.append(rows.start)
@@ -116,10 +116,10 @@ def test_bands_come_from_top_to_bottom_and_cover_every_row_once(case: tuple[int,
     reached = 0
     for top, band in bands(grid, 1, answer):
         assert top == reached
-        assert max(asked) == top  # a band is handed on before the next row of tiles is begun
+        assert max(starts) == top  # a band is handed on before the next row of tiles is begun
         reached += len(band)
     assert reached == height
-    assert len(asked) == len(grid)
+    assert len(starts) == len(grid)
 
 
 def test_default_overlap_is_twice_the_reach_up_to_64_pixels() -> None:

@@ -123,21 +123,21 @@ class TestLoop:
 
     def test_validation_sees_the_average_and_leaves_the_run_alone(self, image_folder: Path, tmp_path: Path) -> None:
         crops = crops_of(image_folder, tmp_path)
-        validation = Validation(crops.judged(), by_psnr=True)
-        alone, judged = trainer_in(tmp_path / "alone", tiny()), trainer_in(tmp_path / "judged", tiny())
-        judged.validation = validation
-        for trainer in (alone, judged):
+        validation = Validation(crops.for_validation(), by_psnr=True)
+        alone, compared = trainer_in(tmp_path / "alone", tiny()), trainer_in(tmp_path / "compared", tiny())
+        compared.validation = validation
+        for trainer in (alone, compared):
             trainer.run(crops, Limits(save_every=4))
-        assert same(alone.average, judged.average)
-        figures = validation.score(judged.method, judged.average, CPU)
+        assert same(alone.average, compared.average)
+        figures = validation.score(compared.method, compared.average, CPU)
         assert figures["psnr_input"] == pytest.approx(-20 * math.log10(25 / 255), abs=0.2)
         with torch.no_grad():
-            for parameter in judged.average.parameters():
+            for parameter in compared.average.parameters():
                 parameter.zero_()  # a residual network of zeros is the identity
-        zeros = validation.score(judged.method, judged.average, CPU)
+        zeros = validation.score(compared.method, compared.average, CPU)
         assert zeros["psnr"] == pytest.approx(zeros["psnr_input"], abs=0.01)
 
-    def test_without_clean_images_the_terms_judge(self, image_folder: Path, tmp_path: Path) -> None:
+    def test_without_clean_images_the_terms_validate(self, image_folder: Path, tmp_path: Path) -> None:
         crops = crops_of(image_folder, tmp_path, views=2, alike=True, clean="none")
         trainer = trainer_in(tmp_path / "run", tiny(method="n2n", loss="mse"))
         trainer.validation = Validation(crops, by_psnr=False)
@@ -179,20 +179,20 @@ class TestLoop:
         again.run(crops, Limits())
         assert same(whole.average, again.average)
 
-    def test_a_doubled_signal_is_one_and_the_next_is_heard(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        heard: list[int] = []
-        former = signal.signal(signal.SIGINT, lambda number, frame: heard.append(number))
+    def test_a_doubled_signal_is_one_and_the_next_is_handled(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        received: list[int] = []
+        former = signal.signal(signal.SIGINT, lambda number, frame: received.append(number))
         try:
-            with Interruption() as asked:
+            with Interruption() as requested:
                 signal.raise_signal(signal.SIGINT)
                 signal.raise_signal(signal.SIGINT)
             signal.raise_signal(signal.SIGINT)
-            assert (asked.to_stop, heard) == (signal.SIGINT, [])
+            assert (requested.to_stop, received) == (signal.SIGINT, [])
             monkeypatch.setattr(Interruption, "AT_ONCE", 0.0)
             signal.raise_signal(signal.SIGINT)
-            assert heard == [signal.SIGINT]
+            assert received == [signal.SIGINT]
             signal.raise_signal(signal.SIGINT)
-            assert heard == [signal.SIGINT] * 2
+            assert received == [signal.SIGINT] * 2
             with Interruption():
                 signal.raise_signal(signal.SIGINT)
                 time.sleep(0.001)
@@ -207,7 +207,7 @@ class TestLoop:
         names = sorted(path.name for path in trainer.checkpoints.iterdir())
         assert names == [f"step-{step:07d}.safetensors" for step in (8, 10, 12)]
 
-    def test_a_broken_loss_stops_with_a_letter(self, image_folder: Path, tmp_path: Path) -> None:
+    def test_a_broken_loss_stops_with_an_error(self, image_folder: Path, tmp_path: Path) -> None:
         trainer = trainer_in(tmp_path / "run", tiny())
         with torch.no_grad():
             trainer.method.model.head.weight.fill_(float("nan"))
@@ -368,10 +368,12 @@ class TestRun:
         shutil.copy(previous / "step-0000003.safetensors", output / "checkpoints")
         options = self.options(image_folder, tmp_path, output=output, resume=True)
         train(recipes.load(str(output / "recipe.yaml")), options, _ignore, _ignore)
-        found, told = (load_file(folder / "step-0000006.safetensors") for folder in (output / "checkpoints", previous))
-        assert found.keys() == told.keys()
+        found, expected = (
+            load_file(folder / "step-0000006.safetensors") for folder in (output / "checkpoints", previous)
+        )
+        assert found.keys() == expected.keys()
         # Muon orthogonalises in bf16 where the CPU multiplies it, else in fp32: the last digits differ.
-        for name, tensor in told.items():
+        for name, tensor in expected.items():
             assert torch.allclose(found[name], tensor, atol=1e-3), name
 
     def test_killed_runs_resume_to_the_same_weights(self, image_folder: Path, tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from click.testing import CliRunner
 from PIL import Image
 from sample_images import noise as random_pixels
 
-from medcli.cli import med as door
+from medcli.cli import med as med_group
 from medcli.data.own import images_of_the_user
 from medcli.errors import OptionError
 from medcli.registry import ARCHITECTURES
@@ -41,7 +41,7 @@ def some_images(folder: str, count: int = 8) -> None:
 
 
 def med(*arguments: str) -> str:
-    result = CliRunner().invoke(door, [*arguments], standalone_mode=False)
+    result = CliRunner().invoke(med_group, [*arguments], standalone_mode=False)
     if result.exception:
         raise result.exception
     return result.output
@@ -181,12 +181,12 @@ class TestSizes:
         assert chosen.batch == SIZES["split"][0].batch  # no step is quick enough: the smallest
         assert "batch 4; about" in said[-1]
 
-    def test_med_train_asks_for_what_nobody_gave(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_med_train_chooses_what_is_not_given(self, monkeypatch: pytest.MonkeyPatch) -> None:
         some_images("clean", 3)
-        asked: list[tuple[str, ...]] = []
+        requested: list[tuple[str, ...]] = []
 
         def note(recipe: Recipe, free: tuple[str, ...], *_: object) -> Recipe:
-            asked.append(tuple(free))
+            requested.append(tuple(free))
             raise click.Abort
 
         monkeypatch.setattr(run, "fitted", note)
@@ -195,7 +195,7 @@ class TestSizes:
                       ["--init", "photo"], ["--recipe", "mine.yaml"]):  # fmt: skip
             with pytest.raises(click.Abort):
                 med("train", "--data", "clean", "-o", "run", *given)
-        assert asked == [ALL, ("config", "batch"), ("config", "patch"), ALL[1:], ALL[1:], ()]
+        assert requested == [ALL, ("config", "batch"), ("config", "patch"), ALL[1:], ALL[1:], ()]
 
 
 def test_the_first_report_of_slow_steps_comes_by_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

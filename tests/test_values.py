@@ -1,4 +1,4 @@
-"""What numbers mean: ranges that are found, told and kept, and images denoised in all units."""
+"""What numbers mean: ranges that are found, results and kept, and images denoised in all units."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 import medcli
 from medcli.batch.pairs import FilePairs, as_floats
-from medcli.cli import med as door
+from medcli.cli import med as med_group
 from medcli.errors import MedcliError
 from medcli.images import DecodedImage, Page, read, write
 from medcli.images.values import (
@@ -52,7 +52,7 @@ def rms(error: Pixels) -> float:
 
 
 def med(*arguments: str | Path) -> str:
-    ran = CliRunner().invoke(door, [str(each) for each in arguments])
+    ran = CliRunner().invoke(med_group, [str(each) for each in arguments])
     assert ran.exit_code == 0, ran.output
     return ran.output
 
@@ -109,7 +109,7 @@ class TestTheRange:
         pages = [Page(first, nodata=-9999.0), Page(second, (second < 9e9).astype(float))]
         assert range_of("auto", pages) == ValueRange(100, 500)
 
-    def test_is_read_and_told(self) -> None:
+    def test_is_read_and_reported(self) -> None:
         assert parse_range("auto") == "auto"
         assert parse_range("dtype") == "dtype"
         assert parse_range("-3:1e3") == ValueRange(-3, 1000) == as_choice((-3, 1000)) == as_choice("-3:1000")
@@ -121,7 +121,7 @@ class TestTheRange:
             assert caught.value.hint
 
     @given(st.floats(-1e30, 1e30), st.floats(-1e30, 1e30))
-    def test_is_told_without_loss(self, one: float, other: float) -> None:
+    def test_is_reported_without_loss(self, one: float, other: float) -> None:
         if one < other:
             assert parse_range(str(ValueRange(one, other))) == ValueRange(one, other)
 
@@ -214,24 +214,24 @@ class TestTheCommand:
         heights = (noisy() * 300 + 1000).astype(np.float32)
         heights[30:60, 30:60] = -9999
         source = self.store(tmp_path / "heights.tif", heights, extratags=NODATA)
-        told = json.loads(med("denoise", source, "-m", MODEL, "-o", tmp_path / "out.tif", "--json", "-q"))
+        results = json.loads(med("denoise", source, "-m", MODEL, "-o", tmp_path / "out.tif", "--json", "-q"))
         restored = tifffile.imread(tmp_path / "out.tif")
         hole = heights == -9999
         np.testing.assert_array_equal(restored[hole], heights[hole])
         assert rms((restored - (scene() * 300 + 1000))[~hole]) < 0.035 * 300
-        assert 1000 < told["range"][0] < 1060
-        assert 1230 < told["range"][1] < 1360
-        assert "900 pixels hold no data" in told["notes"][0]
+        assert 1000 < results["range"][0] < 1060
+        assert 1230 < results["range"][1] < 1360
+        assert "900 pixels hold no data" in results["notes"][0]
         line = med("denoise", source, "-o", tmp_path / "out.tif", "--force")
-        assert f"range {ValueRange(*told['range']).words}" in line
+        assert f"range {ValueRange(*results['range']).words}" in line
 
     def test_takes_a_value_that_means_nothing(self, tmp_path: Path) -> None:
         counts = stored(noisy() * 300 + 100, np.uint16)
         counts[:20] = 65535
         source = self.store(tmp_path / "a.tif", counts)
-        told = json.loads(med("denoise", source, "-o", tmp_path / "b.tif", "--json", "-q", "--nodata", "65535"))
+        results = json.loads(med("denoise", source, "-o", tmp_path / "b.tif", "--json", "-q", "--nodata", "65535"))
         assert (tifffile.imread(tmp_path / "b.tif")[:20] == 65535).all()
-        assert told["range"][1] < 500
+        assert results["range"][1] < 500
 
     def test_one_map_for_all_pages_and_for_a_series(self, tmp_path: Path) -> None:
         stack = np.stack([stored(noisy() * scale + 100, np.uint16)[:32, :32] for scale in (50, 500)])
@@ -255,10 +255,10 @@ class TestTheCommand:
     def test_refuses_what_is_no_range(self, tmp_path: Path) -> None:
         source = self.store(tmp_path / "a.tif", scene().astype(np.float32))
         for options in (["--range", "5:1"], ["--range", "full"], ["--range", "0:1", "--range-from", str(source)]):
-            ran = CliRunner().invoke(door, ["denoise", str(source), *options])
+            ran = CliRunner().invoke(med_group, ["denoise", str(source), *options])
             assert ran.exit_code == 2
             assert "range" in ran.output
-        ran = CliRunner().invoke(door, ["denoise", str(source), "--nodata", "none"])
+        ran = CliRunner().invoke(med_group, ["denoise", str(source), "--nodata", "none"])
         assert ran.exit_code == 2
         assert "'none' is not a valid float" in ran.output
 
@@ -276,22 +276,24 @@ class TestOtherCommands:
 
     @pytest.fixture
     def folders(self, tmp_path: Path) -> tuple[Path, Path]:
-        clean, mates = tmp_path / "clean", tmp_path / "noisy"
+        clean, copies = tmp_path / "clean", tmp_path / "noisy"
         for number in range(2):
-            for folder, pixels in ((clean, scene()), (mates, noisy())):
+            for folder, pixels in ((clean, scene()), (copies, noisy())):
                 folder.mkdir(exist_ok=True)
                 tifffile.imwrite(folder / f"{number}.tif", stored(pixels * 300 + 100, np.uint16))
-        return clean, mates
+        return clean, copies
 
     def test_eval_measures_on_the_scale_of_the_values(self, folders: tuple[Path, Path], tmp_path: Path) -> None:
-        clean, mates = folders
-        told = {}
+        clean, copies = folders
+        results = {}
         for name, options in (("auto", []), ("dtype", ["--range", "dtype"]), ("given", ["--range", "100:400"])):
             file = tmp_path / f"{name}.json"
-            med("eval", "--clean", clean, "--noisy", mates, "--classical", "nlm", "--metrics", "psnr", "--json", file,
+            med("eval", "--clean", clean, "--noisy", copies, "--classical", "nlm", "--metrics", "psnr", "--json", file,
                 "-q", *options)  # fmt: skip
-            told[name] = json.loads(file.read_text())
-        scores = {name: [row["mean"]["psnr"] for row in table["tables"][0]["methods"]] for name, table in told.items()}
+            results[name] = json.loads(file.read_text())
+        scores = {
+            name: [row["mean"]["psnr"] for row in table["tables"][0]["methods"]] for name, table in results.items()
+        }
         assert scores["given"][0] == pytest.approx(-20 * np.log10(0.06), abs=0.5)
         assert scores["auto"][0] == pytest.approx(scores["given"][0], abs=2)
         assert scores["auto"][1] > scores["auto"][0] + 2

@@ -182,12 +182,12 @@ RECIPE = Recipe("x", "x", 1, noises={"gaussian:25": 1})
 )
 def test_what_is_no_share_is_an_error(variation: dict[str, float], words: str) -> None:
     with pytest.raises(RecipeError, match=words):
-        _variation(replace(RECIPE, variation=variation), Needs(clean="mates"))
+        _variation(replace(RECIPE, variation=variation), Needs(clean="paired"))
 
 
 def test_methods_without_clean_targets_take_no_variation() -> None:
     recipe = replace(RECIPE, variation={"gray": 0.1})
-    assert _variation(recipe, Needs(clean="mates")) == Variation(gray=0.1)
+    assert _variation(recipe, Needs(clean="paired")) == Variation(gray=0.1)
     assert _variation(RECIPE, Needs(views=2)) is None
     with pytest.raises(RecipeError, match="takes no variations"):
         _variation(recipe, Needs(views=2))

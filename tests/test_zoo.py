@@ -74,7 +74,7 @@ class TestWeights:
 
     @settings(max_examples=150, deadline=None)
     @given(position=st.floats(0, 1), value=st.integers(0, 255), cut=st.booleans())
-    def test_a_mutated_file_is_a_letter_or_a_network(
+    def test_a_mutated_file_is_an_error_or_a_network(
         self, tmp_path_factory: pytest.TempPathFactory, position: float, value: int, cut: bool
     ) -> None:
         folder = tmp_path_factory.mktemp("mutated")
@@ -152,7 +152,7 @@ class TestCatalog:
                 find_model("photo")
 
     @pytest.mark.parametrize("text", ["", "models", "models: 3", "models:\n- {id: x, colour: red}", "models: [3]", "{"])
-    def test_a_malformed_catalogue_is_a_letter(self, text: str, tmp_path: Path) -> None:
+    def test_a_malformed_catalogue_is_an_error(self, text: str, tmp_path: Path) -> None:
         path = tmp_path / "models.yaml"
         path.write_text(text)
         with pytest.raises(ModelError):

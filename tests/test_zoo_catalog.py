@@ -41,7 +41,7 @@ def read(text: str, folder: Path) -> dict[str, catalog.Entry]:
 def message_lines(text: str, folder: Path) -> str:
     with pytest.raises(ModelError) as caught:
         read(text, folder)
-    assert caught.value.hint, "a letter says what to do"
+    assert caught.value.hint, "an error says what to do"
     return str(caught.value)
 
 
@@ -132,9 +132,9 @@ class TestReading:
     )
     def test_the_error_names_file_and_place(self, old: str, new: str, message: str, tmp_path: Path) -> None:
         assert old in TEXT
-        told = message_lines(TEXT.replace(old, new, 1), tmp_path)
-        assert told.startswith(f"{tmp_path / 'models.yaml'}")
-        assert message in told
+        reported = message_lines(TEXT.replace(old, new, 1), tmp_path)
+        assert reported.startswith(f"{tmp_path / 'models.yaml'}")
+        assert message in reported
 
     @pytest.mark.parametrize("text", ["", "models", "models: 3", "models: [3]", "{", "colours: []", "[" * 5000, "\x00"])
     def test_what_is_no_catalogue_is_an_error(self, text: str, tmp_path: Path) -> None:
@@ -216,7 +216,7 @@ class TestVectors:
         card = replace(CARD, channels=channels, config=TINY_UNET | {"channels": channels, "unshuffle": 20})
         assert test_vectors.make(weights.build(card), card)["noisy"].shape == (1, channels, 40, 40)
 
-    def test_what_is_no_vector_of_this_network_is_a_letter(self, tmp_path: Path) -> None:
+    def test_what_is_no_vector_of_this_network_is_an_error(self, tmp_path: Path) -> None:
         network = weights.build(CARD)
         (tmp_path / "text").write_text("hello")
         weights.save(tmp_path / "weights", network, CARD)

@@ -1,4 +1,4 @@
-"""Weight files and catalogues that were spoiled at random: a letter each, or no harm done. Seeds are fixed."""
+"""Weight files and catalogues that were spoiled at random: an error each, or no harm done. Seeds are fixed."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def lying_length(draw: random.Random, data: bytes) -> bytes:
 
 
 def spoiled(data: bytes, ways: tuple[Spoil, ...], count: int, until: int | None = None) -> Iterator[bytes]:
-    """`count` spoiled copies; only what lies before `until` is touched, as far as a way can be told where."""
+    """`count` spoiled copies; only what lies before `until` is touched, as far as a way can be reported where."""
     draw = random.Random(0)
     for number in range(count):
         way = ways[number % len(ways)]
@@ -98,7 +98,7 @@ def tiny(tmp_path: Path) -> Path:
 
 
 @pytest.mark.filterwarnings("ignore:Initializing zero-element tensors")
-def test_spoiled_headers_give_a_letter_or_the_same_weights(tiny: Path) -> None:
+def test_spoiled_headers_give_an_error_or_the_same_weights(tiny: Path) -> None:
     data = tiny.read_bytes()
     expected = weights.load_network(tiny)[0].state_dict()
     (length,) = struct.unpack("<Q", data[:8])
@@ -142,25 +142,25 @@ def with_another_value(draw: random.Random, data: bytes) -> bytes:
     return "\n".join(lines).encode()
 
 
-def test_spoiled_catalogues_give_a_letter_or_rows_that_hold(tmp_path: Path) -> None:
+def test_spoiled_catalogues_give_an_error_or_rows_that_hold(tmp_path: Path) -> None:
     known = catalog.entries()
     rows = [catalog.as_row(known[name]) for name in ("photo", "nafnet-sidd-32")]
     data = yaml.safe_dump({"models": rows}, sort_keys=False, width=1000).encode()
     path = tmp_path / "models.yaml"
-    letters = held = 0
+    errors = held = 0
     for changed in spoiled(data, (*ANYWHERE, with_another_value, with_another_value), CATALOGUES):
         path.write_bytes(changed)
         try:
             found = catalog.entries(path)
         except ModelError as error:
-            letters += error.problem.startswith(str(path)) and bool(error.hint)
+            errors += error.problem.startswith(str(path)) and bool(error.hint)
             continue
         again = [catalog.as_row(entry) for entry in found.values()]
         path.write_text(yaml.safe_dump({"models": again}, sort_keys=False), encoding="utf-8")
         assert catalog.entries(path) == found
         held += 1
     assert held > 0
-    assert letters == CATALOGUES - held
+    assert errors == CATALOGUES - held
 
 
 @pytest.mark.parametrize(
@@ -177,7 +177,7 @@ def test_spoiled_catalogues_give_a_letter_or_rows_that_hold(tmp_path: Path) -> N
         {"depth": 0},
     ],
 )
-def test_a_card_that_asks_for_a_giant_costs_nothing(config: dict[str, object], tiny: Path) -> None:
+def test_a_card_that_describes_a_giant_costs_nothing(config: dict[str, object], tiny: Path) -> None:
     giant = replace(CARD, config=CONFIG | config)
     weights.save(tiny, weights.build(CARD), giant)
     with pytest.raises(ModelError):
@@ -188,7 +188,7 @@ def test_a_card_that_asks_for_a_giant_costs_nothing(config: dict[str, object], t
     "change",
     [{"id": 3}, {"config": []}, {"training_data": "x"}, {"training_data": [3]}, {"half_safe": 1}, {"title": None}],
 )
-def test_a_card_of_wrong_types_is_a_letter(change: dict[str, object], tiny: Path) -> None:
+def test_a_card_of_wrong_types_is_an_error(change: dict[str, object], tiny: Path) -> None:
     weights.save(tiny, weights.build(CARD), replace(CARD, **change))  # type: ignore[arg-type]
     with pytest.raises(ModelError, match="not a weight file of medcli"):
         weights.read_card(tiny)
@@ -211,7 +211,7 @@ def test_tensors_that_a_network_cannot_have_are_refused(tiny: Path) -> None:
             weights.load_network(tiny)
 
 
-def test_a_header_nested_without_end_is_a_letter(tiny: Path) -> None:
+def test_a_header_nested_without_end_is_an_error(tiny: Path) -> None:
     for text in (b"[" * 200_000, b'{"__metadata__":' + b'{"a":' * 50_000):
         tiny.write_bytes(struct.pack("<Q", len(text)) + text)
         with pytest.raises(ModelError):

@@ -14,7 +14,7 @@ from medcli.methods.base import Batch, Needs, Terms, Update
 
 
 class Teacher(nn.Module):
-    """An average of the student that moves only when told to."""
+    """An average of the student that moves only when reported to."""
 
     def __init__(self, student: nn.Module) -> None:
         super().__init__()
@@ -47,7 +47,7 @@ def critic() -> nn.Module:
 class ThreeOptimizers:
     """Three steps of one critic, a joint one of all three, one of the generators."""
 
-    needs = Needs(clean="others")
+    needs = Needs(clean="unpaired")
 
     def __init__(self, network: nn.Module) -> None:
         self.model, self.encoder = Branched(network), nn.Conv2d(3, 3, 3, padding=1)
@@ -90,14 +90,14 @@ class ThreeOptimizers:
         return network.network
 
     def judge_codes(self, batch: Batch) -> Terms:
-        return {"codes": self._judged("codes", self.encoder(batch.noisy).detach(), self._clean(batch))}
+        return {"codes": self._validated("codes", self.encoder(batch.noisy).detach(), self._clean(batch))}
 
     def judge_all(self, batch: Batch) -> Terms:
         restored, code = self.model(batch.noisy).detach(), self.encoder(batch.noisy).detach()
         return {
-            "noisy": self._judged("noisy", code, batch.noisy),
-            "clean": self._judged("clean", restored, self._clean(batch)),
-            "codes_again": self._judged("codes", code, self._clean(batch)),
+            "noisy": self._validated("noisy", code, batch.noisy),
+            "clean": self._validated("clean", restored, self._clean(batch)),
+            "codes_again": self._validated("codes", code, self._clean(batch)),
         }
 
     def generate(self, batch: Batch) -> Terms:
@@ -108,7 +108,7 @@ class ThreeOptimizers:
         fooled = F.softplus(-self.networks["clean"](restored)) + F.softplus(-self.networks["codes"](code))
         return {"fool": 0.1 * fooled.mean(), "teach": (restored - taught).abs().mean()}
 
-    def _judged(self, name: str, fake: Tensor, real: Tensor) -> Tensor:
+    def _validated(self, name: str, fake: Tensor, real: Tensor) -> Tensor:
         return F.softplus(self.networks[name](fake)).mean() + F.softplus(-self.networks[name](real)).mean()
 
     def _clean(self, batch: Batch) -> Tensor:

@@ -2,7 +2,7 @@
 
     python docs/benchmarks/adapt.py --clean DIR --noisy DIR --model amsnet-real --minutes 1 [--limit N] [--device cuda]
 
-PSNR in dB against the clean mate, which neither the learning nor the judge sees, in 8 bits. A loss is unnoticed where
+PSNR in dB against the clean image, which neither the training nor the comparison sees, in 8 bits. A loss is unnoticed where
 the adapted model was accepted and is worse.
 """
 
@@ -44,7 +44,7 @@ class Row(NamedTuple):
 
 
 def measured(pair: Pair, path: Path, model: str, minutes: float, hardware: Hardware) -> tuple[Row, str]:
-    """The row, and what the judge saw."""
+    """The row, and the figures of the comparison."""
     zoo = find_model(model)
     network, card = zoo.network(), zoo.card
     with TemporaryDirectory() as name:
@@ -96,7 +96,7 @@ def main() -> None:
     hardware = choose_hardware(options.device, "auto", workers=0)
     names = thinned(matched(options.noisy, options.clean), options.limit)
     pairs = FilePairs(options.noisy, options.clean, names)
-    print("| image | verdict | before | adapted | gain | s | what the judge saw |\n|---|---|---|---|---|---|---|")
+    print("| image | verdict | before | adapted | gain | s | comparison |\n|---|---|---|---|---|---|---|")
     rows = []
     for pair, (name, _) in zip(pairs, names, strict=True):
         row, seen = measured(pair, options.noisy / name, options.model, options.minutes, hardware)

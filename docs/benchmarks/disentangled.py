@@ -61,10 +61,10 @@ def apart(one: Latent, other: Latent) -> float:
 def look(method: MeD, clean: Tensor, sigma: float, seed: int) -> Mapping[str, float]:
     generator = Generator().manual_seed(seed)
     one, other = (view[None] for view in views(Gaussian(sigma, sigma), clean[0], generator))
-    scenes, noises = ([half.encode(view) for view in (one, other)] for half in (method.scene, method.twin))
+    scenes, noises = ([half.encode(view) for view in (one, other)] for half in (method.scene, method.noise_network))
     mixed = tuple(mix(level, choices(level[0], 2, [generator])) for level in zip(*scenes, strict=True))
     crossed = method.cross(scenes[0], noises[1])
-    found, true = method.twin.decode(noises[0]), one - clean
+    found, true = method.noise_network.decode(noises[0]), one - clean
     return {
         "scene of view 1 and noise of view 2 give view 2, not 1 (share)": float(
             (crossed - other).abs().mean() < (crossed - one).abs().mean()

@@ -147,19 +147,19 @@ def main() -> None:
     parser.add_argument("--limit", type=int, help="at most so many images of a set, spread evenly")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--plain", action="store_true", help="also without the brightness put back")
-    asked = parser.parse_args()
-    known = measures(asked.data, asked.limit)
-    if unknown := set(asked.sets or ()) - known.keys():
+    arguments = parser.parse_args()
+    known = measures(arguments.data, arguments.limit)
+    if unknown := set(arguments.sets or ()) - known.keys():
         parser.error(f"no such set: {', '.join(sorted(unknown))}; there are {', '.join(known)}")
     rows: dict[str, Restore] = {"noisy input": lambda noisy: noisy}
-    for name in asked.model or ["photo"]:
-        rows[f"`{name}`"] = medcli.load(name, device=asked.device, range="dtype")
-        if asked.plain:
-            plain = medcli.load(name, device=asked.device, range="dtype")
+    for name in arguments.model or ["photo"]:
+        rows[f"`{name}`"] = medcli.load(name, device=arguments.device, range="dtype")
+        if arguments.plain:
+            plain = medcli.load(name, device=arguments.device, range="dtype")
             plain.keep_brightness = False
             rows[f"`{name}`, its mean left as it is"] = plain
     print(f"| set | {' | '.join(rows)} |\n|{'---|' * (len(rows) + 1)}")
-    for name in asked.sets or known:
+    for name in arguments.sets or known:
         figures = []
         for row, restore in rows.items():
             print(f"{name}: {row}", file=sys.stderr)

@@ -1,4 +1,4 @@
-"""Models that are asked through masks: branches, stride of the sub-images and refinement against each other.
+"""Blind-spot models: branches, stride of the sub-images and refinement against each other.
 
     python docs/benchmarks/masks.py --clean DIR --noisy DIR --model B.safetensors --model P.safetensors \\
         --strategies masks:k=2,pd=2 masks:k=3,pd=2 [--limit N] [--device cuda]
@@ -36,7 +36,7 @@ def methods(model: str, strategies: Iterable[str], refine: int, device: str) -> 
     found.require_blind_spot(["--strategies"])
     own = card.strategy.partition(":")[2]
     for notation in strategies:
-        asked = notation.partition(":")[2]
+        settings = notation.partition(":")[2]
         for suffix, rounds in (("", 0), ("-E", refine)):
             whole = "masks:" + ",".join(filter(None, (own, asked, f"refine={rounds}")))
             denoiser = Denoiser(TorchRuntime(network, parse(whole), device=device, half_safe=card.half_safe))

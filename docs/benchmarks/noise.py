@@ -2,7 +2,7 @@
 
     python docs/benchmarks/noise.py MODEL --clean DIR --noisy DIR [--sigma 16]
 
-Both noises are known exactly, for the clean mates are: what the model makes of a clean image, and the real noisy one,
+Both noises are known exactly, since the clean images are: what the model makes of a clean image, and the real noisy one,
 each in 256 levels, less the clean image. Deviations by deciles of brightness, correlation of neighbouring pixels.
 Without --sigma the noise that hides the content (h) is as strong as makes flat places as noisy as the real ones.
 """
@@ -37,13 +37,13 @@ def main(model: str, clean: Path, noisy: Path, sigma: float | None, limit: int, 
     names = matched(noisy, clean)
     chosen = np.unique(np.linspace(0, len(names) - 1, limit or len(names)).round().astype(int))
     real = [middle(images.read(noisy / names[i][0]).pages[0].pixels, SIDE) for i in chosen]
-    mates = [middle(images.read(clean / names[i][1]).pages[0].pixels, SIDE) for i in chosen]
+    scenes = [middle(images.read(clean / names[i][1]).pages[0].pixels, SIDE) for i in chosen]
     sampler = cast(LUDVAE, find_model(model).network()).eval()
     if sigma is None:
-        sigma = fitting_sigma(sampler, flat_noise(real), mates)
-    made = sampled(sampler, mates, sigma=sigma, side=SIDE)
-    samples = known_noise(real, mates), known_noise(made, mates)
-    click.echo(f"{len(mates)} images, their middle {SIDE} x {SIDE} pixels; sigma of h {sigma:.1f}\n")
+        sigma = fitting_sigma(sampler, flat_noise(real), scenes)
+    made = sampled(sampler, scenes, sigma=sigma, side=SIDE)
+    samples = known_noise(real, scenes), known_noise(made, scenes)
+    click.echo(f"{len(scenes)} images, their middle {SIDE} x {SIDE} pixels; sigma of h {sigma:.1f}\n")
     report(*samples)
     if image:
         draw(*samples, image)

@@ -1,4 +1,4 @@
-"""Noisy images and their clean mates: both from files, or the noisy one made by a noise whose draw is keyed.
+"""Pairs of noisy and clean images: both from files, or the noisy one made by a noise whose draw is keyed.
 
 The draw of an image depends on (seed, noise, its relative name) alone: neither on other files nor on their order.
 """

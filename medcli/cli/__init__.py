@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import signal
 import sys
@@ -60,6 +59,10 @@ class CommandGroup(LazyGroup):
 @click.version_option(__version__, "--version", prog_name="med", message="%(prog)s %(version)s")
 @click.pass_context
 def med(ctx: click.Context) -> None:
+    import logging  # no command, no import
+
+    if not logging.getLogger().handlers:  # else Python prints what libraries log to standard error
+        logging.getLogger().addHandler(logging.NullHandler())
     if os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb":
         ctx.color = False
 
@@ -101,8 +104,6 @@ def _abandon_readers(code: object) -> None:
 def _silence_libraries() -> None:
     """Hides warnings of libraries; med reports what matters itself. `python -W` and their own variables show them."""
     os.environ.setdefault("OPENCV_LOG_LEVEL", "OFF")
-    if not logging.getLogger().handlers:
-        logging.getLogger().addHandler(logging.NullHandler())  # else Python prints them to standard error
     if not sys.warnoptions:
         warnings.simplefilter("ignore")
         os.environ.setdefault("PYTHONWARNINGS", "ignore")  # of processes that are started

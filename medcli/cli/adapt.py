@@ -18,8 +18,8 @@ Examples:
   med adapt cells.png --compare page.html   shows held-out rows before and after
   med adapt cells.png --dry-run             only measures the noise
 
-No clean image is needed. The model learns to guess hidden pixels from those around them. Some rows of each image
-are kept from it: on them, before and after are compared, and the adapted model is used only where it is clearly
+No clean image is needed. The model learns to predict hidden pixels from those around them. Some rows of each
+image are held out: on them, both models are compared, and the adapted model is used only where it is clearly
 better; otherwise the model as it was. The adapted weights are kept beside the results, or where --save says.
 
 Spatially correlated noise, as after demosaicking and JPEG, needs a blind-spot model ('med train --method amsnet'),

@@ -24,7 +24,7 @@ from medcli.noise.base import Noise, uniform
 from medcli.noise.views import views
 from medcli.seeding import derived_seed, keyed_generator
 
-Clean = Literal["none", "mates", "others"]
+Clean = Literal["none", "paired", "unpaired"]
 Stacked = tuple[list[Tensor], Tensor | None, Tensor]
 
 
@@ -93,7 +93,7 @@ class CropSampler:
 class SyntheticPairs:
     """Clean images that are made noisy. views, alike, clean: as in `medcli.methods.base.Needs`.
 
-    variation: of the sample, for methods that take one view and its clean image. others: where `clean="others"` come
+    variation: of the sample, for methods that take one view and its clean image. others: where `clean="unpaired"` come
     from, the same images unless given. mixup: share of samples whose clean image is mixed with another one.
     """
 
@@ -103,7 +103,7 @@ class SyntheticPairs:
     seed: int
     views: int = 1
     alike: bool = False
-    clean: Clean = "mates"
+    clean: Clean = "paired"
     variation: Variation | None = None
     others: PixelCache | None = None
     mixup: float = 0.0
@@ -121,14 +121,14 @@ class SyntheticPairs:
         else:
             noisy = [self.noise(clean, generator) for _ in range(self.views)]
         key = derived_seed(self.seed, step, index, "method")
-        if self.clean == "others":
+        if self.clean == "unpaired":
             others = self.images if self.others is None else self.others
             return Sample(noisy, _patch(others, self.crop_sampler, generator), key)
-        return Sample(noisy, clean if self.clean == "mates" else None, key)
+        return Sample(noisy, clean if self.clean == "paired" else None, key)
 
-    def judged(self) -> SyntheticPairs:
+    def for_validation(self) -> SyntheticPairs:
         """The same images and noise as pairs of one view and its clean image, not mixed."""
-        return replace(self, views=1, alike=False, clean="mates", mixup=0.0)
+        return replace(self, views=1, alike=False, clean="paired", mixup=0.0)
 
     def release(self) -> None:
         for images in (self.images, *filter(None, [self.others])):
@@ -147,7 +147,7 @@ class RecordedImages:
     crop_sampler: CropSampler
     seed: int
     clean: PixelCache | None = None
-    mates: bool = False
+    paired: bool = False
 
     def sample(self, step: int, index: int) -> Sample:
         generator = keyed_generator(self.seed, step, index)
@@ -158,7 +158,7 @@ class RecordedImages:
         key = derived_seed(self.seed, step, index, "method")
         if self.clean is None:
             return Sample(noisy, None, key)
-        if self.mates:
+        if self.paired:
             return Sample(noisy, crop.cut(self.clean[index_of_image], self.crop_sampler.channels), key)
         return Sample(noisy, _patch(self.clean, self.crop_sampler, generator), key)
 

@@ -1,4 +1,4 @@
-"""Colour that nobody sees: a guard against what lies under alpha 0.
+"""Invisible colour: a guard against what lies under alpha 0.
 
 Editors leave anything under full transparency, often black or a removed background. A network would smear it into the
 visible pixels beside it, so it is replaced by colours of the neighbourhood before the network and put back afterwards.

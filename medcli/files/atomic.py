@@ -40,7 +40,7 @@ def hint_for(error: OSError) -> str:
 
 
 def _silent(note: str) -> None:
-    """Where nobody reads notes."""
+    """Ignores notes."""
 
 
 @contextmanager

@@ -1,5 +1,5 @@
 """EXIF as a block of bytes with the structure of a small TIFF. It is changed in place and never taken apart,
-because the makers' own notes in it hold offsets that nobody else knows how to move.
+because the makers' own notes in it hold offsets that only the maker can move.
 """
 
 from __future__ import annotations

@@ -51,8 +51,8 @@ def with_holes_filled(values: Floats, hole: Mask, deep: Floats) -> Floats:
     sums = cv2.GaussianBlur(clean, size, NEARNESS, borderType=cv2.BORDER_REFLECT_101).reshape(values.shape)
     weights = cv2.GaussianBlur(known, size, NEARNESS, borderType=cv2.BORDER_REFLECT_101)[..., None]
     near = sums / np.maximum(weights, np.float32(1e-6))
-    guess = np.where(weights > 1e-3, near, deep)
-    result: Floats = np.where(hole[..., None], guess, values)
+    estimate = np.where(weights > 1e-3, near, deep)
+    result: Floats = np.where(hole[..., None], estimate, values)
     return result
 
 

@@ -106,7 +106,7 @@ def _native(meta: Metadata) -> Iterable[str]:
 
 
 def _private(key: int | bytes) -> str | None:
-    """What to call a tag of TIFF that no table has, if it is one of somebody's own."""
+    """What to call a tag of TIFF that no table has, if it is a private one."""
     return "private tags" if isinstance(key, int) and key >= 32768 and key not in CARRIED else None
 
 

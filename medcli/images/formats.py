@@ -144,7 +144,7 @@ KNOWN = "PNG, TIFF, JPEG, WebP, BMP, AVIF, HEIC, JPEG XL, JPEG 2000, PNM, OpenEX
 
 
 def format_of(path: str | Path) -> str | None:
-    """The format that a file name asks for, or None where its suffix is unknown."""
+    """The format of a file name by its suffix, or None where its suffix is unknown."""
     return SUFFIXES.get(Path(path).suffix.lower())
 
 

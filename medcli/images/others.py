@@ -56,5 +56,5 @@ def named(head: bytes) -> Other | None:
 
 
 def refusal(source: ImageBytes, other: Other) -> InputError:
-    """The letter for a file of a format that is not read."""
+    """The error for a file of a format that is not read."""
     return source.unfit(f"{other.name} is not read by medcli", f"Convert it first: {other.way}.")

@@ -45,7 +45,7 @@ def _photometrics(first: TiffPage) -> list[int]:
 
 
 def refusal(source: ImageBytes) -> InputError:
-    """The letter for a raw file."""
+    """The error for a raw file."""
     return source.unfit(
         "it is a camera's raw file, a kind that is not supported yet",
         "Develop it to a 16-bit TIFF first, for instance with darktable, RawTherapee or the camera maker's program.",

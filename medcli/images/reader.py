@@ -25,14 +25,14 @@ def read(source: Path | bytes, *, name: str = "", max_pixels: int = MAX_PIXELS) 
     The thumbnail inside EXIF, which would show the old pixels, is left out; `write` makes a new one.
     `name` stands for bytes in messages;
     `max_pixels` bounds width x height summed over all pages, and is checked before anything is decoded.
-    Called in the main thread, it decodes in another one, so that a signal is heard even while a C library decodes.
+    Called in the main thread, it decodes in another one, so that a signal is handled even while a C library decodes.
     Raises InputError: missing, empty, truncated, not an image, of an unsupported kind, or too large.
     """
     label = name or (str(source) if isinstance(source, Path) else "The input")
     if threading.current_thread() is not threading.main_thread():
         return _read(source, label, max_pixels)
     future: Future[DecodedImage] = Future()
-    threading.Thread(target=_settle, args=(future, source, label, max_pixels), name=READER, daemon=True).start()
+    threading.Thread(target=_resolve, args=(future, source, label, max_pixels), name=READER, daemon=True).start()
     return future.result()
 
 
@@ -51,7 +51,7 @@ def pixels_of(path: Path) -> int | None:
 def _settle(future: Future[DecodedImage], *what: Any) -> None:
     try:
         future.set_result(_read(*what))
-    except BaseException as error:  # whatever it is, it is raised where the image was asked for
+    except BaseException as error:  # whatever it is, it is raised in the calling thread
         future.set_exception(error)
 
 

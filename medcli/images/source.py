@@ -1,4 +1,4 @@
-"""An opened input: its name for letters, its bytes, and the limit on its pixels."""
+"""An opened input: its name for messages, its bytes, and the limit on its pixels."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class ImageBytes:
 
     @staticmethod
     def most_pixels(packed: int) -> int:
-        """More than anybody's image has in `packed` bytes, for codecs that can pack without a limit."""
+        """An upper bound on the pixels in `packed` bytes, for codecs without a limit on compression."""
         return (1 << 24) + (packed << 12)
 
     def admit(self, width: int, height: int, pixels: int | None = None, *, most: float = math.inf) -> None:
@@ -60,17 +60,17 @@ class ImageBytes:
             raise self.damaged(f"it is too short for the {width}x{height} pixels of its header")
 
     def damaged(self, reason: str) -> InputError:
-        """The letter for a file that breaks off or contradicts itself."""
+        """The error for a file that is truncated or contradicts itself."""
         return InputError(f"{self.name} is damaged: {reason}.", "Copy it again from its origin, or repair it.")
 
     def unfit(self, reason: str, hint: str) -> InputError:
-        """The letter for a sound file of a kind that is not read."""
+        """The error for an intact file of a kind that is not read."""
         return InputError(f"{self.name} cannot be read: {reason}.", hint)
 
 
 @contextmanager
 def opened(origin: Path | bytes, name: str, max_pixels: int) -> Iterator[ImageBytes]:
-    """A seekable `Source` on a file or on bytes; the causes that a user can meet become letters."""
+    """A seekable `ImageBytes` on a file or on bytes. Raises InputError where it cannot be opened."""
     if isinstance(origin, bytes):
         yield ImageBytes(name, io.BytesIO(origin), max_pixels)
         return

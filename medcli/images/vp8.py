@@ -8,7 +8,7 @@ SHAPING = 1.4465  # how libwebp's default sharpens the steps where the eye sees 
 
 
 def estimated_quality(frame: bytes) -> int | None:
-    """The quality, 1 to 100, that libwebp was asked for when it made `frame`; None where it cannot be told.
+    """The quality, 1 to 100, that libwebp was given to make `frame`; None where it is unknown.
 
     Exact within rounding for libwebp's default strength of spatial shaping, for others the middle of the segments.
     """

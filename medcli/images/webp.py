@@ -44,7 +44,7 @@ def decode(source: ImageBytes) -> DecodedImage:
     meta.quality = estimated_quality(frame.get(b"VP8 ", b""))
     image = DecodedImage([_pixels(data[:end], width, height, source)], "webp", meta)
     if not meta.lossless and meta.quality is None:
-        image.remark(f"The quality of the file cannot be told: {DEFAULT_QUALITY} is taken unless one is given.")
+        image.remark(f"The quality of the file is unknown: {DEFAULT_QUALITY} is used unless one is given.")
     if b"ANIM" in held:
         image.remark("Only the first frame of the animation is kept.")
     if others := sorted(kind.decode("ascii", "replace").strip() for kind in held.keys() - KINDS):
@@ -85,7 +85,7 @@ def _pixels(data: bytes, width: int, height: int, source: ImageBytes) -> Page:
 
 
 def encode(image: DecodedImage, stream: BinaryIO, quality: int | None) -> None:
-    """Write one uint8 page: lossless where the source was, in the source's quality, or in that which is asked for.
+    """Write one uint8 page: lossless where the source was, in the source's quality, or in the one given.
 
     Raises OutputError where the encoder gives up.
     """

@@ -12,7 +12,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from medcli.blind_spot import FILLS, PixelHiding, drawn, error_where, guess, join, roughness, split, stitched
+from medcli.blind_spot import FILLS, PixelHiding, drawn, error_where, join, predict, roughness, split, stitched
 from medcli.data.noise_correlation import LAGS, noise_correlation
 from medcli.errors import RecipeError
 from medcli.losses import LOSSES
@@ -123,7 +123,7 @@ class AMSNet:
         """Stage b (equation 4): one branch of the masks, with the loss at its hidden pixels."""
         noisy, index = self.prepared(batch)
         hidden = index == 0
-        answer = guess(self.model, split(noisy, self.pd), split(hidden, self.pd), self.fill)
+        answer = predict(self.model, split(noisy, self.pd), split(hidden, self.pd), self.fill)
         return {self.loss_name: error_where(join(answer, self.pd), noisy, hidden, self.loss)}
 
     def smooth(self, batch: Batch) -> Terms:

@@ -32,14 +32,14 @@ class Needs:
 
     views: noisy images of one scene. spare: further ones that are of use but can be missing: made noise brings them,
     recorded images where as many folders are given. alike: whether the views share kind and level of the noise, drawn
-    anew for each (Noise2Noise), or draw those too. clean: "mates" are of the same scene, "others" of any other scene.
+    anew for each (Noise2Noise), or draw those too. clean: "paired" are of the same scene, "unpaired" of any other.
     mixup: share of samples whose clean image is mixed with another one before noise is added, 0 to 1.
     """
 
     views: int = 1
     spare: int = 0
     alike: bool = False
-    clean: Literal["none", "mates", "others"] = "none"
+    clean: Literal["none", "paired", "unpaired"] = "none"
     mixup: float = 0.0
 
 

@@ -103,7 +103,7 @@ class UnpairedNoise:
     Departs: the noise encoder is not applied to clean images, as its output would be multiplied by zero.
     """
 
-    needs = Needs(clean="others")
+    needs = Needs(clean="unpaired")
     usual_network = "ludvae"
     auto_options = (_levels, _match)
     measured_config = ("sigma_x", "sigma_y", "gain", "offset")

@@ -157,15 +157,15 @@ class MeD:
         self.loss, self.missing = LOSSES[loss], missing
         self.needs = Needs(views=views, spare=int(spare and mix > 0))
         self.model = network
-        self.twin = self.scene.make_noise_network()
+        self.noise_network = self.scene.make_noise_network()
         self.cross = CrossDecoder(self.scene, FUSIONS[fuse](self.scene.latent_widths))
-        parts = {"scene": self.scene, "noise": self.twin, "cross": self.cross}
+        parts = {"scene": self.scene, "noise": self.noise_network, "cross": self.cross}
         self.networks: dict[str, nn.Module] = {"disentangler": nn.ModuleDict(parts)}
         self.updates = [Update("disentangler", self.terms)]
 
     def noise(self, noisy: Tensor) -> Tensor:
         """F's estimate of the noise in (B, C, H, W): same shape, zero mean, in the scale of the image."""
-        found: Tensor = self.twin.decode(self.twin.encode(noisy))
+        found: Tensor = self.noise_network.decode(self.noise_network.encode(noisy))
         return found
 
     def terms(self, batch: Batch) -> Terms:
@@ -175,7 +175,7 @@ class MeD:
         if self.weights["mix"]:
             terms["mix"] = self._mix(batch, scenes)
         if self.weights["noise"] or self.weights["cross"]:
-            noises = [self.twin.encode(view) for view in views]
+            noises = [self.noise_network.encode(view) for view in views]
         if self.weights["noise"]:
             terms["noise"] = self._noise(views, noises)
         if self.weights["cross"]:
@@ -188,7 +188,7 @@ class MeD:
 
     def _noise(self, views: Sequence[Tensor], noises: Sequence[Latent]) -> Tensor:
         """L_N (equation 8, second half): y_i - F(u_i) against every other view."""
-        found = [self.twin.decode(latent).float() for latent in noises]
+        found = [self.noise_network.decode(latent).float() for latent in noises]
         return self._against_others([view - noise for view, noise in zip(views, found, strict=True)], views)
 
     def _cross(self, views: Sequence[Tensor], scenes: Sequence[Latent], noises: Sequence[Latent]) -> Tensor:

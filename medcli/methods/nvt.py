@@ -108,7 +108,7 @@ class NVT:
         self.model = masked_network(network, "nvt")
         _check({"mixup": mixup, "hidden": hidden}, {"alike": alike, "mutual": mutual})
         self.loss, self.alike, self.detach, self.hidden = LOSSES[loss], alike, detach, hidden
-        self.needs = Needs(views=2 if nrl else 1, clean="mates", mixup=mixup)
+        self.needs = Needs(views=2 if nrl else 1, clean="paired", mixup=mixup)
         self.networks: dict[str, nn.Module] = {"denoiser": network}
         self.noise_branch = NoiseBranch(self.model) if nrl else None
         self.heads = Heads(self.model) if pyramid else None

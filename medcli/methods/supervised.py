@@ -11,7 +11,7 @@ from medcli.methods.base import Batch, Needs, Terms, Update
 class Supervised:
     """One network and one update: from the noisy patch to the clean one (N2C)."""
 
-    needs = Needs(clean="mates")
+    needs = Needs(clean="paired")
 
     def __init__(self, network: nn.Module, *, loss: str = "log_mse") -> None:
         self.network = network

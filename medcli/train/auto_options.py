@@ -1,4 +1,4 @@
-"""MethodSettings of a method that follow from the images where nobody gave them, such as from the noise in them."""
+"""MethodSettings of a method that follow from the images where they are not given, such as from the noise in them."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def _image(planes: Tensor) -> NDArray[Any]:
 def with_auto_options(recipe: Recipe, source: SampleSource, say: Callable[[str], None]) -> Recipe:
     """The recipe with what its method measures on the images (`HasAutoOptions`); `say` is called with messages.
 
-    Raises RecipeError where something was asked for that the images do not allow.
+    Raises RecipeError where an option does not fit the images.
     """
     kind = resolve(METHODS, recipe.method, kind="method", error=RecipeError)
     seen = cache(partial(patches, source))

@@ -128,7 +128,7 @@ def _default(given: Given, run: TrainOptions, *, pooled: bool) -> Recipe:
     method = choose_method(None, given, pooled=pooled)
     kind = resolve(METHODS, method, kind="method", error=RecipeError)
     needs = getattr(kind, "needs", None)  # a method of several views says it only when it is made
-    adds_noise = not (run.noisy or run.pairs) and (needs is None or needs.views > 1 or needs.clean == "mates")
+    adds_noise = not (run.noisy or run.pairs) and (needs is None or needs.views > 1 or needs.clean == "paired")
     network = start.architecture if start else given.get("architecture")
     return Recipe(
         id=run.output.resolve().name or "model",

@@ -20,7 +20,7 @@ FACTS = frozenset(
     {"step", "progress", "gradient", "rate", "steps_per_second", "images_per_second", "seconds_left", "loader_wait"}
 )
 INPUT = "psnr_input"
-SCORE = "val_score"  # what judges where no clean image is known; the higher the better
+SCORE = "val_score"  # for validation without clean images; higher is better
 SIZE, DPI = (12, 8), 100  # inches and pixels per inch: 1200 x 800 pixels
 COLOURS = ("#1f5fa8", "#c8501e", "#2c8a4b", "#8a4bb0", "#a67c00", "#b02a5b", "#3a8f9e", "#5c5c5c")
 STROKES = ("-", "--", ":", "-.")
@@ -113,8 +113,8 @@ def _panels(lines: Sequence[Line]) -> list[_Panel]:
     """Those that have something to show, from top to bottom."""
     names = list(dict.fromkeys(name for line in lines for name in line))
     terms = [name for name in names if is_term(name)]
-    judged = [name for name in names if is_figure(name)]
-    levels = [name for name in judged if "psnr" in name] or [name for name in judged if name == SCORE]
+    figures = [name for name in names if is_figure(name)]
+    levels = [name for name in figures if "psnr" in name] or [name for name in figures if name == SCORE]
     rates = [name for name in names if name.partition("/")[0] == "rate"]
     panels = (_Panel(3, terms, _draw_terms), _Panel(2.2, levels, _draw_psnr), _Panel(1.2, rates, _draw_rate))
     return [panel for panel in panels if panel.names]

@@ -50,7 +50,7 @@ class ProcessGroup:
         return float(shared)
 
     def maximum(self, value: int, device: torch.device) -> int:
-        """The largest of all processes' values, for what any of them may have been told."""
+        """The largest of all processes' values, for a signal that only one of them got."""
         if self.size == 1:
             return value
         shared = torch.tensor(value, device=device)

@@ -30,7 +30,7 @@ from medcli.train.recipe import Recipe
 from medcli.train.validation import Validation
 
 Line = dict[str, float]
-EARLY, SOON = 10, 20.0  # steps, or seconds, to the first report, so that nobody waits long for a sign
+EARLY, SOON = 10, 20.0  # steps, or seconds, to the first report, so that it comes soon
 
 
 @dataclass
@@ -133,7 +133,7 @@ class Trainer:
 
     def save(self) -> None:
         """Validates the model and writes a checkpoint; every process must call it."""
-        figures = self._judged()
+        figures = self._validated()
         if self.group.is_main:
             score = figures.get(self.validation.best_is) if self.validation else None
             checkpoint.save(self.checkpoints, self.step, self.modules, self.optimizers, score, keep=3)
@@ -144,7 +144,7 @@ class Trainer:
         self.group.barrier()
 
     def rescue(self) -> None:
-        """A checkpoint of this very step, unjudged; every process must call it."""
+        """A checkpoint of this very step, not validated; every process must call it."""
         if self.group.is_main:
             checkpoint.save(self.checkpoints, self.step, self.modules, self.optimizers, keep=3)
         self.group.barrier()
@@ -163,12 +163,15 @@ class Trainer:
         """
         steps = range(self.step, self.recipe.steps)
         supply = batches(source, self.group.share(self.recipe.batch), steps, self.hardware)
-        with Interruption() as asked, closing(supply):  # left open, it kept its workers, and they the process, for ever
-            self._run(supply, limits, asked)
+        with (
+            Interruption() as interruption,
+            closing(supply),
+        ):  # left open, its workers would never end
+            self._run(supply, limits, interruption)
         return self.average
 
-    def _run(self, supply: Iterator[Batch], limits: Limits, asked: Interruption) -> None:
-        first, clock, told = self.step, _Clock(), False
+    def _run(self, supply: Iterator[Batch], limits: Limits, interruption: Interruption) -> None:
+        first, clock, reported = self.step, _Clock(), False
         while self.step < self.recipe.steps:
             progress = self._agreed(limits.progress(self.step, self.recipe.steps, first), limits)
             if progress >= 1:
@@ -176,15 +179,15 @@ class Trainer:
             batch = clock.next_of(supply)
             clock.add(self._train_step(batch, progress))
             self.step += 1
-            if self.step % limits.report_every == 0 or (not told and self._is_soon(clock, first)):
-                told = True
+            if self.step % limits.report_every == 0 or (not reported and self._is_soon(clock, first)):
+                reported = True
                 self._report(clock, limits.progress(self.step, self.recipe.steps, first), first)
             if self.step % limits.save_every == 0:
                 self.save()
                 clock.skip()
-            if stop := self.group.maximum(asked.to_stop, self.hardware.device):  # a signal may come meanwhile
+            if stop := self.group.maximum(interruption.to_stop, self.hardware.device):  # a signal may come meanwhile
                 self.rescue()
-                asked.obey(stop)
+                interruption.obey(stop)
         if self.step % limits.save_every or not checkpoint.saved(self.checkpoints):
             self.save()
 
@@ -241,8 +244,8 @@ class Trainer:
         for kept, moving in zip(self.average.buffers(), self.method.model.buffers(), strict=True):
             kept.copy_(moving)  # statistics of batch normalisation are averages already
 
-    def _judged(self) -> Line:
-        # On one process: the others wait, and their answers would be the same.
+    def _validated(self) -> Line:
+        # On one process: the others wait, and their figures would be the same.
         if not (self.validation and self.group.is_main):
             return {}
         figures = self.validation.score(self.method, self.average, self.hardware)
@@ -337,9 +340,9 @@ class _Clock:
 
     def next_of(self, supply: Iterator[Batch]) -> Batch:
         """The next batch; the time it took counts as waiting."""
-        asked = time.monotonic()
+        started = time.monotonic()
         batch = next(supply)
-        self._waited += time.monotonic() - asked
+        self._waited += time.monotonic() - started
         return batch
 
     def add(self, terms: dict[str, float]) -> None:

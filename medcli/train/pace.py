@@ -111,10 +111,10 @@ def fitted(
     minutes: float | None,
     say: Callable[[str], None],
 ) -> Recipe:
-    """The recipe with the largest sizes of which a step is quick enough here; `say` hears which.
+    """The recipe with the largest sizes of which a step is quick enough here; `say` is called with them.
 
-    free: which of "config", "patch" and "batch" nobody gave; the others stay. build: a recipe's method. minutes: of the
-    whole run, None for no limit. Under CUDA, and for models of noise, the usual sizes stay.
+    free: which of "config", "patch" and "batch" were not given; the others stay. build: a recipe's method. minutes: of
+    the whole run, None for no limit. Under CUDA, and for models of noise, the usual sizes stay.
     Raises RecipeError as `build` does.
     """
     if not free or hardware.device.type == "cuda":

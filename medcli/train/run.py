@@ -47,7 +47,7 @@ class TrainOptions:
     data, noisy, clean, pairs, val: see `medcli.train.sources`. command, data_licence: for the model card. again: how
     one that was stopped goes on, in words. range: which values of the images are black and white, "auto" for what the
     recipe says. nodata: which means nothing, None for that of each file.
-    free: which of "config", "patch" and "batch" are chosen for the machine. progress: hears how far decoding is.
+    free: which of "config", "patch" and "batch" are chosen for the machine. progress: called with messages on decoding.
     """
 
     output: Path
@@ -147,7 +147,7 @@ def opened(
         """The weights of a run that goes on are in its checkpoint, wherever the model is now that it started from."""
         return build_method(replace(recipe, init="") if goes_on else recipe, hardware)
 
-    method = built(recipe)  # first: what makes no sense is told before images are decoded
+    method = built(recipe)  # first: errors in it are reported before images are decoded
     denoises = domain_of(method.model) != NOISE_DOMAIN
     opens = partial(open_sources, needs=method.needs, folders=options.folders(), denoises=denoises)
 
@@ -318,7 +318,7 @@ def _check_options(recipe: Recipe, taken: Mapping[str, Parameter]) -> None:
 
 
 def _check_patch(recipe: Recipe, method: Method) -> None:
-    """A method that asks its network in a way of its own cuts patches itself."""
+    """A method that applies its network in its own way cuts patches itself."""
     step = int(getattr(exported(method, method.model), "multiple", 1))
     if recipe.patch % step and not isinstance(method, HasStrategy):
         fits = max(step, recipe.patch // step * step)

@@ -27,7 +27,7 @@ from medcli.train.recipe import Recipe
 from medcli.train.validation import Validation, validation_of
 
 MOST_HELD_OUT = 32  # images
-FEW = 8  # images: of fewer none is held out unless a larger share is asked for
+FEW = 8  # images: of fewer none is held out unless a larger share is given
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Folders:
     """What was given. data: folders of images, or single ones, that are clean, or noisy where the recipe makes no
     noise. noisy, clean: recorded; with data that are made noisy, clean are the other scenes of an unpaired method.
 
-    pairs: folders of mates with a manifest; clean then says where the images lie now of which the mates were made.
+    pairs: folders of noisy copies with a manifest; clean then says where their clean images are now.
     val: for validation; like data, or with a manifest or subfolders `noisy` and `clean` where images are recorded.
     cache: where decoded images are kept. range: which values are black and white. nodata: which means
     nothing, None for that of each file. say: called with how far decoding is.
@@ -85,8 +85,8 @@ def open_sources(recipe: Recipe, needs: Needs, folders: Folders, *, denoises: bo
     check = _checked(groups, recipe, folders)
     gray = all(cache.gray for cache in check.all)
     crop_sampler = CropSampler(recipe.patch, recipe.config.get("channels", 1 if gray else 3), recipe.enlarge_share)
-    mates = needs.clean == "mates"
-    make = _recorder(crop_sampler, recipe.seed, mates) if recorded else _maker(crop_sampler, recipe, needs)
+    paired = needs.clean == "paired"
+    make = _recorder(crop_sampler, recipe.seed, paired) if recorded else _maker(crop_sampler, recipe, needs)
     trained, held = check.split(recipe.held_out, recipe.seed) if folders.val is None else (check, None)
     if folders.val is not None:
         held = _checked(_validation_paths(folders.val, needs, recorded=recorded), recipe, folders)
@@ -99,7 +99,7 @@ def open_sources(recipe: Recipe, needs: Needs, folders: Folders, *, denoises: bo
 
 @dataclass(frozen=True)
 class _Paths:
-    """scenes: for each view of the scenes, their files, place by place; clean: mates, or others, or none."""
+    """scenes: for each view of the scenes, their files, place by place; clean: paired, unpaired, or none."""
 
     views: Sequence[Sequence[Path]]
     clean: Sequence[Path] = ()
@@ -159,7 +159,7 @@ def _without_clean() -> str:
 
 def _clean(needs: Needs, folders: Folders) -> _Paths:
     """Clean images to make noisy. Unpaired methods take those of --clean as they are, where --data are others."""
-    if needs.clean == "others" and folders.data and folders.clean:
+    if needs.clean == "unpaired" and folders.data and folders.clean:
         return _Paths([_files(folders.data)], _files(folders.clean))
     return _Paths([_files([*folders.data, *folders.clean])])
 
@@ -176,24 +176,24 @@ def _recorded(recipe: Recipe, needs: Needs, folders: Folders) -> _Paths:
             f"'{recipe.method}' needs clean images besides the noisy ones.",
             f"Give both, with --noisy and --clean, or choose a method that needs none: {_without_clean()}.",
         )
-    if needs.views == 1 and needs.clean != "mates":
-        return _Paths([_files(noisy)], _files(clean) if needs.clean == "others" else ())
+    if needs.views == 1 and needs.clean != "paired":
+        return _Paths([_files(noisy)], _files(clean) if needs.clean == "unpaired" else ())
     if needs.views > 1 and not needs.views <= len(noisy) <= needs.views + needs.spare:
         times = f"{needs.views} or {needs.views + needs.spare}" if needs.spare else f"{needs.views}"
         raise RecipeError(
             f"'{recipe.method}' needs {times} noisy images of each scene, but {len(noisy)} folders were given.",
             f"Give --noisy {times} times, each with the same names; or clean images and --noise.",
         )
-    if needs.clean == "mates" and (len(noisy), len(clean)) != (1, 1):
+    if needs.clean == "paired" and (len(noisy), len(clean)) != (1, 1):
         raise RecipeError("Pairs come from one folder of noisy and one of clean images.", "Give each one once.")
-    together = [*noisy, *clean] if needs.clean == "mates" else list(noisy)
+    together = [*noisy, *clean] if needs.clean == "paired" else list(noisy)
     names = list(zip(*matched(*together), strict=True))
     files = [[folder / name for name in column] for folder, column in zip(together, names, strict=True)]
-    return _Paths(files[: len(noisy)], files[-1] if needs.clean == "mates" else (), aligned=True)
+    return _Paths(files[: len(noisy)], files[-1] if needs.clean == "paired" else (), aligned=True)
 
 
 def _of_manifests(recipe: Recipe, needs: Needs, folders: Folders) -> _Paths:
-    if needs.clean != "mates" or needs.views > 1:
+    if needs.clean != "paired" or needs.views > 1:
         raise RecipeError(
             f"'{recipe.method}' does not learn from pairs.", f"Give it --noisy, or choose --method {DEFAULT_METHOD}."
         )
@@ -203,7 +203,7 @@ def _of_manifests(recipe: Recipe, needs: Needs, folders: Folders) -> _Paths:
 
 
 def _noises(folder: Path) -> Iterator[str]:
-    """The noises of its mates. What is the same at each draw, such as a factor, counts only where it was drawn."""
+    """The noises of its copies. What is the same at each draw, such as a factor, counts only where it was drawn."""
     for fingerprint, drawn in recorded_noises(folder).items():
         for notation in entries(fingerprint):
             try:
@@ -222,14 +222,14 @@ def _paired(pairs: Sequence[tuple[Path, Path]]) -> _Paths:
 def _validation_paths(folder: Path, needs: Needs, *, recorded: bool) -> _Paths:
     if not recorded or (needs.clean == "none" and needs.views == 1):
         return _Paths([_files([folder])])
-    if needs.clean == "mates" and (folder / MANIFEST).is_file():
+    if needs.clean == "paired" and (folder / MANIFEST).is_file():
         return _paired(recorded_pairs(folder))
     if needs.clean == "none" or not (folder / "noisy").is_dir() or not (folder / "clean").is_dir():
         views = "Leave --val out: some of the scenes are held out then."
         hint = views if needs.clean == "none" else f"It must hold {MANIFEST}, or two folders, 'noisy' and 'clean'."
         raise RecipeError(f"{folder} cannot be used for validation.", hint)
     noisy, clean = folder / "noisy", folder / "clean"
-    if needs.clean == "others":
+    if needs.clean == "unpaired":
         return _Paths([_files([noisy])], _files([clean]))
     return _paired([(noisy / a, clean / b) for a, b in matched(noisy, clean)])
 
@@ -251,7 +251,7 @@ def _checked(paths: _Paths, recipe: Recipe, folders: Folders) -> _Images:
     )
     scenes = _scenes(paths) if paths.aligned else {}
     caches = [read(files, scenes=[scenes[path] for path in files] if scenes else ()) for files in paths.views]
-    once = list(dict.fromkeys(paths.clean))  # several mates may share a clean image
+    once = list(dict.fromkeys(paths.clean))  # several copies may share a clean image
     clean = read(once, scenes=[scenes[path] for path in once] if scenes else ()) if once else None
     if paths.aligned:
         columns = [*paths.views, *([paths.clean] if clean else [])]
@@ -319,7 +319,7 @@ def _maker(crop_sampler: CropSampler, recipe: Recipe, needs: Needs) -> Callable[
 
 
 def _variation(recipe: Recipe, needs: Needs) -> Variation | None:
-    """None where the recipe asks for none.
+    """None where the recipe has none.
 
     Raises RecipeError for shares that do not exist or do not fit, and for methods that take no clean image.
     """
@@ -331,7 +331,7 @@ def _variation(recipe: Recipe, needs: Needs) -> Variation | None:
             raise RecipeError(f"The share of the variation '{name}' cannot be {share!r}.", "It must be 0 to 1.")
     if not any(recipe.variation.values()):
         return None
-    if needs.alike or needs.spare or needs.clean != "mates":
+    if needs.alike or needs.spare or needs.clean != "paired":
         hint = "They are for methods that learn from clean images."
         raise RecipeError(f"'{recipe.method}' takes no variations.", hint)
     return Variation(**recipe.variation)
@@ -356,10 +356,10 @@ def _refuse_misfits(noise: Noise, crop_sampler: CropSampler) -> None:
         )
 
 
-def _recorder(crop_sampler: CropSampler, seed: int, mates: bool) -> Callable[[_Images], SampleSource]:
+def _recorder(crop_sampler: CropSampler, seed: int, paired: bool) -> Callable[[_Images], SampleSource]:
     plain = replace(crop_sampler, enlarge_share=0.0)  # enlarging would smooth the noise
 
     def make(images: _Images) -> SampleSource:
-        return RecordedImages(images.views, plain, seed, images.clean, mates)
+        return RecordedImages(images.views, plain, seed, images.clean, paired)
 
     return make

@@ -16,7 +16,7 @@ from medcli.methods.base import Application, Batch, ExportsModel, HasStrategy, M
 from medcli.train.hardware import Hardware
 
 PATCHES, AT_ONCE = 64, 16
-STEP = -1  # no step of training has this number, so its draws are nobody else's
+STEP = -1  # no step of training has this number, so its draws are its own
 
 
 @dataclass(frozen=True)
@@ -125,13 +125,13 @@ def in_place(model: nn.Module, other: nn.Module) -> Iterator[None]:
 
 
 def validation_of(source: SampleSource, needs: Needs, *, denoises: bool = True) -> Validation:
-    """Made noise always knows its clean image; recorded images know it where they have mates.
+    """Made noise always knows its clean image; recorded images know it where they are paired.
 
     denoises: whether the model removes noise; one that generates it is validated by its loss terms.
     """
     if isinstance(source, SyntheticPairs) and denoises:
-        return Validation(source.judged(), by_psnr=True)
-    return Validation(source, by_psnr=needs.clean == "mates")
+        return Validation(source.for_validation(), by_psnr=True)
+    return Validation(source, by_psnr=needs.clean == "paired")
 
 
 def fitting(image: Tensor, network: Any, strategy: Strategy) -> Tensor:

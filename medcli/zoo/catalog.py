@@ -113,7 +113,7 @@ def store() -> Path:
 
 
 def expanded(name: str) -> Path:
-    """With `~` as the user's home; a home that nobody has is a name like any other, not an error."""
+    """With `~` as the user's home; the home of an unknown user is a name like any other, not an error."""
     return Path(os.path.expanduser(name))  # noqa: PTH111
 
 
@@ -240,7 +240,7 @@ def where(entry: Entry) -> str:
 
 
 def is_here(entry: Entry) -> bool:
-    """Whether the weights lie on this machine, whole or not; neither their bytes nor the network are asked."""
+    """Whether the weights lie on this machine, whole or not; without reading them or the network."""
     return entry.hub is None or entry.path.exists() or fetch.is_there(entry.hub)
 
 

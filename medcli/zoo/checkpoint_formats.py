@@ -132,7 +132,7 @@ def _deepinv(tensors: Tensors) -> ParsedCheckpoint:
     inner = sorted((name for name in layers if name.startswith("conv_list.")), key=lambda name: int(name[10:]))
     stack = [_convolution(name, layers[name]) for name in ("in_conv", *inner, "out_conv") if name in layers]
     stack[-1] = {part: -tensor for part, tensor in stack[-1].items()}
-    return _dncnn(stack, "the last convolution's sign changed, because we take the noise away")
+    return _dncnn(stack, "sign of the last convolution changed: here the network predicts the noise")
 
 
 def _dncnn(stack: list[Tensors], remark: str) -> ParsedCheckpoint:
@@ -155,7 +155,7 @@ def _convolution(name: str, parts: Tensors) -> Tensors:
         shape = "absent" if weight is None else tuple(weight.shape)
         raise ModelError(f"'{name}.weight' is {shape}, where a 3x3 convolution was expected.")
     if odd := set(parts) - {"weight", "bias"}:
-        raise ModelError(f"'{name}.{min(odd)}' has no place in a convolution.")
+        raise ModelError(f"'{name}.{min(odd)}' is no parameter of a convolution.")
     return {"weight": weight, "bias": parts.get("bias", weight.new_zeros(weight.shape[0]))}
 
 
@@ -262,7 +262,7 @@ def _count(names: Iterable[str], start: str) -> int:
 
 def _levels(count: int) -> int:
     if not 0 < count <= MOST_LEVELS:
-        raise ModelError(f"A network of {count} levels cannot be; 1 to {MOST_LEVELS} can.")
+        raise ModelError(f"A network of {count} levels is not supported, only of 1 to {MOST_LEVELS}.")
     return count
 
 
@@ -277,9 +277,9 @@ def _expansion(widths: list[int], hidden: list[int]) -> float:
     """The shortest decimal number by which each width, rounded down, becomes its hidden width."""
     least = max(inner / width for inner, width in zip(hidden, widths, strict=True))
     for digits in range(7):
-        guess: float = math.ceil(round(least * 10**digits, 6)) / 10**digits
-        if [int(width * guess) for width in widths] == hidden:
-            return guess
+        value: float = math.ceil(round(least * 10**digits, 6)) / 10**digits
+        if [int(width * value) for width in widths] == hidden:
+            return value
     raise ModelError(f"Hidden widths of {hidden} are no common multiple of {widths}.")
 
 

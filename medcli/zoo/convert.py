@@ -1,6 +1,6 @@
 """Foreign checkpoints into weight files of ours: `.pth` or safetensors in, safetensors with a card out.
 
-Nothing is guessed that the tensors do not show, and nothing is left over: every tensor of the file has its place in
+Nothing is assumed that the tensors do not show, and nothing is left over: every tensor of the file has its place in
 the network, and every parameter of the network is in the file.
 """
 
@@ -57,7 +57,7 @@ class Found:
 def import_file(source: Path, target: Path, options: ImportOptions) -> Found:
     """Writes `target`, a weight file of ours, from a foreign `.pth` or safetensors file, and says what was found.
 
-    Weights keep the precision that they have. Half precision counts as unsafe, because nobody has measured it.
+    Weights keep the precision that they have. Half precision counts as unsafe, because it was not measured.
     Raises ModelError for files that are hostile, damaged, unknown or do not fit, OutputError for one not written.
     """
     raw = tensors_of(source)

@@ -35,7 +35,7 @@ class Description(Card):
 
 
 def describe(card: Card) -> Description:
-    """The card with what its network costs and asks of an image, counted on a network without memory.
+    """The card with what its network costs and needs of an image, counted on a network without memory.
 
     Raises ModelError where the card's network cannot be built or run.
     """

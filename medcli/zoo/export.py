@@ -179,7 +179,7 @@ def _refusal(form: str, network: Any, size: Size | None) -> ModelError:
 
 
 def _samples(network: Any, size: Size | None) -> Sequence[Tensor]:
-    """Images to trace and to compare with: one of the size asked for, or several of different sizes."""
+    """Images to trace and to compare with: one of the given size, or several of different sizes."""
     import torch
 
     generator = torch.Generator().manual_seed(0)

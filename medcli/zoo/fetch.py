@@ -2,7 +2,7 @@
 
 Transfers, resuming, locks and the cache are those of `huggingface_hub`, and so are the variables of the environment
 (HF_HOME, HF_ENDPOINT, HF_TOKEN, HF_HUB_OFFLINE ...). Added here: the checksum before a file is first used, one short
-question before a transfer, further tries without Xet storage, and error messages. A cached file needs no network.
+request before a transfer, further tries without Xet storage, and error messages. A cached file needs no network.
 """
 
 from __future__ import annotations

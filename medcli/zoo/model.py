@@ -28,8 +28,8 @@ DROP = "drop"  # in the notation of every noise that drops pixels
 
 @dataclass(frozen=True)
 class Model:
-    """A model on this machine. name: as it was asked for; path: of its weights in our form, checked against the
-    catalogue; entry: its row of the catalogue, None for a weight file or a run. The rest is read when asked for.
+    """A model on this machine. name: as it was given; path: of its weights in our form, checked against the
+    catalogue; entry: its row of the catalogue, None for a weight file or a run. The rest is read when needed.
     """
 
     name: str
@@ -106,7 +106,7 @@ def blind_spot_models() -> list[str]:
 
 
 def tell(line: str) -> None:
-    """On standard error: a download that nobody asked for by name should not come as a surprise."""
+    """On standard error: a download that was not requested by name is announced."""
     print(line, file=sys.stderr)
 
 

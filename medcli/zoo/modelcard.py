@@ -183,8 +183,8 @@ def _usage(about: Description, origin: Origin) -> str:
 
 def _limits(about: Description) -> str:
     lines = [
-        "Not for evidence, diagnosis or measurement: what a denoiser puts in the place of noise is a guess, and detail "
-        "fainter than the noise can vanish or change.",
+        "Not for evidence, diagnosis or measurement: what a denoiser puts in the place of noise is an estimate, and "
+        "detail fainter than the noise can vanish or change.",
         "Noise of another kind or strength than trained for stays, or leaves patterns.",
         _channels(about.channels),
     ]
@@ -229,7 +229,7 @@ def _network(about: Description) -> str:
     low, high = about.value_range
     rows = {
         "Architecture": about.architecture,
-        "Configuration": ", ".join(f"{name} {value}" for name, value in about.config.items()) or "as it comes",
+        "Configuration": ", ".join(f"{name} {value}" for name, value in about.config.items()) or "default",
         "Parameters": f"{about.parameters:,}",
         "Multiply-adds per pixel": f"{about.macs_per_pixel:,.0f}",
         "Receptive field": f"{about.receptive_field} pixels to each side",

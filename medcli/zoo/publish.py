@@ -1,6 +1,6 @@
 """From a training run to a repository on the Hugging Face Hub: a folder first, then its upload.
 
-The folder holds all that somebody else needs: the page, the weights, the recipe, a vector to test them with, and
+The folder holds all that others need: the page, the weights, the recipe, a vector to test them with, and
 `config.json`, by whose requests the Hub counts downloads. Building it needs no network.
 """
 
@@ -41,7 +41,7 @@ REASONS = {
     401: ("The Hub knows no user by your token, or there is no token.", TOKEN_HINT),
     403: ("Your token has no right to write to {repo}.", TOKEN_HINT),
     404: ("The Hub does not show {repo} to you.", TOKEN_HINT),
-    412: ("Somebody else wrote to {repo} at the same time.", "Publish again."),
+    412: ("{repo} was changed by another commit at the same time.", "Publish again."),
 }
 
 
@@ -126,7 +126,7 @@ def _own_page(run: Path | None) -> str | None:
 
 
 def check_repo(repo: str) -> None:
-    """Raises ModelError unless `repo` is a name the Hub accepts; asks nobody."""
+    """Raises ModelError unless `repo` is a name the Hub accepts; sends no request."""
     from huggingface_hub.errors import HFValidationError
     from huggingface_hub.utils import validate_repo_id
 
@@ -142,7 +142,7 @@ def upload(folder: Folder, repo: str, *, private: bool = False, create_pr: bool 
     """Creates the repository if need be and commits the folder's files to it; unchanged files make no new commit.
 
     repo: `owner/name`. private: of a repository that is new; the setting of an existing one stays. create_pr: as a
-    pull request, for a repository of somebody else. HF_ENDPOINT and HF_TOKEN are honoured.
+    pull request, for the repository of another owner. HF_ENDPOINT and HF_TOKEN are honoured.
     Raises ModelError where the name, the token, its rights or the network do not allow it.
     """
     from huggingface_hub import HfApi

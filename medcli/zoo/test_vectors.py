@@ -59,7 +59,7 @@ def write(path: Path, network: nn.Module, card: Card) -> None:
 def check(path: Path, network: nn.Module) -> float:
     """The largest difference between the stored answer and the network's, in grey levels of 255.
 
-    The network is asked on the CPU in fp32, and stays there. Raises ModelError where the vector is missing or
+    The network runs on the CPU in fp32, and stays there. Raises ModelError where the vector is missing or
     malformed, or does not fit the network.
     """
     noisy, expected = _read(path)

@@ -1,7 +1,7 @@
 """Reads tensors from untrusted `.pth` files.
 
 A pickle is a program. torch's restricted loader runs only what builds tensors; this file runs that loader in a child
-process with little memory and little time, asks for tensors and nothing else, and takes them back as safetensors. All
+process with little memory and little time, loads tensors and nothing else, and takes them back as safetensors. All
 that a hostile file can cause that way is an error message.
 """
 

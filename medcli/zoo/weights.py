@@ -2,7 +2,7 @@
 
 The header holds one metadata key, `medcli`, whose JSON says how to build the network and what it was trained for, so
 that a file alone is enough to denoise. One key only: safetensors orders several keys at random, and the same weights
-must give the same bytes. Weights are stored as fp16 and computed with in fp32 unless a device asks otherwise.
+must give the same bytes. Weights are stored as fp16 and computed with in fp32 unless the device needs another.
 """
 
 from __future__ import annotations
@@ -101,7 +101,7 @@ def build(card: Card) -> nn.Module:
     try:
         network: nn.Module = architecture(**card.config)
     except (TypeError, ValueError, LookupError, ArithmeticError, AttributeError, RuntimeError) as error:
-        raise ModelError(f"'{card.id}' asks for a {card.architecture} that cannot be built: {error}") from error
+        raise ModelError(f"'{card.id}' needs a {card.architecture} that cannot be built: {error}") from error
     return network
 
 
@@ -174,7 +174,7 @@ def check_fit(path: Path, card: Card, shapes: Mapping[str, tuple[int, ...]], hin
 
     room = CONFIG_ROOM + len(shapes) + 4 * max((side for shape in shapes.values() for side in shape), default=0)
     if _numbers_in(card.config) > room:
-        raise ModelError(f"The card in {path} asks for a far larger {card.architecture} than its weights.", hint)
+        raise ModelError(f"The card in {path} describes a far larger {card.architecture} than its weights.", hint)
     with torch.device("meta"):
         network = build(card)
     expected = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}

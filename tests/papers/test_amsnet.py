@@ -20,7 +20,7 @@ from test_archs import build
 from torch import Generator, Tensor, nn
 
 import medcli
-from medcli.blind_spot import FILLS, drawn, error_where, guess, hidden_pixel_error, join, roughness, scattered, split
+from medcli.blind_spot import FILLS, drawn, error_where, hidden_pixel_error, join, predict, roughness, scattered, split
 from medcli.blind_spot import stitched as stitch
 from medcli.data.folders import matched
 from medcli.data.noise_correlation import noise_correlation
@@ -103,11 +103,11 @@ def waves(draw: Generator, side: int = 24) -> Tensor:
     return 0.5 + 0.3 * torch.sin(slopes[0] * steps[:, None] + slopes[1] * steps + phases)
 
 
-def train(network: nn.Module, lesson: Callable[[Batch], Any], clean: Callable[[Generator], Tensor], steps: int) -> None:
+def train(network: nn.Module, terms: Callable[[Batch], Any], clean: Callable[[Generator], Tensor], steps: int) -> None:
     optimizer = torch.optim.Adam(network.parameters(), lr=5e-3)
     for step in range(steps):
         optimizer.zero_grad()
-        sum(lesson(batch_of(clean, step)).values()).backward()
+        sum(terms(batch_of(clean, step)).values()).backward()
         optimizer.step()
 
 
@@ -203,7 +203,7 @@ def test_no_network_knows_what_is_hidden_from_it(name: str, training: bool, fill
     network = build(name).train(training)
     noisy = noisy_image(2, 3, 4 * network.multiple, 2 * network.multiple)
     hidden = drawn(*noisy.shape[2:], 2, [generator(1), generator(2)]) == 0
-    from_hidden, from_visible = leak(lambda seen: guess(network, seen, hidden, FILLS[fill]), noisy, hidden)
+    from_hidden, from_visible = leak(lambda seen: predict(network, seen, hidden, FILLS[fill]), noisy, hidden)
     assert from_hidden == 0.0
     assert from_visible > 1e-4
 
@@ -226,8 +226,8 @@ def test_no_pixel_of_the_stitched_answer_knows_itself_or_another_sub_image(name:
 
 def test_statistics_of_the_unmasked_image_would_be_seen() -> None:
     noisy, hidden = noisy_image(1, 3, 16, 16), drawn(16, 16, 2, [generator()]) == 0
-    assert leak(lambda seen: guess(Around(), seen, hidden) + seen.mean((2, 3), keepdim=True), noisy, hidden)[0] > 0
-    assert leak(lambda seen: guess(Around(), seen - seen.mean(), hidden), noisy, hidden)[0] > 0
+    assert leak(lambda seen: predict(Around(), seen, hidden) + seen.mean((2, 3), keepdim=True), noisy, hidden)[0] > 0
+    assert leak(lambda seen: predict(Around(), seen - seen.mean(), hidden), noisy, hidden)[0] > 0
 
 
 def test_a_fill_leaves_what_is_visible_and_the_mean_continues_a_flat_place() -> None:
@@ -243,7 +243,7 @@ def test_a_fill_leaves_what_is_visible_and_the_mean_continues_a_flat_place() -> 
 # --- 4: the loss
 
 
-def test_only_hidden_pixels_are_judged() -> None:
+def test_only_hidden_pixels_are_compared() -> None:
     noisy, hidden = noisy_image(2, 3, 8, 8), drawn(8, 8, 2, [generator(1), generator(2)]) == 0
     restored = noisy_image(2, 3, 8, 8).flip(3).requires_grad_()
     error = error_where(restored, noisy, hidden, l1)
@@ -532,7 +532,7 @@ def level(pixels: np.ndarray[Any, Any], clean: np.ndarray[Any, Any]) -> float:
 # --- the criterion that needs no clean image
 
 
-def test_the_hidden_pixel_error_tells_how_far_apart_two_networks_are_from_the_truth(trained: nn.Module) -> None:
+def test_the_hidden_pixel_error_shows_how_far_apart_two_networks_are_from_the_truth(trained: nn.Module) -> None:
     worse = small()
     train(worse, AMSNet(worse, pd=1).masked, waves, 15)
     differences, seen = [], []
@@ -578,7 +578,7 @@ def test_every_depth_measures_alike() -> None:
 
 
 @pytest.mark.parametrize("image", [np.full((80, 80, 3), 90, np.uint8), np.zeros((300, 300), np.uint8)])
-def test_images_without_noise_get_a_letter(image: np.ndarray[Any, Any]) -> None:
+def test_images_without_noise_are_errors(image: np.ndarray[Any, Any]) -> None:
     with pytest.raises(InputError, match="flat part") as caught:
         noise_correlation([image])
     assert "--pd" in caught.value.hint
@@ -621,7 +621,7 @@ def test_plain_strategies_have_no_arguments() -> None:
     "notation",
     ["mask", "masks:j=2", "masks:k=two", "masks:k=1", "masks:pd=0", "masks:share=nan", "masks:k", "", ":k=2"],
 )
-def test_notation_that_makes_no_sense_gets_a_letter(notation: str) -> None:
+def test_notation_that_makes_no_sense_is_an_error(notation: str) -> None:
     with pytest.raises(ModelError):
         parse(notation)
 
@@ -645,13 +645,13 @@ def test_an_engine_with_masks_asks_for_room_for_its_sub_images(k: int, pd: int, 
         ({"smoothness": float("nan")}, "smoothness"),
     ],
 )
-def test_options_that_make_no_sense_get_a_letter(options: dict[str, Any], word: str) -> None:
+def test_options_that_make_no_sense_are_errors(options: dict[str, Any], word: str) -> None:
     with pytest.raises(RecipeError) as caught:
         AMSNet(Around(), **options)
     assert word in str(caught.value)
 
 
-def test_a_patch_too_small_for_its_sub_images_gets_a_letter() -> None:
+def test_a_patch_too_small_for_its_sub_images_is_an_error() -> None:
     method = AMSNet(Around(16), pd=5)
     with pytest.raises(RecipeError, match="64 pixels") as caught:
         method.masked(Batch([noisy_image(1, 3, 64, 64)], None, torch.arange(1)))
@@ -662,5 +662,5 @@ def test_a_patch_too_small_for_its_sub_images_gets_a_letter() -> None:
     ("options", "strategy"),
     [({}, ComplementaryMasks()), ({"pd": 1, "fill": "mean"}, ComplementaryMasks(pd=1, fill="mean"))],
 )
-def test_the_method_says_how_its_product_is_asked(options: dict[str, Any], strategy: ComplementaryMasks) -> None:
+def test_the_method_says_how_its_model_is_applied(options: dict[str, Any], strategy: ComplementaryMasks) -> None:
     assert parse(AMSNet(Around(), **options).strategy) == strategy

@@ -39,7 +39,7 @@ from medcli.zoo import catalog, weights
 from medcli.zoo.model import find_model
 
 SLOPE, FLOOR = 0.01, 0.0004  # of the variance of the noise over brightness
-WRONG = 5 / 255  # of a denoiser that was told a wrong level
+WRONG = 5 / 255  # of a denoiser that was given a wrong level
 X, Y = 45.0, 22.0
 SHARED = Path(__file__).parents[2].parent / "shared" / "data" / "real"
 
@@ -359,7 +359,7 @@ def held_out_pairs() -> list[tuple[NDArray[Any], NDArray[Any]]]:
 # --- what a recipe can ask for
 
 
-def test_other_networks_and_weights_that_make_no_sense_get_a_letter() -> None:
+def test_other_networks_and_weights_that_make_no_sense_are_errors() -> None:
     with pytest.raises(RecipeError, match="DnCNN does not"):
         UnpairedNoise(DnCNN(width=8, depth=3))
     for options in ({"kl": -1.0}, {"kl": float("nan")}, {"rise": 0}):
@@ -400,7 +400,7 @@ def in_eight_bits(image: NDArray[Any]) -> NDArray[np.uint8]:
 
 
 @pytest.mark.parametrize("sigma", [3, 12, 30])
-def test_the_level_is_measured_without_a_clean_mate(sigma: float) -> None:
+def test_the_level_is_measured_without_a_clean_image(sigma: float) -> None:
     draw = np.random.default_rng(0)
     noisy = [in_eight_bits(photograph(seed) + sigma / 255 * draw.normal(size=(192, 192, 3))) for seed in range(3)]
     assert flat_noise(noisy).sigma == pytest.approx(sigma, rel=0.12)
@@ -421,7 +421,7 @@ def test_coarse_noise_is_hidden_by_more_than_its_own_deviation() -> None:
     assert proposal.sigma_y == pytest.approx(proposal.coarseness * 1.2 * proposal.noise, rel=0.01)
 
 
-def test_noise_is_told_apart_by_brightness_and_by_correlation() -> None:
+def test_noise_is_distinguished_by_brightness_and_by_correlation() -> None:
     draw = np.random.default_rng(0)
     clean = [photograph(seed) for seed in range(4)]
     noisy = [each + np.sqrt(SLOPE * each) * cv2.blur(draw.normal(size=each.shape), (1, 2)) for each in clean]
@@ -440,7 +440,7 @@ def test_what_is_darker_or_brighter_than_the_edges_belongs_to_no_part() -> None:
     assert found[1] == pytest.approx(sample.noise[2:4].std())
 
 
-def test_images_without_a_flat_noisy_place_get_a_letter() -> None:
+def test_images_without_a_flat_noisy_place_are_errors() -> None:
     with pytest.raises(InputError, match="no image has a flat part"):
         flat_noise([np.full((64, 64, 3), 90, np.uint8), np.zeros((8, 8), np.uint8)])
 
@@ -549,21 +549,21 @@ def run(*arguments: object) -> str:
 
 def test_synth_pairs_takes_a_model(model: Path, image_folder: Path, tmp_path: Path) -> None:
     noisy, back = tmp_path / "noisy", tmp_path / "back"
-    asked = ("--from", image_folder, "--to", noisy, "--model", model, "--sigma", "12-18", "--device", "cpu")
-    assert "5 done in " in run(*asked)
+    requested = ("--from", image_folder, "--to", noisy, "--model", model, "--sigma", "12-18", "--device", "cpu")
+    assert "5 done in " in run(*requested)
     rows = [json.loads(line) for line in (noisy / MANIFEST).read_text().splitlines()]
     assert {row["noise"] for row in rows} == {"own-noise"}
     assert "sigma=12-18,temperature=1 sha256:" in rows[0]["fingerprint"]
     levels = [float(row["drawn"].split("sigma=")[1].split(",")[0]) for row in rows]
     assert all(12 <= level <= 18 for level in levels)
     assert len(set(levels)) == 5
-    assert "5 up to date in " in run(*asked)
-    assert "5 done in " in run(*asked, "--temperature", "0.5")
+    assert "5 up to date in " in run(*requested)
+    assert "5 done in " in run(*requested, "--temperature", "0.5")
     assert "5 done in " in run("--from", noisy, "--to", back, "-m", model, "--direction", "noisy-to-clean")
     assert "sigma=0,temperature=1" in (back / MANIFEST).read_text()
 
 
-def test_what_a_model_cannot_do_is_a_letter(model: Path, image_folder: Path, tmp_path: Path) -> None:
+def test_what_a_model_cannot_do_is_an_error(model: Path, image_folder: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="noise for images in colour, not in gray"):
         open_model(str(model), device="cpu").draw(torch.rand(1, 20, 20), seeded())
     with pytest.raises(ModelError, match="cannot generate it"):

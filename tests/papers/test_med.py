@@ -143,13 +143,13 @@ class TestSwin:
 class TestPurity:
     def test_the_decoders_see_nothing_but_latents(self, build: type[SplitUNet]) -> None:
         method = MeD(shaken(build()))
-        shaken(method.twin)
+        shaken(method.noise_network)
         first, second = torch.rand(2, 1, 3, 16, 16)
         with torch.no_grad():
-            scene, noise = method.scene.encode(first), method.twin.encode(first)
-            expected = method.scene.decode(scene), method.cross(scene, noise), method.twin.decode(noise)
+            scene, noise = method.scene.encode(first), method.noise_network.encode(first)
+            expected = method.scene.decode(scene), method.cross(scene, noise), method.noise_network.decode(noise)
             method.model(second), method.noise(second)
-            again = method.scene.decode(scene), method.cross(scene, noise), method.twin.decode(noise)
+            again = method.scene.decode(scene), method.cross(scene, noise), method.noise_network.decode(noise)
         assert all(torch.equal(one, other) for one, other in zip(expected, again, strict=True))
         assert torch.equal(expected[0], method.model(first))
 
@@ -280,7 +280,7 @@ class TestTrained:
     def test_the_noise_latent_says_which_view_it_is(self, trained: MeD, held_out: Batch) -> None:
         first, second = held_out.views
         with torch.no_grad():
-            crossed = trained.cross(trained.scene.encode(first), trained.twin.encode(second))
+            crossed = trained.cross(trained.scene.encode(first), trained.noise_network.encode(second))
         nearer = (crossed - second).abs().mean((1, 2, 3)) < (crossed - first).abs().mean((1, 2, 3))
         assert nearer.float().mean() >= 0.99
 
@@ -288,7 +288,7 @@ class TestTrained:
         first, second = held_out.views
         with torch.no_grad():
             scene = _apart(trained.scene.encode(first), trained.scene.encode(second))
-            noise = _apart(trained.twin.encode(first), trained.twin.encode(second))
+            noise = _apart(trained.noise_network.encode(first), trained.noise_network.encode(second))
         assert scene < noise
 
     def test_mixed_latents_are_at_least_as_good(self, trained: MeD, held_out: Batch) -> None:
@@ -437,7 +437,7 @@ class TestMeD:
 
     def test_encoders_run_once_for_each_view(self) -> None:
         method, seen = MeD(shaken(tiny_split()), views=4), []
-        for encoder in (method.scene.encoder, method.twin.encoder):
+        for encoder in (method.scene.encoder, method.noise_network.encoder):
             encoder.register_forward_hook(lambda *_: seen.append(1))
         assert set(method.terms(batch_of(scenes(1, 16, 0), 0, 4))) == {"scene", "noise", "mix", "cross"}
         assert len(seen) == 8
@@ -505,7 +505,7 @@ class TestMissingPixels:
             view[..., :8] = 0
         method = MeD(_Transparent(), missing=True, cross=0, mix=1)
         answer = torch.zeros(1, 3, 16, 16, requires_grad=True)
-        method.scene.decode = method.twin.decode = lambda latent: answer  # type: ignore[method-assign]
+        method.scene.decode = method.noise_network.decode = lambda latent: answer  # type: ignore[method-assign]
         torch.stack(list(method.terms(Batch(views, None, torch.zeros(1, dtype=torch.int64))).values())).sum().backward()
         assert answer.grad[..., 8:].all()
         assert not answer.grad[..., :8].any()
@@ -520,7 +520,7 @@ class TestMissingPixels:
 
 
 class TestNoise2Self:
-    def test_the_answer_does_not_depend_on_the_pixel_it_is_judged_by(self) -> None:
+    def test_the_answer_does_not_depend_on_the_pixel_it_is_compared_by(self) -> None:
         method = Noise2Self(shaken(ResidualUNet(widths=[8, 16], blocks=[1], middle=1)))
         noisy = torch.rand(2, 3, 16, 16, requires_grad=True)
         phases = [(1, 2), (3, 0)]

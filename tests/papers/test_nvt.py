@@ -266,10 +266,10 @@ class TestMixup:
         assert clean is not None
         assert (first - clean).std().item() * 255 == pytest.approx(25, rel=0.05)
         assert (second - clean).std().item() * 255 == pytest.approx(25, rel=0.05)
-        unmixed = stacked(replace(source, mixup=0.0).judged(), 0, range(16))[1]
+        unmixed = stacked(replace(source, mixup=0.0).for_validation(), 0, range(16))[1]
         assert unmixed is not None
         assert not torch.equal(unmixed, clean)
-        judged = stacked(source.judged(), 0, range(16))[1]
+        judged = stacked(source.for_validation(), 0, range(16))[1]
         assert judged is not None
         assert torch.equal(judged, unmixed)
 

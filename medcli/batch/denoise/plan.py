@@ -248,7 +248,7 @@ def _note_locked(error: OSError, locked: dict[Path, InputError]) -> None:
 
 
 def _refuse_to_replace_inputs(jobs: Sequence[Job], *, named: bool) -> None:
-    """The file itself counts, not its name: links and another case of letters are seen through."""
+    """By the file itself, not its name: links and case are resolved."""
     inputs = {key: job.source for job in jobs if (key := _inode(job.source)) is not None}
     for job in jobs:
         key = _inode(job.target)

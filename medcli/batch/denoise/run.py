@@ -133,5 +133,5 @@ def _translated(error: Exception, job: Job, kind: type[MedcliError]) -> MedcliEr
         hint = "Close other programs, or raise the limit on memory, if there is one."
         return kind(f"{name}: there is not enough memory for this image.", hint)
     if not isinstance(error, OSError) or isinstance(error, BrokenPipeError):
-        raise error  # a mistake of ours; or nobody reads our standard output any more
+        raise error  # a bug; or standard output was closed
     return kind(f"{name}: {error.strerror or error}.")

@@ -24,7 +24,7 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 
-PATIENCE = 10.0  # seconds that a worker has to end its last task when nobody waits for the others any more
+PATIENCE = 10.0  # seconds that a worker has to end its last task once no result is waited for
 
 
 @dataclass(frozen=True)

@@ -36,7 +36,7 @@ Normal = Callable[[int, int], Tensor]
 
 
 class Sampler(Protocol):
-    """What is asked of a network that makes noise.
+    """The interface of a network that generates noise.
 
     sigma_x, sigma_y: of what hid the difference between clean and noisy images in training, in grey levels.
     normal: (level, channels) -> (B, channels, H, W) standard normal numbers.
@@ -75,16 +75,16 @@ def _clean(sampler: Sampler, noisy: Tensor, normal: Normal, level: Level) -> Ten
     return sampler.restore(noisy, normal, sigma=level.sigma)
 
 
-FORTH = "clean-to-noisy"
+CLEAN_TO_NOISY = "clean-to-noisy"
 DIRECTIONS: Mapping[str, Direction] = {
-    FORTH: Direction("noisy", lambda sampler: (sampler.sigma_y, sampler.sigma_x), _noisy),
+    CLEAN_TO_NOISY: Direction("noisy", lambda sampler: (sampler.sigma_y, sampler.sigma_x), _noisy),
     "noisy-to-clean": Direction("clean", lambda sampler: (0.0, 0.0), _clean),
 }
 
 
 @dataclass(frozen=True)
 class Field:
-    """Standard normal numbers for the whole plane, drawn where they are asked for."""
+    """Standard normal numbers for the whole plane, drawn where they are needed."""
 
     seed: int
 
@@ -125,7 +125,7 @@ class LearnedNoise:
     digest: str
     sigma: Range
     temperature: Range = (1.0, 1.0)
-    direction: str = FORTH
+    direction: str = CLEAN_TO_NOISY
     device: str = "auto"
     tile: int = TILE
 
@@ -192,7 +192,7 @@ class LearnedNoise:
 def open_model(
     model: str,
     *,
-    direction: str = FORTH,
+    direction: str = CLEAN_TO_NOISY,
     sigma: Range | None = None,
     temperature: Range = (1.0, 1.0),
     device: str = "auto",

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from medcli.batch.synth.learned_noise import FORTH, check_levels, open_model
+from medcli.batch.synth.learned_noise import CLEAN_TO_NOISY, check_levels, open_model
 from medcli.batch.synth.run import DEPTHS, NoiseSource, NotatedNoise, SynthOptions
 from medcli.errors import OptionError
 from medcli.images.formats import FORMATS
@@ -56,7 +56,7 @@ class SynthPairsOptions:
             return NotatedNoise(parse(self.noise) if self.noise else parse_pool(self.pool or "noise"))
         return open_model(
             self.model,
-            direction=self.direction or FORTH,
+            direction=self.direction or CLEAN_TO_NOISY,
             sigma=self.sigma,
             temperature=self.temperature or (1.0, 1.0),
             device=self.device or "auto",

@@ -1,8 +1,8 @@
-"""The noisy mates of clean images, as files with a manifest, made by as many processes as there are.
+"""Noisy copies of clean images, as files with a manifest, made by several processes.
 
-A mate depends on the clean file, its relative name, the noise, the seed and the number of the draw alone, so neither
+A copy depends on the clean file, its relative name, the noise, the seed and the number of the draw alone, so neither
 the number of processes nor an interruption changes it. Workers make files, which appear whole or not at all; this
-process keeps the manifest. A mate whose row was lost with a killed run is known by its bytes, which can be made again.
+process keeps the manifest. A copy whose row was lost with a killed run is recognised by its bytes.
 """
 
 from __future__ import annotations
@@ -47,8 +47,8 @@ LOSSLESS = ("png", "tiff", "bmp")
 class NoiseSource(Protocol):
     """What makes an image noisy: a noise with a notation, or a model that has learned one. Workers get a pickle of it.
 
-    name: what people call it, part of the key of every draw. spelled: all of it, such that equal words mean an equal
-    noise: a pool with its shares, or the digest of a model's weights. makes: which of the two the result is.
+    name: part of the key of every draw. fingerprint: equal ones mean an equal noise: a pool with its weights, or the
+    checksum of a model. makes: which of the two the result is.
     """
 
     @property
@@ -66,7 +66,7 @@ class NoiseSource(Protocol):
 
 @dataclass(frozen=True)
 class NotatedNoise:
-    """A noise from `medcli.noise`, settled for each page before it is drawn."""
+    """A noise from `medcli.noise`, with parameters sampled for each page."""
 
     noise: Noise
     makes: Side = "noisy"
@@ -88,7 +88,7 @@ class SynthOptions:
     """What is to be made. clean, noisy: folders. count: draws per image, each in a folder of its own if above 1.
 
     depth: a key of DEPTHS, None for that of the clean file. format: one of LOSSLESS, None for the clean file's if that
-    is lossless and can hold the depth. overwrite: also what is up to date, and files that nobody here has made.
+    is lossless and can hold the depth. overwrite: also what is up to date, and files that med did not create.
     range: which values of the clean files are black and white.
     """
 
@@ -105,7 +105,7 @@ class SynthOptions:
 
 @dataclass(frozen=True)
 class SynthTask:
-    """One mate. source, output: relative to the folders, with slashes. draw: its number, from 0.
+    """One noisy copy. source, output: relative to the folders, with slashes. draw: its number, from 0.
 
     error: why it cannot be made, where that is known from the start.
     """
@@ -118,7 +118,7 @@ class SynthTask:
 
 @dataclass(frozen=True)
 class SynthOutcome:
-    """What became of a task. row: of a mate that is there; error: of one that failed. notes: a line per conversion.
+    """What became of a task. row: of a copy that is there; error: of one that failed. notes: a line per conversion.
 
     seconds: that one which is done took.
     """
@@ -132,7 +132,7 @@ class SynthOutcome:
 
 
 class PairManifest:
-    """The manifest of a folder, one row per mate: appended to while a run lasts, sorted and written anew in the end."""
+    """The manifest of a folder, one row per copy: appended to while a run lasts, sorted and written anew in the end."""
 
     def __init__(self, folder: Path) -> None:
         """Raises OutputError for a file of this name that is something else; a line torn by a killed run is ignored."""
@@ -155,7 +155,7 @@ class PairManifest:
         self._rows[row.output] = row
 
     def tidy(self) -> None:
-        """One row for each mate that exists, sorted by output; the same rows give the same bytes."""
+        """One row for each copy that exists, sorted by output; the same rows give the same bytes."""
         rows = [self._rows[output] for output in sorted(self._rows) if (self._folder / output).is_file()]
         content = b"".join(jsonl.line(asdict(row)) for row in rows)
         if self.path.exists() and self.path.read_bytes() != content:
@@ -166,7 +166,8 @@ class PairManifest:
 def plan(
     clean: Path, noisy: Path, *, count: int = 1, depth: str | None = None, format: str | None = None
 ) -> list[SynthTask]:
-    """Every draw of every image, in a stable order, each with an output of its own. What is given: see `Order`.
+    """Every draw of every image, in a stable order, each with an output of its own. Options: see
+    `SynthOptions`.
 
     Raises InputError for a folder without images, OutputError where the folders lie in one another or where two
     images would become one.
@@ -182,50 +183,50 @@ def plan(
     return tasks + [SynthTask(name.as_posix(), name.as_posix(), 0, error) for name, error in locked.items()]
 
 
-def dry_run(order: SynthOptions, tasks: Sequence[SynthTask]) -> Generator[SynthOutcome, None, None]:
+def dry_run(options: SynthOptions, tasks: Sequence[SynthTask]) -> Generator[SynthOutcome, None, None]:
     """What `synthesise` would skip, and what it would make."""
-    ledger = PairManifest(order.noisy)
+    manifest = PairManifest(options.noisy)
     for task in tasks:
-        past = ledger.past(task)
+        past = manifest.past(task)
         if task.error is not None:
             yield SynthOutcome(task, "failed", error=task.error)
             continue
         try:
-            current = past and _is_current(past, task, order, sha256((order.clean / task.source).read_bytes()))
+            current = past and _is_current(past, task, options, sha256((options.clean / task.source).read_bytes()))
             yield SynthOutcome(task, "skipped", past) if current else SynthOutcome(task, "planned")
         except OSError as error:
-            yield _failed(error, task, order)
+            yield _failed(error, task, options)
 
 
 def synthesise(
-    order: SynthOptions, tasks: Sequence[SynthTask], processes: int = 1
+    options: SynthOptions, tasks: Sequence[SynthTask], processes: int = 1
 ) -> Generator[SynthOutcome, None, None]:
-    """Makes the mates and yields what became of each, in the order of the tasks; mates that are current are skipped.
+    """Makes the copies and yields the outcome of each, in the order of the tasks; those up to date are skipped.
 
     An image that cannot be read or written, and one whose process is killed, is yielded as failed. Stopping early
     (closing the iterator, Ctrl-C) lets the files in progress be finished. Raises OutputError for a manifest that cannot
     be kept.
     """
-    ledger = PairManifest(order.noisy)
-    folders = {(order.noisy / task.output).parent for task in tasks}
+    manifest = PairManifest(options.noisy)
+    folders = {(options.noisy / task.output).parent for task in tasks}
     remove_stale(folders)
-    todo = [(task, ledger.past(task)) for task in tasks]
+    todo = [(task, manifest.past(task)) for task in tasks]
     early: dict[int, SynthOutcome] = {}
     due = 0
-    with _swept(folders), closing(spread(partial(make, order=order), todo, processes)) as results:
+    with _without_stale(folders), closing(spread(partial(make, options=options), todo, processes)) as results:
         for number, result in results:
-            made = _failed(result, tasks[number], order) if isinstance(result, Lost) else result
-            if made.row and made.row != ledger.past(made.task):
-                ledger.append(made.row)
+            made = _failed(result, tasks[number], options) if isinstance(result, Lost) else result
+            if made.row and made.row != manifest.past(made.task):
+                manifest.append(made.row)
             early[number] = made
             while due in early:
                 yield early.pop(due)
                 due += 1
-    ledger.tidy()
+    manifest.tidy()
 
 
 @contextmanager
-def _swept(folders: set[Path]) -> Iterator[None]:
+def _without_stale(folders: set[Path]) -> Iterator[None]:
     """In the end nothing is left of what a worker was writing that had to be killed."""
     try:
         yield
@@ -233,31 +234,33 @@ def _swept(folders: set[Path]) -> Iterator[None]:
         remove_stale(folders)
 
 
-def make(todo: tuple[SynthTask, PairRecord | None], order: SynthOptions) -> SynthOutcome:
-    """One mate, unless it is there already. todo: what, and the row of an earlier run for the same output."""
+def make(todo: tuple[SynthTask, PairRecord | None], options: SynthOptions) -> SynthOutcome:
+    """One noisy copy, unless it is there already. todo: what, and the row of an earlier run for the same output."""
     started = time.perf_counter()
     try:
         if error := todo[0].error:
             raise error
-        return replace(_made(*todo, order), seconds=time.perf_counter() - started)
+        return replace(_made(*todo, options), seconds=time.perf_counter() - started)
     except (MedcliError, OSError, MemoryError) as error:
-        return _failed(error, todo[0], order)
+        return _failed(error, todo[0], options)
 
 
-def add_noise(image: DecodedImage, task: SynthTask, order: SynthOptions) -> tuple[str, str]:
-    """Makes the colours of `image` noisy in place, in the depth of `order`; returns what was drawn, and the protocol.
+def add_noise(image: DecodedImage, task: SynthTask, options: SynthOptions) -> tuple[str, str]:
+    """Makes the colours of `image` noisy in place, in the depth of `options`; returns what was drawn, and the protocol.
 
     Draw 0 is that of `med eval` for the same seed, noise and name; further draws add their number to the key. Pages are
     drawn one after the other. Values that are not finite count as black or white, and floats keep them.
     What is no data stays. Raises InputError where the noise does not fit the image.
     """
-    values = range_of(order.range, image.pages)
-    generator = keyed_generator(order.seed, order.noise_source.name, task.source, *([task.draw] if task.draw else []))
+    values = range_of(options.range, image.pages)
+    generator = keyed_generator(
+        options.seed, options.noise_source.name, task.source, *([task.draw] if task.draw else [])
+    )
     own, drawn = dtype_range(image.pages[0].pixels.dtype), []
     for number, page in enumerate(image.pages):
-        depth = DEPTHS[order.depth] if order.depth else str(page.pixels.dtype)
+        depth = DEPTHS[options.depth] if options.depth else str(page.pixels.dtype)
         span = values if depth == page.pixels.dtype else None
-        noisy, words = _noisy(as_floats(page.pixels, values), order.noise_source, generator, keep=depth == "float32")
+        noisy, words = _noisy(as_floats(page.pixels, values), options.noise_source, generator, keep=depth == "float32")
         alpha = page.alpha
         if alpha is not None and alpha.dtype != depth:
             alpha = as_stored(as_floats(alpha), depth)
@@ -267,8 +270,8 @@ def add_noise(image: DecodedImage, task: SynthTask, order: SynthOptions) -> tupl
         image.pages[number] = Page(pixels, alpha)
         drawn.append(words)
     depths = dict.fromkeys(str(page.pixels.dtype) for page in image.pages)
-    told = [] if values == own else [f"range {values.words}"]
-    return PAGES.join(drawn if len(set(drawn)) > 1 else drawn[:1]), "; ".join([*told, *map(_protocol, depths)])
+    notes = [] if values == own else [f"range {values.words}"]
+    return PAGES.join(drawn if len(set(drawn)) > 1 else drawn[:1]), "; ".join([*notes, *map(_protocol, depths)])
 
 
 def _spelled(noise: Noise) -> str:
@@ -288,7 +291,7 @@ def _refuse_overlap(clean: Path, noisy: Path) -> None:
 
 
 def _output(name: Path, depth: str | None, format: str | None) -> Path:
-    """The relative name of a mate: that of its source, but for the extension where the source's will not do."""
+    """The relative name of a copy: that of its source, but for the extension where the source's will not do."""
     named = format_of(name)
     if format:
         wanted = format
@@ -308,57 +311,57 @@ def _refuse_collisions(names: Sequence[Path], outputs: Sequence[str], folder: Pa
             raise OutputError(f"Both {first} and {name} would become {output}.", "Rename one of them.")
 
 
-def _is_current(past: PairRecord, task: SynthTask, order: SynthOptions, source_sha256: str) -> bool:
+def _is_current(past: PairRecord, task: SynthTask, options: SynthOptions, source_sha256: str) -> bool:
     """Whether the past row is what would be made now, and its file is there."""
-    asked = (
+    wanted = (
         task.source,
         task.draw,
-        order.seed,
-        order.noise_source.name,
-        order.noise_source.fingerprint,
-        order.depth,
-        str(order.range),
+        options.seed,
+        options.noise_source.name,
+        options.noise_source.fingerprint,
+        options.depth,
+        str(options.range),
     )
     known = (past.source, past.draw, past.seed, past.noise, past.fingerprint, past.depth, past.range)
-    if order.overwrite or (*known, past.source_sha256) != (*asked, source_sha256):
+    if options.overwrite or (*known, past.source_sha256) != (*wanted, source_sha256):
         return False
-    return past.output_sha256 == present(order.noisy / task.output)
+    return past.output_sha256 == present(options.noisy / task.output)
 
 
-def _made(task: SynthTask, past: PairRecord | None, order: SynthOptions) -> SynthOutcome:
-    source, target = order.clean / task.source, order.noisy / task.output
+def _made(task: SynthTask, past: PairRecord | None, options: SynthOptions) -> SynthOutcome:
+    source, target = options.clean / task.source, options.noisy / task.output
     content = source.read_bytes()
     stamp = sha256(content)
-    if past and _is_current(past, task, order, stamp):
-        return SynthOutcome(task, "skipped", replace(past, folder=way(order.noisy, order.clean)))
+    if past and _is_current(past, task, options, stamp):
+        return SynthOutcome(task, "skipped", replace(past, folder=way(options.noisy, options.clean)))
     image = read(content, name=str(source))
-    drawn, protocol = add_noise(image, task, order)
+    drawn, protocol = add_noise(image, task, options)
     encoded = _encoded(image, target)
     row = PairRecord(
         source=task.source,
-        folder=way(order.noisy, order.clean),
+        folder=way(options.noisy, options.clean),
         output=task.output,
-        makes=order.noise_source.makes,
+        makes=options.noise_source.makes,
         draw=task.draw,
-        seed=order.seed,
-        noise=order.noise_source.name,
-        fingerprint=order.noise_source.fingerprint,
+        seed=options.seed,
+        noise=options.noise_source.name,
+        fingerprint=options.noise_source.fingerprint,
         drawn=drawn,
-        depth=order.depth,
+        depth=options.depth,
         protocol=protocol,
         source_sha256=stamp,
         output_sha256=sha256(encoded),
         medcli=__version__,
-        range=str(order.range),
+        range=str(options.range),
     )
-    _land(encoded, target, (row.output_sha256, past.output_sha256 if past else ""), order)
+    _write(encoded, target, (row.output_sha256, past.output_sha256 if past else ""), options)
     return SynthOutcome(task, "done", row, tuple(image.notes))
 
 
-def _land(encoded: bytes, target: Path, ours: tuple[str, str], order: SynthOptions) -> None:
+def _write(encoded: bytes, target: Path, ours: tuple[str, str], options: SynthOptions) -> None:
     """Writes the file unless it is there. ours: digests that a file to be replaced may have, the new one first."""
     there = present(target)
-    if there and there not in ours and not order.overwrite:
+    if there and there not in ours and not options.overwrite:
         problem = f"{target} exists, and is no result of an earlier run here, or was changed since."
         raise OutputError(problem, "Add --overwrite to replace it, or choose another --to.")
     if there != ours[0]:
@@ -391,18 +394,18 @@ def _encoded(image: DecodedImage, target: Path) -> bytes:
     return buffer.getvalue()
 
 
-def _failed(error: MedcliError | OSError | MemoryError | Lost, task: SynthTask, order: SynthOptions) -> SynthOutcome:
-    """The error as a letter that names the image."""
-    source = str(order.clean / task.source)
+def _failed(error: MedcliError | OSError | MemoryError | Lost, task: SynthTask, options: SynthOptions) -> SynthOutcome:
+    """The error with the name of the image."""
+    source = str(options.clean / task.source)
     if isinstance(error, Lost):
         hint = "If memory ran out, try fewer --processes; the same command goes on with what is missing."
-        message_lines = MedcliError(f"{source}: the process that worked on it {error.how}.", hint)
+        named = MedcliError(f"{source}: the process that worked on it {error.how}.", hint)
     elif isinstance(error, MemoryError):
-        message_lines = InputError(f"{source}: there is not enough memory for this image.", "Try fewer --processes.")
+        named = InputError(f"{source}: there is not enough memory for this image.", "Try fewer --processes.")
     elif isinstance(error, OSError):
-        message_lines = InputError(f"{error.filename or source}: {error.strerror or error}.")
-    elif source in error.problem or str(order.noisy / task.output) in error.problem:
-        message_lines = error
+        named = InputError(f"{error.filename or source}: {error.strerror or error}.")
+    elif source in error.problem or str(options.noisy / task.output) in error.problem:
+        named = error
     else:
-        message_lines = type(error)(f"{source}: {error.problem}", error.hint)
-    return SynthOutcome(task, "failed", error=message_lines)
+        named = type(error)(f"{source}: {error.problem}", error.hint)
+    return SynthOutcome(task, "failed", error=named)

@@ -70,7 +70,7 @@ def _show(ready: Folder, repo: str) -> None:
 
 def _warn(ready: Folder) -> None:
     if not ready.card.licence:
-        click.echo("The weights have no licence, so nobody may use them: set 'licence' in the recipe.", err=True)
+        click.echo("The weights have no licence, so others may not use them: set 'licence' in the recipe.", err=True)
 
 
 def _amount(ready: Folder) -> str:

@@ -35,7 +35,7 @@ def dealt(images: PixelCache, side: int) -> tuple[PixelCache, PixelCache]:
 
 
 def _bands(slot: CachedImage, side: int) -> list[tuple[int, int, bool]]:
-    """Top, stop and whether it judges: `side` rows in the middle of each stretch of about PERIOD times as many."""
+    """Top, stop and whether it is held out: `side` rows in the middle of each stretch of about PERIOD times as many."""
     height = slot.shape[0]
     count = max(1, height // (PERIOD * side))
     middles = [height * (2 * number + 1) // (2 * count) for number in range(count)]

@@ -1,6 +1,6 @@
-"""A model goes on learning on the very images that it is to denoise, and is kept only where that has made it better.
+"""A model is fine-tuned on the very images that it is to denoise, and kept only where that has made it better.
 
-No clean image is needed. Some pixels are hidden and guessed; the guess cannot know their noise, so the model learns
+No clean image is needed. Some pixels are hidden and predicted; their noise cannot be predicted, so the model learns
 the image. Bands of each image are held out: both models are compared there (`medcli.train.adapt.sure`).
 
 Training and what is hidden for the comparison are those of the first method that adapts such models (`AdaptsModels`).

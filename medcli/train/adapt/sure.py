@@ -1,9 +1,9 @@
 """Two networks on noisy images that neither was trained on: which one restores them better.
 
-Hidden pixels are guessed from pixels that do not share their noise, so a network's squared error there is its error to
-the clean image plus the variance of the noise, which is the same for both.
+Hidden pixels are predicted from pixels that do not share their noise, so a network's squared error there is its error
+to the clean image plus the variance of the noise, which is the same for both.
 
-Hidden pixels judge a network as it guesses them; the one that is used may see more, or sub-images of another stride.
+Hidden pixels measure how a network predicts them; the one that is used may see more, or sub-images of another stride.
 So a network must also be better as it is used, by Stein's unbiased estimate of its error (MC-SURE; Ramani, Blu and
 Unser, IEEE TIP 2008): for the noise as it was measured, with its correlation, and for one of a quarter more variance,
 since flat places tend to show too little of it. Where neighbouring pixels share their noise, the channels of a pixel
