@@ -2,7 +2,7 @@
 
     python docs/benchmarks/adapt.py --clean DIR --noisy DIR --model amsnet-real --minutes 1 [--limit N] [--device cuda]
 
-PSNR in dB against the clean image, which neither the training nor the comparison sees, in 8 bits. A loss is unnoticed where
+PSNR in dB against the clean image, which training and comparison do not see, in 8 bits. A loss is unnoticed where
 the adapted model was accepted and is worse.
 """
 

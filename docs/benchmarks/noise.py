@@ -2,7 +2,7 @@
 
     python docs/benchmarks/noise.py MODEL --clean DIR --noisy DIR [--sigma 16]
 
-Both noises are known exactly, since the clean images are: what the model makes of a clean image, and the real noisy one,
+Both noises are known exactly, as the clean images are: what the model makes of a clean image, and the real noisy one,
 each in 256 levels, less the clean image. Deviations by deciles of brightness, correlation of neighbouring pixels.
 Without --sigma the noise that hides the content (h) is as strong as makes flat places as noisy as the real ones.
 """

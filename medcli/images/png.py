@@ -127,7 +127,7 @@ def _pixels(
 ) -> tuple[Page, list[str]]:
     if head.bits <= 8:
         page, lines = page_of(opened_as("PngImagePlugin:PngImageFile", plain, source), source, icc)
-        return page, lines or _bits_note(head)
+        return page, lines or ([f"{head.bits}-bit gray was converted to 8-bit gray."] if head.bits < 8 else [])
     _expect_sound(data, pixels, head, source)
     array = unpacked(plain)  # Pillow has no 16-bit colour
     if array is None or array.shape[:2] != (head.height, head.width):
@@ -159,10 +159,6 @@ def _keyed(pixels: Array, key: bytes, head: Header) -> Array:
     value = np.array(struct.unpack(f">{len(key) // 2}H", key)) * (255 // (2**head.bits - 1) if head.bits < 8 else 1)
     hit = pixels == value[0] if pixels.ndim == 2 else (pixels == value).all(axis=2)
     return np.where(hit, 0, np.iinfo(pixels.dtype).max).astype(pixels.dtype)
-
-
-def _bits_note(head: Header) -> list[str]:
-    return [f"{head.bits}-bit gray was converted to 8-bit gray."] if head.bits < 8 else []
 
 
 def _metadata(data: bytes, listed: list[Chunk], head: Header) -> tuple[Metadata, list[str]]:

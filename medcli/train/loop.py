@@ -173,7 +173,9 @@ class Trainer:
     def _run(self, supply: Iterator[Batch], limits: Limits, interruption: Interruption) -> None:
         first, clock, reported = self.step, _Clock(), False
         while self.step < self.recipe.steps:
-            progress = self._agreed(limits.progress(self.step, self.recipe.steps, first), limits)
+            progress = limits.progress(self.step, self.recipe.steps, first)
+            if limits.minutes is not None:  # clocks differ
+                progress = self.group.broadcast(progress, self.hardware.device)
             if progress >= 1:
                 break
             batch = clock.next_of(supply)
@@ -194,9 +196,6 @@ class Trainer:
     def _is_soon(self, clock: _Clock, first: int) -> bool:
         """Whether it is time for the first report."""
         return self.step == first + EARLY or self.group.broadcast(clock.total(), self.hardware.device) >= SOON
-
-    def _agreed(self, progress: float, limits: Limits) -> float:
-        return progress if limits.minutes is None else self.group.broadcast(progress, self.hardware.device)
 
     def _train_step(self, batch: Batch, progress: float) -> dict[str, float]:
         # What layers draw by themselves (stochastic depth) depends on the step alone, so it need not be saved.
@@ -286,7 +285,8 @@ class Interruption:
         self.to_stop, self._noted, self._left = 0, 0.0, False
 
     def __enter__(self) -> Interruption:
-        self._former = {n: signal.signal(n, self._note) for n in self.SIGNALS if _in_main_thread()}
+        in_main_thread = threading.current_thread() is threading.main_thread()  # others may not touch signals
+        self._former = {n: signal.signal(n, self._note) for n in self.SIGNALS if in_main_thread}
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -316,10 +316,6 @@ class Interruption:
     def _restore(self) -> None:
         for number, handler in self._former.items():
             signal.signal(number, handler)
-
-
-def _in_main_thread() -> bool:
-    return threading.current_thread() is threading.main_thread()  # others may not touch signals
 
 
 class _Clock:

@@ -120,7 +120,8 @@ def _train(
             f"going on from step {trainer.step} of {recipe.steps}" if found else f"no checkpoint in {folder}: a new run"
         )
     if group.is_main:
-        _freeze(recipe, folder)  # only now: a checkpoint that does not fit leaves the recipe that it fits
+        with atomic_write(folder / RECIPE) as file:  # only now: a checkpoint that does not fit leaves the recipe
+            file.write(recipe.dump().encode())
     _introduce(recipe.method, sources, method, hardware, group, say)
     try:
         trainer.run(sources.train, limits)
@@ -164,7 +165,9 @@ def opened(
             return smaller, opens(smaller)
 
     fitting, sources = _in_turn(group, hardware.device, open_with_patches_that_fit)
-    adjusted = with_auto_options(_in_gray(fitting, sources), sources.train, say)
+    if sources.gray and "channels" not in fitting.config:
+        fitting = replace(fitting, config={**fitting.config, "channels": 1})
+    adjusted = with_auto_options(fitting, sources.train, say)
     method = method if adjusted == recipe else built(adjusted)
     if isinstance(method, FitsPatchSize):
         method.fitting(adjusted.patch)  # before there is a folder that holds a run
@@ -181,13 +184,6 @@ def _translated(error: RuntimeError, hardware: Hardware) -> Exception:
             "Go on with --resume, and with --workers 0 if it happens again.",
         )
     return error
-
-
-def _in_gray(recipe: Recipe, sources: Sources) -> Recipe:
-    """With one channel where no image has colour, unless the recipe says otherwise."""
-    if "channels" in recipe.config or not sources.gray:
-        return recipe
-    return replace(recipe, config={**recipe.config, "channels": 1})
 
 
 def _keep(trainer: Trainer, artifacts: RunArtifacts, options: TrainOptions, sources: Sources) -> None:
@@ -267,11 +263,6 @@ def _prepare(options: TrainOptions, group: ProcessGroup) -> Path:
     except OSError as error:
         raise OutputError(f"{folder} cannot be written: {error.strerror}.") from error
     return folder
-
-
-def _freeze(recipe: Recipe, folder: Path) -> None:
-    with atomic_write(folder / RECIPE) as file:
-        file.write(recipe.dump().encode())
 
 
 def build_method(recipe: Recipe, hardware: Hardware) -> Method:

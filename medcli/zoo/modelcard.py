@@ -52,12 +52,8 @@ NOWHERE = Origin()
 
 def portable(arguments: Sequence[str]) -> str:
     """A command line for others to read: of an absolute path, or one from home, only the last part is kept."""
-    return shlex.join(_shortened(argument) for argument in arguments)
-
-
-def _shortened(argument: str) -> str:
-    path = Path(argument)
-    return path.name if path.is_absolute() or argument.startswith("~") else argument
+    personal = [Path(each).is_absolute() or each.startswith("~") for each in arguments]
+    return shlex.join(Path(each).name if cut else each for each, cut in zip(arguments, personal, strict=True))
 
 
 def render(about: Description, origin: Origin = NOWHERE) -> str:
@@ -90,12 +86,13 @@ def front_matter(about: Description) -> str:
 
     results = [_result(protocol, score) for protocol, score in about.scores.items()]
     licence, name = hub_licence(about.licence)
+    tags = ("image-denoising", "denoising", "image-restoration", about.architecture, about.method, about.domain)
     data = ModelCardData(
         license=licence,
         license_name=name,
         library_name="medcli",
         pipeline_tag=TASK,
-        tags=_tags(about),
+        tags=list(dict.fromkeys(_slug(tag) for tag in tags if tag)),
         datasets=[_data_set(name) for name in about.training_data] or None,
         metrics=list(dict.fromkeys(result.metric_type for result in results)) or None,
         model_name=about.id if results else None,
@@ -111,11 +108,6 @@ def hub_licence(spdx: str) -> tuple[str, str | None]:
         if known in HUB_LICENCES:
             return known, None
     return "other", _slug(spdx or NOT_STATED)
-
-
-def _tags(about: Description) -> list[str]:
-    wanted = ("image-denoising", "denoising", "image-restoration", about.architecture, about.method, about.domain)
-    return list(dict.fromkeys(_slug(tag) for tag in wanted if tag))
 
 
 def _result(protocol: str, score: float) -> EvalResult:
@@ -186,19 +178,15 @@ def _limits(about: Description) -> str:
         "Not for evidence, diagnosis or measurement: what a denoiser puts in the place of noise is an estimate, and "
         "detail fainter than the noise can vanish or change.",
         "Noise of another kind or strength than trained for stays, or leaves patterns.",
-        _channels(about.channels),
+        "It takes gray images only."
+        if about.channels == 1
+        else f"It takes {about.channels} channels; `med` shows it a gray image as {about.channels} equal ones.",
     ]
     if "-nc" in about.licence.lower():
         lines.append(f"Not for commercial use: the weights are under {about.licence}.")
     if not about.half_safe:
         lines.append("Not for half precision: it gives other images than fp32.")
     return "## What it is not for, and its limits\n\n" + _bullets(lines)
-
-
-def _channels(channels: int) -> str:
-    if channels == 1:
-        return "It takes gray images only."
-    return f"It takes {channels} channels; `med` shows it a gray image as {channels} equal ones."
 
 
 def _data(about: Description) -> str:

@@ -50,7 +50,8 @@ class Inpaint:
         """(H, W) for each page."""
         mask = self.masks.get(job)
         found = _read_mask(mask, image, self.max_pixels) if mask else [_black(page) for page in image.pages]
-        gone = [_nothing_left(page, missing) for page, missing in zip(image.pages, found, strict=True)]
+        pages = zip(image.pages, found, strict=True)
+        gone = [bool(missing.any() and (missing | _hidden(page)).all()) for page, missing in pages]
         if all(gone) or (mask and any(gone)):
             problem = f"{_name(job)}: all pixels are missing, so that there is nothing to go by."
             raise InputError(problem, "In a mask white is what is missing.")
@@ -102,11 +103,6 @@ def inpainted(
 def _hidden(page: Page) -> Missing:
     hidden: Missing = np.zeros(page.pixels.shape[:2], bool) if page.alpha is None else page.alpha == 0
     return hidden
-
-
-def _nothing_left(page: Page, missing: Missing) -> bool:
-    """Whether something is missing, and nothing else to be seen."""
-    return bool(missing.any() and (missing | _hidden(page)).all())
 
 
 def _read_mask(path: Path, image: DecodedImage, max_pixels: int) -> list[Missing]:

@@ -192,8 +192,9 @@ def _folder_jobs(folder: Path, naming: OutputNaming, recursive: bool) -> Iterato
     if folder in locked:
         raise locked[folder]
     if not sources and not locked:
+        others = skipped([folder], recursive, SUFFIX)
         raise InputError(
-            f"The folder {folder} holds no image to denoise{_in_brackets(skipped([folder], recursive, SUFFIX))}.",
+            f"The folder {folder} holds no image to denoise{f' ({others})' if others else ''}.",
             "" if recursive else "Add --recursive to look into its subfolders.",
         )
     for source in sources:
@@ -221,7 +222,12 @@ def _images(
     locked: gets the folders that cannot be read. results: take those that earlier runs put into the folder itself.
     """
     earlier: set[Path] = set()
-    for here, subfolders, names in os.walk(folder, onerror=lambda error: _note_locked(error, locked)):
+
+    def note_locked(error: OSError) -> None:
+        problem = f"The folder {error.filename} cannot be read: {error.strerror}."
+        locked[Path(error.filename)] = InputError(problem, "Check its permissions.")
+
+    for here, subfolders, names in os.walk(folder, onerror=note_locked):
         parent = Path(here)
         try:
             if parent != folder or not results:
@@ -240,11 +246,6 @@ def _images(
         for path in found:
             if not path.stem.endswith(SUFFIX) and naming.origin(path) not in stems and path not in earlier:
                 yield path
-
-
-def _note_locked(error: OSError, locked: dict[Path, InputError]) -> None:
-    problem = f"The folder {error.filename} cannot be read: {error.strerror}."
-    locked[Path(error.filename)] = InputError(problem, "Check its permissions.")
 
 
 def _refuse_to_replace_inputs(jobs: Sequence[Job], *, named: bool) -> None:
@@ -291,7 +292,3 @@ def folds_case(folder: Path) -> bool:
         here = here.parent
     swapped = here.parent / here.name.swapcase()
     return here != here.parent and swapped.exists() and swapped.samefile(here)
-
-
-def _in_brackets(text: str) -> str:
-    return f" ({text})" if text else ""

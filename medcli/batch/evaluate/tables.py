@@ -148,7 +148,10 @@ def as_json(tables: Iterable[Table]) -> str:
 
 
 def _cells(row: MethodRow, names: Iterable[str]) -> list[str]:
-    figures = [_spread(row.mean[name], row.deviation[name], PER_IMAGE[name].decimals) for name in names]
+    figures = []
+    for name in names:
+        digits, deviation = f".{PER_IMAGE[name].decimals}f", row.deviation[name]
+        figures.append(f"{row.mean[name]:{digits}}" + ("" if deviation is None else f" ± {deviation:{digits}}"))
     fid = [] if row.fid is None else [_figure(row.fid, ".2f")]
     change = [_figure(row.change, "+.2f"), _figure(row.worst, "+.2f"), str(row.losing)]
     if row.method == IDENTITY.name:
@@ -186,10 +189,6 @@ def _mean(values: Sequence[float]) -> float:
 
 def _deviation(values: Sequence[float]) -> float | None:
     return statistics.stdev(values) if len(values) > 1 and all(map(math.isfinite, values)) else None
-
-
-def _spread(mean: float, deviation: float | None, decimals: int) -> str:
-    return f"{mean:.{decimals}f}" + ("" if deviation is None else f" ± {deviation:.{decimals}f}")
 
 
 def _figure(value: float | None, form: str) -> str:
