@@ -43,7 +43,7 @@ def flat(level: float, sigma: float, height: int = 150, width: int = 203) -> np.
     return ((level + noise) / 255).astype(np.float32)
 
 
-def asked(network: nn.Module, **options: Any) -> Denoiser:
+def denoiser_of(network: nn.Module, **options: Any) -> Denoiser:
     return Denoiser(TorchRuntime(network, device="cpu"), range="dtype", **options)
 
 

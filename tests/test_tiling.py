@@ -110,7 +110,7 @@ def test_bands_come_from_top_to_bottom_and_cover_every_row_once(case: tuple[int,
     starts: list[int] = []
 
     def answer(rows: Span, columns: Span) -> Floats:
-        asked.append(rows.start)
+        starts.append(rows.start)
         return np.zeros((rows.size, columns.size, 1), np.float32)
 
     reached = 0

@@ -157,6 +157,14 @@ class TestPanel:
         assert re.search(r"noisy input\s+24\.60", seen)
         assert "left" not in seen  # the run is over
 
+    def test_a_validation_leaves_progress_and_speed(self) -> None:
+        display = TrainDisplay(20000, stream=io.StringIO())
+        display.report(line(10000))
+        display.report({"step": 10000, "psnr": 31.0})
+        lines = rendered(display)
+        assert any("50%" in text for text in lines)
+        assert any("7.1 steps/s" in text for text in lines)
+
     def test_each_update_has_its_gradient(self, terminal: Terminal) -> None:
         with TrainDisplay(100, stream=terminal) as display:
             display.report(line(50) | {"gradient/critic": 2.25})

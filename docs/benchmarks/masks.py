@@ -38,7 +38,7 @@ def methods(model: str, strategies: Iterable[str], refine: int, device: str) -> 
     for notation in strategies:
         settings = notation.partition(":")[2]
         for suffix, rounds in (("", 0), ("-E", refine)):
-            whole = "masks:" + ",".join(filter(None, (own, asked, f"refine={rounds}")))
+            whole = "masks:" + ",".join(filter(None, (own, settings, f"refine={rounds}")))
             denoiser = Denoiser(TorchRuntime(network, parse(whole), device=device, half_safe=card.half_safe))
             name = f"{Path(model).stem}{suffix} {notation}"
             yield EvaluatedMethod(f"{name}, {denoiser.passes} passes", denoiser)

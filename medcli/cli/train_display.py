@@ -134,7 +134,7 @@ class TrainDisplay:
 
     def report(self, line: Mapping[str, float]) -> None:
         """Shows a line of the log: "step", loss terms, and the other names of `medcli.train.curves`."""
-        self._line, self._reported = dict(line), time.monotonic()
+        self._line, self._reported = {**self._line, **line}, time.monotonic()
         for name, value in line.items():
             self._values.setdefault(name, []).append(value)
         terms = [row(*each) for each in self._values.items() if is_term(each[0]) or each[0].startswith("gradient")]
@@ -143,7 +143,8 @@ class TrainDisplay:
             figures.append(("noisy input", shown(INPUT, self._values[INPUT][-1]), "", ()))
         self._rows = terms, figures
         step = f"step {line['step']:.0f} of {self._total}"
-        self._progress.update(self._task, description=step, completed=100 * line.get("progress", 0.0))
+        share = 100 * line["progress"] if "progress" in line else None  # a validation leaves it
+        self._progress.update(self._task, description=step, completed=share)
         if self._live.is_started:
             self._live.refresh()
         else:

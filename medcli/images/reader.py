@@ -48,7 +48,7 @@ def pixels_of(path: Path) -> int | None:
         return None
 
 
-def _settle(future: Future[DecodedImage], *what: Any) -> None:
+def _resolve(future: Future[DecodedImage], *what: Any) -> None:
     try:
         future.set_result(_read(*what))
     except BaseException as error:  # whatever it is, it is raised in the calling thread
