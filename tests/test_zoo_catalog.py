@@ -96,7 +96,7 @@ class TestReading:
     @pytest.mark.parametrize(
         ("old", "new", "message"),
         [
-            ("  title: Photographs, scans", "  titel: Photographs, scans", "Did you mean 'title'"),
+            ("  title: Blind denoising of", "  titel: Blind denoising of", "Did you mean 'title'"),
             ("  half_safe: true", "  half_safe: 1", "Expected `bool`, got `int` - at `$.half_safe`"),
             ("  channels: 3\n", "  channels: three\n", "Expected `int`, got `str` - at `$.channels`"),
             ("  licence: CC-BY-SA-4.0", "  licence: 4.0", "Expected `str`, got `float` - at `$.licence`"),
