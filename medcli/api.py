@@ -40,7 +40,6 @@ def load(
     gain: float | None = None,
     offset: float | None = None,
     read_noise: float | None = None,
-    dummy: int = 0,
 ) -> Denoiser:
     """A denoiser with its model loaded, to be called with arrays.
 
@@ -56,7 +55,6 @@ def load(
     vst: whether the noise of gray images is that of a photon counter and is made Gaussian before the network and back
     after it. gain, offset, read_noise: of that noise in the image's values, see `medcli.engine.stabilised`; what is
     None is measured on each image. Any of the three implies vst.
-    dummy: added to each value of the result.
 
     Raises ModelError for an unknown or corrupt model, or options of blind-spot models for another one,
     DeviceError for a device that is not there.
@@ -80,7 +78,6 @@ def load(
         gain=gain,
         offset=offset,
         read_noise=read_noise,
-        dummy=dummy,
     )
     return load_model(model, options)
 
@@ -99,7 +96,6 @@ def load_model(model: Model, options: EngineOptions, *, pixels: int | None = Non
         keep_brightness=not model.inpaints,
         sharpen=options.sharpen,
         sharpen_by_value=options.sharpen_by == "value",
-        dummy=options.dummy,
     )
 
 

@@ -107,7 +107,6 @@ Every option can be set in the environment: MED_DENOISE_MODEL, MED_DENOISE_DEVIC
               help="Blind-spot models: refine with T extra passes, 8 unless given.")  # fmt: skip
 @click.option("--samples", type=click.IntRange(1, 64), metavar="N", help="Blind-spot models: mean over N random masks.")
 @click.option("--seed", type=click.IntRange(0, 2**32 - 1), metavar="N", help="Blind-spot models: random seed.")
-@click.option("--dummy", type=int, default=0, help="Added to each value of the result.")
 @options.tile_option()
 @click.option("--overlap", type=click.IntRange(min=0), metavar="N",
               help="Of tiles, in pixels.  [default: what the network needs]")  # fmt: skip

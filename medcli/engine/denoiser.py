@@ -57,7 +57,6 @@ class Denoiser:
         keep_brightness: bool = True,
         sharpen: float = 0.0,
         sharpen_by_value: bool = True,
-        dummy: int = 0,
     ) -> None:
         self.runtime, self.device, self.passes = runtime, runtime.device, runtime.passes
         self.channels, self.multiple = runtime.channels, runtime.multiple
@@ -67,7 +66,7 @@ class Denoiser:
         self.reruns = self.passed_over = 0
         self.reported, self.remark = set[str](), ""
         self.keep_brightness = keep_brightness
-        self.sharpen, self.sharpen_by_value, self.dummy = sharpen, sharpen_by_value, dummy
+        self.sharpen, self.sharpen_by_value = sharpen, sharpen_by_value
         self._ceiling = sys.maxsize  # the largest tile that memory has not yet proved too small for
         _check_tiles(tile, overlap, self.multiple)
         if not 0 <= sharpen <= MOST_SHARPENING:
@@ -116,8 +115,7 @@ class Denoiser:
         target = result.reshape(layers.shape)
         while not self._fits(canvas, target, strength, progress):
             self.runtime.release()
-        restored: Pixels = result + result.dtype.type(self.dummy)
-        return restored
+        return result
 
     def precision_in_force(self, pixels: Pixels) -> str:
         """The number format that a call with `pixels` computes in: fp32, fp16 or bf16."""

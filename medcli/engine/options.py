@@ -33,7 +33,6 @@ class EngineOptions:
     gain: float | None = None
     offset: float | None = None
     read_noise: float | None = None
-    dummy: int = 0
 
     def photon_noise(self) -> tuple[float, float, float] | None:
         """Gain, offset and read noise of a photon counter, NaN for what is measured; None without the transform."""

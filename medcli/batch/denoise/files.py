@@ -58,7 +58,6 @@ class Settings:
     gain: float | None = None
     offset: float | None = None
     read_noise: float | None = None
-    dummy: int = 0
 
     def digest(self) -> str:
         return blake2b(json.dumps(asdict(self), sort_keys=True).encode())
