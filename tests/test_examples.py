@@ -175,7 +175,7 @@ def test_the_example_runs(command: str, here: Path) -> None:
     given = Path(pipes["<"]).read_bytes() if "<" in pipes else None
     result = CliRunner().invoke(med_group, words[1:], input=io.BytesIO(given) if given else None, prog_name="med")
     assert result.exit_code == 0, f"{result.output}\n{result.exception!r}"
-    if ">" in pipes:
+    if ">" in pipes and not pipes[">"].endswith(".json"):
         Image.open(io.BytesIO(result.stdout_bytes)).verify()
     if "-o" in words:
         assert Path(words[words.index("-o") + 1]).exists()

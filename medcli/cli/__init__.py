@@ -28,6 +28,8 @@ COMMANDS: Mapping[str, Lazy] = {
     "eval": Lazy("medcli.cli.eval:command", "Measure denoisers on pairs of noisy and clean images."),
     "models": Lazy("medcli.cli.models:command", "List, download, check, convert and publish models."),
     "doctor": Lazy("medcli.cli.doctor:command", "Check the installation and measure its speed."),
+    "completion": Lazy("medcli.cli.completion:command", "Print the completion script of a shell."),
+    "manual": Lazy("medcli.cli.manual:command", "Write manual pages."),
 }
 
 EXAMPLES = """\b
