@@ -6,6 +6,7 @@ import copy
 import signal
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -25,7 +26,7 @@ from medcli.cli import med
 from medcli.data.cache import CachedImage
 from medcli.data.noise_correlation import LAGS, correlated, noise_correlation
 from medcli.engine.blind_spot import ComplementaryMasks
-from medcli.engine.strategies import Plain
+from medcli.engine.strategies import AppliedNetwork, Plain
 from medcli.errors import MedcliError, ModelError, OptionError, OutputError
 from medcli.images import read
 from medcli.methods.amsnet import hidden_parts
@@ -322,6 +323,36 @@ def test_a_model_that_is_no_better_is_forgotten(model: Path, tmp_path: Path) -> 
     assert result.exit_code == 0, result.output
     assert f"not clearly better: {model} is used" in result.output
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == [".medcli.jsonl", "0.png", "1.png"]
+
+
+def test_a_network_that_takes_masks_is_applied_through_them_once_it_is_adapted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The original was applied in one pass; the saved model, and the result, are means of masked ones."""
+    torch.manual_seed(0)
+    card = weights.Card(id="start", architecture="self2self", config={"channels": 3, "width": 4})
+    start = tmp_path / "start.safetensors"
+    weights.save(start, weights.build(card), card)
+    compared: list[nn.Module] = []
+
+    def compare(_: HoldoutScore, *arguments: Any) -> Comparison:
+        compared.extend(arguments[:2])
+        return BETTER
+
+    monkeypatch.setattr(HoldoutScore, "__call__", compare)
+    image = noisy(tmp_path / "cells.png")
+    result = med_adapt(image, "-m", start, "-o", tmp_path / "clean.png", "--device", "cpu")
+    assert result.exit_code == 0, result.output
+    adapted = weights.read_card(tmp_path / "clean.safetensors")
+    assert (adapted.method, adapted.strategy) == ("self2self", "bernoulli:passes=8,keep=0.7,dropout=0,joint=1")
+    applied = [type(each.strategy).__name__ for each in compared if isinstance(each, AppliedNetwork)]
+    assert applied == ["Plain", "Bernoulli"]
+    again = adaptation_plan(*weights.load_network(tmp_path / "clean.safetensors"), NoiseStatistics(1, 5.0))
+    assert again.before == again.after  # a second run goes on with the first one's model
+    assert len(again.fewer(torch.zeros(40, 1))) == 10
+    banded = adaptation_plan(*weights.load_network(start), NoiseStatistics(5, 5.0))
+    assert banded.plan.most_stride == 1
+    assert "banding" in banded.plan.why
 
 
 def with_strategy(model: Path, strategy: str) -> Path:

@@ -75,6 +75,18 @@ class Plain:
         return output
 
 
+class AppliedNetwork(nn.Module):
+    """A network with its strategy, as a network that maps (B, C, H, W) to the same shape."""
+
+    def __init__(self, network: nn.Module, strategy: Strategy) -> None:
+        super().__init__()
+        self.network, self.strategy = network, strategy
+        self.multiple = strategy.multiple(int(network.multiple))  # type: ignore[arg-type]
+
+    def forward(self, noisy: Tensor) -> Tensor:
+        return self.strategy(self.network, noisy)
+
+
 class Flips:
     """The mean over the eight flips and turns of the image, each turned back: errors that depend on direction go.
 

@@ -258,7 +258,7 @@ class Adaptation:
 
     options, batch: of the training. patch: largest side for training; step: what sides are multiples of; both in
     pixels. hiding: predicted by both models. most_stride: largest stride of the noise for which that is valid; why: the
-    message for larger ones.
+    message for larger ones. strategy: how the adapted model is applied, in the notation of strategies, or empty.
     """
 
     options: Mapping[str, Any]
@@ -268,6 +268,7 @@ class Adaptation:
     hiding: PixelHiding
     most_stride: int
     why: str
+    strategy: str = ""
 
 
 @runtime_checkable
@@ -275,7 +276,9 @@ class AdaptsModels(Protocol):
     """A method class that `med adapt` can use."""
 
     @staticmethod
-    def adaptation(application: Application, multiple: int, stride: int) -> Adaptation | None:
-        """None for models with another strategy. multiple: the sides of the network's input must be multiples
-        of it. stride: distance in pixels at which the noise is not correlated, 1 or more; 0 for no noise."""
+    def adaptation(application: Application, network: nn.Module, stride: int) -> Adaptation | None:
+        """None for networks and strategies that another method adapts.
+
+        stride: distance in pixels at which the noise is not correlated, 1 or more; 0 for no noise.
+        """
         ...

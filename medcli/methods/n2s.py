@@ -32,11 +32,11 @@ class Noise2Self:
     needs = Needs()
 
     @staticmethod
-    def adaptation(application: Application, multiple: int, stride: int) -> Adaptation | None:
-        """For models without masks."""
-        if application.strategy != "plain":
+    def adaptation(application: Application, network: nn.Module, stride: int) -> Adaptation | None:
+        """For models without masks, and networks that take none."""
+        if application.strategy != "plain" or getattr(network, "takes_masks", False):
             return None
-        step = lcm(32, multiple)
+        step = lcm(32, int(network.multiple))  # type: ignore[arg-type]
         why = "the noise is spatially correlated, so noisy images cannot show whether a model is better"
         return Adaptation({"spacing": SPACING}, max(96, step), step, 4, scattered_pixels(), 1, why)
 

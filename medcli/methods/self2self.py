@@ -16,7 +16,18 @@ from medcli.archs.self2self import LEVELS, Self2SelfNetwork, reduced
 from medcli.errors import RecipeError
 from medcli.images.decoded_image import is_gray
 from medcli.losses import LOSSES
-from medcli.methods.base import Batch, MethodSettings, Needs, Patches, Suggestion, Terms, Update
+from medcli.methods.base import (
+    Adaptation,
+    Application,
+    Batch,
+    MethodSettings,
+    Needs,
+    Patches,
+    Suggestion,
+    Terms,
+    Update,
+)
+from medcli.methods.n2s import scattered_pixels
 
 
 def _joint(settings: MethodSettings, patches: Callable[[], Patches]) -> Suggestion | None:
@@ -48,6 +59,18 @@ class Self2Self:
     def takes(architecture: type[nn.Module]) -> bool:
         """Networks that can be given a mask."""
         return issubclass(architecture, Self2SelfNetwork)
+
+    @staticmethod
+    def adaptation(application: Application, network: nn.Module, stride: int) -> Adaptation | None:
+        """For networks that take masks, which are joint: the channels of a real pixel may share their noise."""
+        if not isinstance(network, Self2SelfNetwork) or application.strategy not in ("plain", "bernoulli"):
+            return None
+        options = {"keep": 0.7, "joint": True, "dropout": 0.0, "passes": 8}
+        strategy = Self2Self(network, **options).strategy  # type: ignore[arg-type]
+        why = (
+            "the noise is spatially correlated (banding, demosaicking, JPEG): hidden pixels would be predicted with it"
+        )
+        return Adaptation(options, 96, network.multiple, 4, scattered_pixels(), 1, why, strategy)
 
     def __init__(
         self,

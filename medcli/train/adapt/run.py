@@ -24,7 +24,7 @@ from medcli.data.cache import PixelCache, Reading, open_cache, silent
 from medcli.data.crops import CropSampler, RecordedImages
 from medcli.data.noise_correlation import noise_correlation
 from medcli.data.noise_level import flat_noise
-from medcli.engine.strategies import parse
+from medcli.engine.strategies import AppliedNetwork, Plain, Strategy, parse
 from medcli.errors import InputError, ModelError, RecipeError
 from medcli.methods.base import Adaptation, AdaptsModels, Method
 from medcli.registry import METHODS, resolve
@@ -46,13 +46,31 @@ STEPS, RATE = 100_000, 1e-4  # the time ends the run long before
 class AdaptationPlan:
     """How a model is trained on noisy images and compared; it follows from how the model is applied.
 
-    method: name of one that adapts such models. plan: what it does. side: of the held-out squares, in pixels.
+    method: name of one that adapts such models. plan: what it does. side: of the held-out squares, in pixels. before,
+    after: how the original and the adapted model are applied.
     """
 
     method: str
     plan: Adaptation
     side: int
-    score: HoldoutScore
+    before: Strategy
+    after: Strategy
+
+    @property
+    def score(self) -> HoldoutScore:
+        """Compares what `compared` gives."""
+        return HoldoutScore(Plain() if self.plan.strategy else self.before, self.plan.hiding)
+
+    def compared(self, start: nn.Module, adapted: nn.Module) -> tuple[nn.Module, nn.Module]:
+        """Both networks; as they are applied, where the adapted one is applied in another way."""
+        if not self.plan.strategy:
+            return start, adapted
+        return AppliedNetwork(start, self.before), AppliedNetwork(adapted, self.after)
+
+    def fewer(self, squares: Tensor) -> Tensor:
+        """Held-out squares (N, ...): not all of them where the adapted model needs many passes."""
+        passes = self.after.passes if self.plan.strategy else 1
+        return squares[:: max(1, passes // 2)]
 
     @property
     def rows(self) -> int:
@@ -62,14 +80,14 @@ class AdaptationPlan:
 
 def adaptation_plan(network: nn.Module, card: weights.Card, seen: NoiseStatistics) -> AdaptationPlan:
     """Raises ModelError for a network that no method can adapt as it is applied."""
-    application, multiple = applied(card.strategy), int(network.multiple)  # type: ignore[arg-type]
+    application = applied(card.strategy)
     for name in METHODS:
         kind = resolve(METHODS, name, kind="method", error=RecipeError)
-        plan = kind.adaptation(application, multiple, seen.stride) if isinstance(kind, AdaptsModels) else None
+        plan = kind.adaptation(application, network, seen.stride) if isinstance(kind, AdaptsModels) else None
         if plan:
-            return AdaptationPlan(
-                name, plan, _multiple(SQUARE, plan.step), HoldoutScore(parse(card.strategy), plan.hiding)
-            )
+            before = parse(card.strategy)
+            after = parse(plan.strategy) if plan.strategy else before
+            return AdaptationPlan(name, plan, _multiple(SQUARE, plan.step), before, after)
     raise ModelError(f"'{card.id}' is applied by '{card.strategy}', which cannot be adapted.", "Try -m photo.")
 
 
@@ -82,7 +100,7 @@ class Adapted:
     """start, learned: both models; comparison: of them. The latter two are None where the training made no step.
 
     method: by which it was trained. interrupted: whether Ctrl-C ended the training. held_out: some held-out squares
-    (N, C, H, H) in [0, 1]: `noisy`, `before` and `adapted`.
+    (N, C, H, H) in [0, 1]: `noisy`, `before` and `adapted`. strategy: of the adapted model, if it is another one.
     """
 
     start: nn.Module
@@ -92,6 +110,7 @@ class Adapted:
     steps: int = 0
     interrupted: bool = False
     held_out: Mapping[str, Tensor] = field(default_factory=dict)
+    strategy: str = ""
 
     @property
     def network(self) -> nn.Module:
@@ -195,13 +214,14 @@ def adapt(
     if not checkpoint.saved(trainer.checkpoints):
         return Adapted(start, way.method, interrupted=interrupted)
     learned = trainer.average.eval()
-    tiles = squares(held_out, card.channels, way.side, seed).to(hardware.device)
-    comparison = way.score(start, learned, tiles, adaptation_job.seen, seed)
+    tiles = way.fewer(squares(held_out, card.channels, way.side, seed)).to(hardware.device)
+    pair = way.compared(start, learned)
+    comparison = way.score(*pair, tiles, adaptation_job.seen, seed)
     first = tiles[:: max(1, len(tiles) // PATCHES)][:PATCHES]
     with torch.no_grad():
-        before, after = (way.score.restored(network, first) for network in (start, learned))
+        before, after = (way.score.restored(network, first) for network in pair)
     shown = {"noisy": first[..., : before.shape[2], : before.shape[3]], "before": before, "adapted": after}
-    return Adapted(start, way.method, learned, comparison, trainer.step, interrupted, shown)
+    return Adapted(start, way.method, learned, comparison, trainer.step, interrupted, shown, way.plan.strategy)
 
 
 def _recipe(card: weights.Card, way: AdaptationPlan, patch: int, seed: int) -> Recipe:
@@ -238,6 +258,7 @@ def save(path: Path, adapted: Adapted, card: weights.Card, names: Sequence[str])
         recipe=f"adapted from {card.id}",
         training_data=[*card.training_data, *names],
         steps=adapted.steps,
+        strategy=adapted.strategy if adapted.strategy and adapted.network is adapted.learned else card.strategy,
         version=__version__,
     )
     weights.save(path, adapted.network, ours)
