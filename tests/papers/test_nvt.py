@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -17,6 +18,7 @@ from medcli.archs.self2self import SLOPE, Self2SelfNetwork
 from medcli.data.cache import open_cache
 from medcli.data.crops import CropSampler, SyntheticPairs, mixed, stacked
 from medcli.errors import RecipeError
+from medcli.images import read
 from medcli.losses import bce, mse
 from medcli.methods.base import Batch, MethodSettings, Patches
 from medcli.methods.mutual_information import ImageDependence, PairClassifier, jensen_shannon, shuffled
@@ -26,6 +28,7 @@ from medcli.train.hardware import Hardware
 from medcli.train.loop import Limits, Trainer
 from medcli.train.recipe import Recipe
 
+CBSD68 = Path(__file__).parents[3] / "shared" / "data" / "test" / "cbsd68"
 CPU = Hardware(torch.device("cpu"), torch.float32, workers=0)
 
 
@@ -272,6 +275,24 @@ class TestMixup:
         judged = stacked(source.for_validation(), 0, range(16))[1]
         assert judged is not None
         assert torch.equal(judged, unmixed)
+
+
+@pytest.mark.skipif(not CBSD68.is_dir(), reason="the images of CBSD68 are not here")
+def test_area_down_and_bilinear_up_removes_most_noise() -> None:
+    """Table 3 (sigma 50, 8 bits): down by a factor of 2, up again, PSNR over CBSD68."""
+    kinds = {"bilinear": cv2.INTER_LINEAR, "area": cv2.INTER_AREA, "lanczos4": cv2.INTER_LANCZOS4}
+    table = {("area", "bilinear"): 22.58, ("area", "area"): 21.67, ("bilinear", "bilinear"): 20.38,
+             ("lanczos4", "bilinear"): 18.70}  # fmt: skip
+    random, found = np.random.default_rng(0), {pair: list[float]() for pair in table}
+    for path in sorted(CBSD68.iterdir()):
+        clean = read(path).pages[0].pixels
+        noisy = (clean + 50 * random.standard_normal(clean.shape)).round().clip(0, 255).astype(np.uint8)
+        height, width = clean.shape[:2]
+        for down, up in table:
+            small = cv2.resize(noisy, (width // 2, height // 2), interpolation=kinds[down])
+            again = cv2.resize(small, (width, height), interpolation=kinds[up])
+            found[down, up].append(10 * np.log10(255**2 / np.square(again.astype(np.float64) - clean).mean()))
+    assert {pair: np.mean(scores) for pair, scores in found.items()} == pytest.approx(table, abs=0.05)
 
 
 def test_the_average_follows_the_weights(image_folder: Path, tmp_path: Path) -> None:
