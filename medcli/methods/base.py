@@ -258,7 +258,7 @@ class Adaptation:
 
     options, batch: of the training. patch: largest side for training; step: what sides are multiples of; both in
     pixels. hiding: predicted by both models. most_stride: largest stride of the noise for which that is valid; why: the
-    message for larger ones. strategy: how the adapted model is applied, in the notation of strategies, or empty.
+    message for larger ones. applied: whether hidden pixels too are predicted with the model's strategy.
     """
 
     options: Mapping[str, Any]
@@ -268,7 +268,7 @@ class Adaptation:
     hiding: PixelHiding
     most_stride: int
     why: str
-    strategy: str = ""
+    applied: bool = False
 
 
 @runtime_checkable

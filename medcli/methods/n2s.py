@@ -33,8 +33,8 @@ class Noise2Self:
 
     @staticmethod
     def adaptation(application: Application, network: nn.Module, stride: int) -> Adaptation | None:
-        """For models without masks, and networks that take none."""
-        if application.strategy != "plain" or getattr(network, "takes_masks", False):
+        """For models without masks."""
+        if application.strategy != "plain":
             return None
         step = lcm(32, int(network.multiple))  # type: ignore[arg-type]
         why = "the noise is spatially correlated, so noisy images cannot show whether a model is better"

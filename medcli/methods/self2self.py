@@ -62,15 +62,15 @@ class Self2Self:
 
     @staticmethod
     def adaptation(application: Application, network: nn.Module, stride: int) -> Adaptation | None:
-        """For networks that take masks, which are joint: the channels of a real pixel may share their noise."""
-        if not isinstance(network, Self2SelfNetwork) or application.strategy not in ("plain", "bernoulli"):
+        """For models that are applied through random masks; those applied in one pass learn more by Noise2Self."""
+        if application.strategy != "bernoulli" or not isinstance(network, Self2SelfNetwork):
             return None
-        options = {"keep": 0.7, "joint": True, "dropout": 0.0, "passes": 8}
-        strategy = Self2Self(network, **options).strategy  # type: ignore[arg-type]
+        masks = application.arguments
+        options = {name: masks[name] for name in ("keep", "dropout", "passes")} | {"joint": bool(masks["joint"])}
         why = (
             "the noise is spatially correlated (banding, demosaicking, JPEG): hidden pixels would be predicted with it"
         )
-        return Adaptation(options, 96, network.multiple, 4, scattered_pixels(), 1, why, strategy)
+        return Adaptation(options, 96, network.multiple, 4, scattered_pixels(), 1, why, applied=True)
 
     def __init__(
         self,

@@ -46,30 +46,29 @@ STEPS, RATE = 100_000, 1e-4  # the time ends the run long before
 class AdaptationPlan:
     """How a model is trained on noisy images and compared; it follows from how the model is applied.
 
-    method: name of one that adapts such models. plan: what it does. side: of the held-out squares, in pixels. before,
-    after: how the original and the adapted model are applied.
+    method: name of one that adapts such models. plan: what it does. side: of the held-out squares, in pixels. strategy:
+    how both models are applied.
     """
 
     method: str
     plan: Adaptation
     side: int
-    before: Strategy
-    after: Strategy
+    strategy: Strategy
 
     @property
     def score(self) -> HoldoutScore:
         """Compares what `compared` gives."""
-        return HoldoutScore(Plain() if self.plan.strategy else self.before, self.plan.hiding)
+        return HoldoutScore(Plain() if self.plan.applied else self.strategy, self.plan.hiding)
 
     def compared(self, start: nn.Module, adapted: nn.Module) -> tuple[nn.Module, nn.Module]:
-        """Both networks; as they are applied, where the adapted one is applied in another way."""
-        if not self.plan.strategy:
+        """Both networks, with their strategy where hidden pixels are predicted with it."""
+        if not self.plan.applied:
             return start, adapted
-        return AppliedNetwork(start, self.before), AppliedNetwork(adapted, self.after)
+        return AppliedNetwork(start, self.strategy), AppliedNetwork(adapted, self.strategy)
 
     def fewer(self, squares: Tensor) -> Tensor:
-        """Held-out squares (N, ...): not all of them where the adapted model needs many passes."""
-        passes = self.after.passes if self.plan.strategy else 1
+        """Held-out squares (N, ...): not all of them where each prediction needs many passes."""
+        passes = self.strategy.passes if self.plan.applied else 1
         return squares[:: max(1, passes // 2)]
 
     @property
@@ -85,9 +84,7 @@ def adaptation_plan(network: nn.Module, card: weights.Card, seen: NoiseStatistic
         kind = resolve(METHODS, name, kind="method", error=RecipeError)
         plan = kind.adaptation(application, network, seen.stride) if isinstance(kind, AdaptsModels) else None
         if plan:
-            before = parse(card.strategy)
-            after = parse(plan.strategy) if plan.strategy else before
-            return AdaptationPlan(name, plan, _multiple(SQUARE, plan.step), before, after)
+            return AdaptationPlan(name, plan, _multiple(SQUARE, plan.step), parse(card.strategy))
     raise ModelError(f"'{card.id}' is applied by '{card.strategy}', which cannot be adapted.", "Try -m photo.")
 
 
@@ -100,7 +97,7 @@ class Adapted:
     """start, learned: both models; comparison: of them. The latter two are None where the training made no step.
 
     method: by which it was trained. interrupted: whether Ctrl-C ended the training. held_out: some held-out squares
-    (N, C, H, H) in [0, 1]: `noisy`, `before` and `adapted`. strategy: of the adapted model, if it is another one.
+    (N, C, H, H) in [0, 1]: `noisy`, `before` and `adapted`.
     """
 
     start: nn.Module
@@ -110,7 +107,6 @@ class Adapted:
     steps: int = 0
     interrupted: bool = False
     held_out: Mapping[str, Tensor] = field(default_factory=dict)
-    strategy: str = ""
 
     @property
     def network(self) -> nn.Module:
@@ -221,7 +217,7 @@ def adapt(
     with torch.no_grad():
         before, after = (way.score.restored(network, first) for network in pair)
     shown = {"noisy": first[..., : before.shape[2], : before.shape[3]], "before": before, "adapted": after}
-    return Adapted(start, way.method, learned, comparison, trainer.step, interrupted, shown, way.plan.strategy)
+    return Adapted(start, way.method, learned, comparison, trainer.step, interrupted, shown)
 
 
 def _recipe(card: weights.Card, way: AdaptationPlan, patch: int, seed: int) -> Recipe:
@@ -258,7 +254,6 @@ def save(path: Path, adapted: Adapted, card: weights.Card, names: Sequence[str])
         recipe=f"adapted from {card.id}",
         training_data=[*card.training_data, *names],
         steps=adapted.steps,
-        strategy=adapted.strategy if adapted.strategy and adapted.network is adapted.learned else card.strategy,
         version=__version__,
     )
     weights.save(path, adapted.network, ours)
