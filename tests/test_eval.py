@@ -73,11 +73,11 @@ def noised(folder: Path, spec: str = "gaussian:25", **options: Any) -> Synthetic
 def test_what_is_left_out_is_reported(
     image_folder: Path, noisy_folder: Path, locked: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (noisy_folder / "a.heic").touch()
+    (noisy_folder / "a.psd").touch()
     (noisy_folder / "pairs.jsonl").touch()
     arguments = ["--clean", image_folder, "--noisy", noisy_folder, "--metrics", "psnr"]
     run(*arguments)
-    assert capsys.readouterr().err.splitlines()[-1] == "1 skipped: .heic"
+    assert capsys.readouterr().err.splitlines()[-1] == "1 skipped: .psd"
     for folder in (image_folder, noisy_folder):
         (folder / locked).mkdir()
     with pytest.raises(SomeFailed) as caught:
