@@ -12,6 +12,7 @@ from medcli.errors import MedcliError
 ARCHITECTURES: Mapping[str, str] = {
     "deamnet": "medcli.archs.deamnet:DeamNet",
     "dncnn": "medcli.archs.dncnn:DnCNN",
+    "lir": "medcli.archs.lir:LIRNet",
     "ludvae": "medcli.archs.ludvae:LUDVAE",
     "nafnet": "medcli.archs.nafnet:NAFNet",
     "nafnet-baseline": "medcli.archs.baseline:Baseline",
@@ -32,6 +33,7 @@ GRAPHS: Mapping[str, str] = {  # of architectures that run without PyTorch too; 
 
 METHODS: Mapping[str, str] = {
     "amsnet": "medcli.methods.amsnet:AMSNet",
+    "lir": "medcli.methods.lir:LIR",
     "ludvae": "medcli.methods.ludvae:UnpairedNoise",
     "med": "medcli.methods.med:MeD",
     "n2n": "medcli.methods.n2n:Noise2Noise",

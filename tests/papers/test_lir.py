@@ -1,0 +1,323 @@
+"""What a faithful LIR must show, in miniature: sizes, loss terms, rhythm, and a model that needs no clean image."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from conftest import TINY_UNET
+from torch import Tensor, nn
+
+import medcli
+from medcli.archs.lir import ImageNorm, LIRNet
+from medcli.archs.split import SplitUNet
+from medcli.errors import RecipeError
+from medcli.methods.base import Batch, Needs
+from medcli.methods.lir import ADVERSARIES, BLURS, FLAT, LIR, Background, bell, blurred
+from medcli.methods.semantic import StructuralFilters, distance
+from medcli.train.hardware import Hardware
+from medcli.train.loop import Trainer
+from medcli.train.recipe import Recipe
+from medcli.zoo import weights
+
+CPU = Hardware(torch.device("cpu"), torch.float32, workers=0)
+PAPER = {"width": 64, "norm": "batch", "up_norm": "layer", "output": "tanh", "carried": False}
+RECIPE = Recipe(id="x", title="", steps=2, patch=64, batch=2, warmup=1, learning_rate=0.01)
+
+
+def tiny(**config: Any) -> LIRNet:
+    torch.manual_seed(0)
+    return LIRNet(**{"width": 12, "blocks": 1} | config)
+
+
+def scenes(count: int, side: int = 64, seed: int = 0) -> Tensor:
+    """Slopes with an edge and two channels in common, (B, 3, side, side)."""
+    generator = torch.Generator().manual_seed(seed)
+    line = torch.linspace(-1, 1, side)
+    a, b, c = torch.randn(3, count, 3, 1, 1, generator=generator)
+    return (0.5 + 0.2 * a * line + 0.2 * b * line[:, None] + 0.2 * ((line > c[:, :1]).float() - 0.5)).clamp(0, 1)
+
+
+def unpaired(count: int = 2, side: int = 64) -> Batch:
+    noisy = scenes(count, side) + 0.1 * torch.randn(count, 3, side, side, generator=torch.Generator().manual_seed(9))
+    return Batch([noisy], scenes(count, side, seed=1), torch.arange(count))
+
+
+def count(module: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+class TestSizes:
+    """Property 1 and 2: those of the published configuration."""
+
+    def test_parameters_of_the_paper(self) -> None:
+        with torch.device("meta"):
+            network = LIRNet(**PAPER)
+            method = LIR(network, noise_code_channels=256)
+        found = {name: count(part) for name, part in method.networks["translators"].items()}
+        assert count(network) == 11_149_571
+        assert count(network.encoder) == 5_390_848
+        assert count(network.decoder) == 5_758_723
+        assert found == {"model": 11_149_571, "E_Y": 5_390_848, "E_N": 731_904, "G_X": 23_002_627}
+        assert count(method.networks["D_X"]) == count(method.networks["D_Y"]) == 8_271_171 == 3 * 2_757_057
+        assert count(method.networks["D_R"]) == 2_360_577
+
+    def test_the_shipped_size(self) -> None:
+        with torch.device("meta"):
+            assert count(LIRNet(norm="batch", up_norm="layer", carried=False)) == 2_795_651
+            assert 2.7e6 < count(LIRNet()) < 2.9e6
+
+    def test_shapes(self) -> None:
+        method = LIR(LIRNet(**{**PAPER, "width": 8}), noise_code_channels=32)
+        image = torch.rand(2, 3, 64, 64)
+        assert method.split.encode(image)[0].shape == method.noise_encoder(image)[0].shape == (2, 32, 16, 16)
+        assert [score.shape[2:] for score in method.clean_critic(image)] == [(4, 4), (2, 2), (1, 1)]
+        assert [score.shape for score in method.code_critic(method.split.encode(image))] == [(2, 1, 1, 1)]
+
+    def test_layer_norm_is_of_the_image_and_unbiased(self) -> None:
+        layer = ImageNorm(4)
+        nn.init.ones_(layer.weight)
+        image = torch.randn(2, 4, 6, 6) * torch.tensor([1.0, 5.0])[:, None, None, None]
+        normed = layer(image)
+        assert torch.allclose(normed.std((1, 2, 3)), torch.ones(2), atol=1e-4)
+        assert torch.allclose(normed[0], (image[0] - image[0].mean()) / (image[0].std() + 1e-5), atol=1e-5)
+
+
+class TestBackground:
+    """Property 3."""
+
+    def test_kernels_are_nearly_flat(self) -> None:
+        lines = [bell(side, FLAT) for side, _ in BLURS]
+        assert [round(float(line[0] / line[len(line) // 2]), 3) for line in lines] == [0.997, 0.987, 0.962]
+        assert all(float(line.sum()) == pytest.approx(1) for line in lines)
+
+    @pytest.mark.parametrize("literal", [False, True])
+    def test_distance_of_equal_images_and_of_a_constant(self, literal: bool) -> None:
+        image, background = torch.rand(2, 3, 24, 32), Background(literal=literal)
+        assert background(image, image).item() == 0
+        assert background(image - 0.2, image).item() == pytest.approx(1.75 * 0.2, rel=1e-5)
+
+    def test_blur_is_a_convolution_with_reflected_borders(self) -> None:
+        image, line = torch.rand(1, 2, 20, 24), bell(9, 1.5)
+        padded = nn.functional.pad(image, [4] * 4, mode="reflect")
+        kernel = (line[:, None] * line).expand(2, 1, -1, -1)
+        assert torch.allclose(blurred(image, line), nn.functional.conv2d(padded, kernel, groups=2), atol=1e-6)
+
+    def test_noise_is_hardly_seen(self) -> None:
+        noise = 0.1 * torch.randn(4, 3, 64, 64)
+        assert Background()(noise, torch.zeros_like(noise)) < 0.2 * 1.75 * noise.abs().mean()
+
+
+class TestTerms:
+    """Property 4 and 5."""
+
+    def test_weights_of_the_paper(self) -> None:
+        method, batch = LIR(tiny()), unpaired()
+        assert list(method.weights.values()) == [1, 1, 10, 10, 5, 1, 0.01]
+        terms = method.terms(batch)
+        for name, weight in method.weights.items():
+            method.weights[name] = 2 * weight
+        doubled = method.terms(batch)
+        assert all(doubled[name].item() == pytest.approx(2 * term.item(), rel=1e-5) for name, term in terms.items())
+        assert set(terms) == set(method.weights)
+
+    def test_each_term_by_hand(self) -> None:
+        method, batch = LIR(tiny()), unpaired()
+        x, y, net = batch.noisy, batch.clean, method.split
+        zx, zy, n = net.encoder(x), method.clean_encoder(y), method.noise_encoder(x)
+        x2y, y2x = net.decoder(zx), method.noisy_generator(zy, n)
+        back = method.clean_encoder(x2y), net.encoder(y2x), method.noise_encoder(y2x)
+        x_cyc, y_cyc = method.noisy_generator(back[0], back[2]), net.decoder(back[1])
+        d = {"codes": [*method.code_critic(zx), *method.code_critic(zy)]}
+        d["images"] = [*method.noisy_critic(y2x), *method.clean_critic(x2y)]
+        expected = {
+            "codes": sum((score - 0.5).square().mean() for score in d["codes"]),
+            "adversarial": sum((score - 1).square().mean() for score in d["images"]),
+            "cycle": 10 * ((x_cyc - x).abs().mean() + (y_cyc - y).abs().mean()),
+            "reconstruction": 10
+            * ((method.noisy_generator(zx, n) - x).abs().mean() + (net.decoder(zy) - y).abs().mean()),
+            "background": 5 * (method.background(x2y, x) + method.background(y2x, y)),
+            "semantic": distance(method.features(x2y), method.features(x))
+            + distance(method.features(y2x), method.features(y)),
+            "kl": 0.01 * sum(code[0].square().mean() for code in (zx, zy, n, *back)),
+        }
+        terms = method.terms(batch)
+        assert all(terms[name].item() == pytest.approx(float(value), rel=1e-4) for name, value in expected.items())
+
+    def test_perfect_translations_leave_adversaries_and_codes(self) -> None:
+        """Where nothing is filtered and no noise added, translations are the images."""
+        method = LIR(tiny())
+        method.split.encoder.carry.passes("all")
+        nn.init.zeros_(method.noisy_generator.fusion.reduce[0].weight[:, 48:])
+        terms = {name: term.item() for name, term in method.terms(unpaired()).items()}
+        assert all(terms[name] < 1e-5 for name in ("cycle", "reconstruction", "background", "semantic"))
+        assert terms["adversarial"] > 0.1
+        assert terms["kl"] > 0
+
+    def test_undecided_critics(self) -> None:
+        method, batch = LIR(tiny()), unpaired()
+        for critic in (method.noisy_critic, method.clean_critic, method.code_critic):
+            lasts = critic.last if critic is method.code_critic else [scale[-1] for scale in critic.scales]
+            for last in lasts:
+                nn.init.zeros_(last.weight)
+                nn.init.constant_(last.bias, 0.5)
+        judged = method.judge_images(batch)
+        assert judged["noisy_critic"].item() == judged["clean_critic"].item() == pytest.approx(3 * 0.5)
+        assert method.judge_codes(batch)["code_critic"].item() == pytest.approx(0.5)
+        terms = method.terms(batch)
+        assert terms["adversarial"].item() == pytest.approx(2 * 3 * 0.25)
+        assert terms["codes"].item() == 0
+
+    @pytest.mark.parametrize("kind", ADVERSARIES)
+    def test_adversaries_point_the_right_way(self, kind: str) -> None:
+        adversary, low, high = ADVERSARIES[kind], torch.tensor([-1.0]), torch.tensor([2.0])
+        assert adversary.real(high) < adversary.real(low)
+        assert adversary.fake(low) < adversary.fake(high)
+        assert adversary.passes(high) < adversary.passes(low)
+        middle = torch.tensor([0.5 if kind == "squares" else 0.0])
+        assert adversary.even(middle) == pytest.approx(0, abs=1e-6)
+        assert min(adversary.even(low), adversary.even(high)) > 0
+
+    def test_code_noise_is_the_same_in_all_decodings_of_a_step(self) -> None:
+        method, batch = LIR(tiny(), code_noise=1.0), unpaired()
+        codes = method.split.encode(batch.noisy)
+        first, again = method._shaken(codes, batch, 0)[0], method._shaken(codes, batch, 0)[0]
+        assert torch.equal(first, again)
+        assert not torch.equal(first, method._shaken(codes, batch, 1)[0])
+        assert (first - codes[0]).std().item() == pytest.approx(1, abs=0.05)
+        terms = [LIR(tiny(), code_noise=value).terms(batch)["cycle"].item() for value in (0.0, 1.0)]
+        assert terms[1] > terms[0] + 0.1
+
+    @pytest.mark.parametrize(
+        ("options", "words"),
+        [({"cycle": -1.0}, "cannot be -1"), ({"adversary": "hinge"}, "no adversary"), ({"semantic": "vgg"}, "vgg")],
+    )
+    def test_options_are_checked(self, options: dict[str, Any], words: str) -> None:
+        with pytest.raises(RecipeError, match=words):
+            LIR(tiny(), **options)
+
+    def test_needs_two_halves(self) -> None:
+        with pytest.raises(RecipeError, match="two halves"):
+            LIR(weights.build(weights.Card("x", "unet", TINY_UNET)))
+
+
+class TestSemantic:
+    def test_sees_content_and_not_noise(self) -> None:
+        features = StructuralFilters()
+        images = scenes(6, 64)
+        noisy = images + 25 / 255 * torch.randn(images.shape, generator=torch.Generator().manual_seed(1))
+        same = distance(features(images), features(noisy))
+        assert same < distance(features(images), features(images.flip(0))) / 3
+        assert distance(features(images), features(0.8 * images + 0.1)) < same
+
+
+class TestRhythm:
+    """Property 6 and 8."""
+
+    def test_updates_move_their_own_networks(self, tmp_path: Path) -> None:
+        method, batch = LIR(tiny()), unpaired()
+        trainer = Trainer(method, RECIPE, CPU, tmp_path, lambda _: None)
+        moves = {"D_R": {"D_R"}, "D": {"D_X", "D_Y"}, "translators": {"translators"}}
+        for title, update in trainer.updates.items():
+            before = {name: [p.clone() for p in net.parameters()] for name, net in method.networks.items()}
+            trainer._make(update, batch, 0.01)
+            moved = {
+                name
+                for name, net in method.networks.items()
+                if any(not torch.equal(old, new) for old, new in zip(before[name], net.parameters(), strict=True))
+            }
+            assert moved == moves[title]
+
+    def test_four_steps_of_codes_for_one_of_the_others(self, tmp_path: Path) -> None:
+        method = LIR(tiny())
+        trainer = Trainer(method, RECIPE, CPU, tmp_path, lambda _: None)
+        calls: Counter[str] = Counter()
+        method.code_critic.register_forward_pre_hook(lambda *_: calls.update(["D_R"]))
+        method.clean_critic.register_forward_pre_hook(lambda *_: calls.update(["D_Y"]))
+        method.noise_encoder.register_forward_pre_hook(lambda *_: calls.update(["E_N"]))
+        trainer._train_step(unpaired(), 0.0)
+        # twice in each step of a critic, and for the translators twice (codes) and once (images)
+        assert calls == {"D_R": 2 * 4 + 2, "D_Y": 2 + 1, "E_N": 1 + 2}
+        assert [float(update.update.clip or 0) for update in trainer.updates.values()] == [5.0, math.inf, 0.0]
+        rates = [update.update.learning_rate for update in trainer.updates.values()]
+        assert rates[0] == 0.5 * rates[1]
+
+    def test_noise_branch_learns_from_reconstruction(self) -> None:
+        method = LIR(tiny(), codes=0, adversarial=0, cycle=0, background=0, semantic="none", kl=0)
+        method.terms(unpaired())["reconstruction"].backward()
+        for part in (method.noise_encoder, method.noisy_generator):
+            assert any(p.grad is not None and p.grad.any() for p in part.parameters())
+        kept = {id(p) for p in method.model.parameters()}
+        assert kept.isdisjoint(id(p) for part in (method.noise_encoder, method.noisy_generator) for p in part.parameters())
+
+    def test_never_needs_the_clean_version(self) -> None:
+        assert LIR.needs == Needs(clean="others")
+
+    def test_without_noise_encoder_the_code_has_no_channels(self) -> None:
+        method = LIR(tiny(), noise_code_channels=0)
+        assert method.noise_encoder(torch.rand(1, 3, 16, 16))[0].shape == (1, 0, 4, 4)
+        assert count(method.noise_encoder) == 0
+        assert all(torch.isfinite(term) for term in method.terms(unpaired()).values())
+
+    def test_terms_of_weight_zero_are_left_out(self) -> None:
+        method = LIR(tiny(), codes=0, semantic="none")
+        assert set(method.terms(unpaired())) == {"adversarial", "cycle", "reconstruction", "background", "kl"}
+        assert [update.title for update in method.updates] == ["D", "translators"]
+
+    def test_trains_other_networks_of_two_halves(self) -> None:
+        method = LIR(SplitUNet(widths=[12, 16], encoders=[1, 1], decoders=[1, 1]))
+        terms = method.terms(unpaired())
+        torch.stack(list(terms.values())).sum().backward()
+        assert all(math.isfinite(term.item()) for term in terms.values())
+        assert method.split.encode(unpaired().noisy)[0].shape[1] == 12
+
+
+class TestModel:
+    """Property 7."""
+
+    @pytest.mark.parametrize("config", [{}, {"norm": "batch", "up_norm": "layer", "output": "tanh", "carried": False}])
+    def test_restores_any_size(self, config: dict[str, Any], tmp_path: Path) -> None:
+        network = tiny(**config)
+        path = tmp_path / "tiny.safetensors"
+        weights.save(path, network, weights.Card("tiny", "lir", network.config, licence="MIT"))
+        denoise = medcli.load(path, device="cpu")
+        for height, width in ((8, 8), (9, 30), (33, 14)):
+            noisy = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
+            restored = denoise(noisy)
+            assert restored.shape == noisy.shape
+            assert restored.dtype == np.uint8
+            assert np.array_equal(restored, denoise(noisy))
+
+    def test_a_new_one_smooths(self) -> None:
+        noisy = torch.rand(2, 3, 16, 24)
+        kernel = torch.tensor([[1.0, 2, 1], [2, 4, 2], [1, 2, 1]]).expand(3, 1, 3, 3) / 16
+        smooth = nn.functional.conv2d(nn.functional.pad(noisy, [1] * 4, mode="reflect"), kernel, groups=3)
+        assert torch.allclose(tiny()(noisy), smooth, atol=1e-5)
+
+    def test_new_parts_divide_an_image(self) -> None:
+        """G_X of z and z^N is the noisy image at first, G_Y of a clean one's z the clean one."""
+        method, batch = LIR(tiny()), unpaired()
+        nn.init.zeros_(method.noisy_generator.fusion.reduce[0].weight[:, 96:])
+        terms = method.terms(batch)
+        assert terms["reconstruction"].item() < 1e-4
+        assert terms["cycle"].item() > 0.1
+
+    def test_no_parameter_is_of_the_training_branches(self) -> None:
+        method = LIR(tiny())
+        assert set(dict(method.model.named_children())) == {"encoder", "decoder"}
+
+    @pytest.mark.parametrize(
+        ("config", "words"), [({"norm": "instance"}, "norm must be"), ({"output": "relu"}, "output"), ({"width": 8}, "12")]
+    )
+    def test_refuses_what_it_cannot_build(self, config: dict[str, Any], words: str) -> None:
+        with pytest.raises(ValueError, match=words):
+            tiny(**config)
+
+    def test_tells_whether_tiles_agree(self) -> None:
+        assert not tiny().global_context
+        assert tiny(up_norm="layer").global_context
