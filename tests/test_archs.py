@@ -15,6 +15,7 @@ from medcli.zoo import weights
 TINY = {
     "deamnet": {"width": 16, "passes": 2, "levels": 2},
     "dncnn": {"width": 8, "depth": 4},
+    "lir": {"width": 12, "blocks": 1},
     "ludvae": {"width": 8},
     "nafnet": {"width": 4, "encoders": [1, 1], "middle": 1, "decoders": [1, 1]},
     "nafnet-baseline": {"width": 4, "encoders": [1, 1], "middle": 1, "decoders": [1, 1]},

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 
+from medcli.data.cache import open_cache
+from medcli.data.crops import CropSampler, SyntheticPairs, stacked
 from medcli.data.patterns import PATTERNS, checkerboard, dither, pattern
 from medcli.data.structures import STRUCTURES, structures
 from medcli.data.variation import Variation
@@ -187,7 +190,20 @@ def test_what_is_no_share_is_an_error(variation: dict[str, float], words: str) -
 
 def test_methods_without_clean_targets_take_no_variation() -> None:
     recipe = replace(RECIPE, variation={"gray": 0.1})
+<<<<<<< HEAD
     assert _variation(recipe, Needs(clean="paired")) == Variation(gray=0.1)
+=======
+    assert _variation(recipe, Needs(clean="mates")) == Variation(gray=0.1)
+    assert _variation(recipe, Needs(clean="others")) == Variation(gray=0.1)
+>>>>>>> 6d18f12 (LIR: recipe, fewer scales for small patches, variations in unpaired training, documentation)
     assert _variation(RECIPE, Needs(views=2)) is None
     with pytest.raises(RecipeError, match="takes no variations"):
         _variation(recipe, Needs(views=2))
+
+
+def test_unpaired_clean_images_are_varied_too(image_folder: Path, tmp_path: Path) -> None:
+    images = open_cache(sorted(image_folder.iterdir()), tmp_path / "cache", smallest=16)
+    source = SyntheticPairs(images, NOISE, CropSampler(16), 0, clean="others", variation=Variation(gray=1.0))
+    noisy, clean, _ = stacked(source, 0, range(4))
+    for patches in (noisy[0], clean):
+        assert torch.equal(patches, patches[:, :1].expand_as(patches))

@@ -6,14 +6,14 @@ paper's notation: E_X and G_Y. What only trains (E_Y, E_N, G_X, discriminators) 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-Latent = tuple[Tensor]  # one level: the code
+Latent = tuple[Tensor, ...]  # one level: the code
 STEP = 4  # pixels of the image to one of the code, along a side
 GAIN = 4.0  # of the pixels in the code, so that they vary about as much as the other features
 
@@ -135,11 +135,19 @@ class Encoder(nn.Module):
 class Generator(nn.Module):
     """A code (B, code_width, H / 4, W / 4) -> image (B, channels, H, W), about [0, 1].
 
-    carried: adds the pixels in the first channels of the code to the image; all else starts at zero.
+    carried: places in the code of the first of the channels that carry pixels, which are added to the image; all else
+    starts at zero.
     """
 
     def __init__(
-        self, channels: int, code_width: int, blocks: int, norm: str, up_norm: str, output: str, carried: bool
+        self,
+        channels: int,
+        code_width: int,
+        blocks: int,
+        norm: str,
+        up_norm: str,
+        output: str,
+        carried: Sequence[int] = (),
     ) -> None:
         super().__init__()
         half, quarter = code_width // 2, code_width // 4
@@ -148,17 +156,18 @@ class Generator(nn.Module):
         self.up_second = unit(half, quarter, 5, 1, up_norm)
         self.tail = convolution(quarter, channels, 7)
         self.output = OUTPUTS[output]()
-        self.carried = channels * STEP**2 if carried else 0
+        self.carried = [slice(place, place + channels * STEP**2) for place in carried]
         if carried:
             nn.init.zeros_(self.tail.weight)
 
     def forward(self, latent: Latent) -> Tensor:
-        (code,) = latent
+        code = latent[0]
         features = self.up_first(F.interpolate(self.blocks(code), scale_factor=2.0))
         image: Tensor = self.output(self.tail(self.up_second(F.interpolate(features, scale_factor=2.0))))
-        if self.carried:
-            return image + 0.5 + F.pixel_shuffle(code[:, : self.carried], STEP) / GAIN
-        return image
+        if not self.carried:
+            return image
+        pixels = torch.stack([code[:, place] for place in self.carried]).sum(0)
+        return image + 0.5 + F.pixel_shuffle(pixels, STEP) / GAIN
 
 
 class LIRNet(nn.Module):
@@ -202,7 +211,7 @@ class LIRNet(nn.Module):
         self.latent_widths = (4 * width,)
         self.global_context = not {norm, up_norm}.isdisjoint(OVER_IMAGE)
         self.encoder = Encoder(channels, width, blocks, norm, carried)
-        self.decoder = self.generator(4 * width)
+        self.decoder = self.generator(4 * width, [0] if carried else [])
 
     @property
     def receptive_field(self) -> int:
@@ -222,10 +231,10 @@ class LIRNet(nn.Module):
         image: Tensor = self.decoder(latent)
         return image
 
-    def generator(self, code_width: int) -> Generator:
-        """A new generator of this kind for a code of this width, whose first channels are those of this network's."""
-        of_config = {name: self.config[name] for name in ("channels", "blocks", "norm", "up_norm", "output", "carried")}
-        return Generator(code_width=code_width, **of_config)
+    def generator(self, code_width: int, carried: Sequence[int]) -> Generator:
+        """A new generator of this kind for a code of this width."""
+        of_config = {name: self.config[name] for name in ("channels", "blocks", "norm", "up_norm", "output")}
+        return Generator(code_width=code_width, carried=carried, **of_config)
 
     def make_noise_network(self) -> LIRNet:
         """A new network of this size whose output is noise, zero at first."""

@@ -93,7 +93,11 @@ class CropSampler:
 class SyntheticPairs:
     """Clean images that are made noisy. views, alike, clean: as in `medcli.methods.base.Needs`.
 
+<<<<<<< HEAD
     variation: of the sample, for methods that take one view and its clean image. others: where `clean="unpaired"` come
+=======
+    variation: of the sample, for methods that take clean images. others: where `clean="others"` come
+>>>>>>> 6d18f12 (LIR: recipe, fewer scales for small patches, variations in unpaired training, documentation)
     from, the same images unless given. mixup: share of samples whose clean image is mixed with another one.
     """
 
@@ -114,17 +118,29 @@ class SyntheticPairs:
         if self.mixup and uniform(0, 1, generator) < self.mixup:
             clean = mixed(clean, _patch(self.images, self.crop_sampler, generator), generator)
         if self.variation:
-            clean, varied = self.variation.views(clean, self.noise, generator, self.views)
-            return Sample(varied, clean, derived_seed(self.seed, step, index, "method"))
-        if self.alike:
+            clean, noisy = self.variation.views(clean, self.noise, generator, self.views)
+        elif self.alike:
             noisy = list(views(self.noise, clean, generator, self.views))
         else:
             noisy = [self.noise(clean, generator) for _ in range(self.views)]
         key = derived_seed(self.seed, step, index, "method")
+<<<<<<< HEAD
         if self.clean == "unpaired":
             others = self.images if self.others is None else self.others
             return Sample(noisy, _patch(others, self.crop_sampler, generator), key)
         return Sample(noisy, clean if self.clean == "paired" else None, key)
+=======
+        if self.clean == "others":
+            return Sample(noisy, self._other(generator), key)
+        return Sample(noisy, clean if self.clean == "mates" or self.variation else None, key)
+
+    def _other(self, generator: Generator) -> Tensor:
+        """A clean patch of another image, varied as well."""
+        other = _patch(self.images if self.others is None else self.others, self.crop_sampler, generator)
+        if self.variation:
+            other, _ = self.variation.views(other, self.noise, generator, 0)
+        return other
+>>>>>>> 6d18f12 (LIR: recipe, fewer scales for small patches, variations in unpaired training, documentation)
 
     def for_validation(self) -> SyntheticPairs:
         """The same images and noise as pairs of one view and its clean image, not mixed."""

@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import deepcopy
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import torch
@@ -29,6 +30,7 @@ from medcli.registry import nearest
 from medcli.seeding import derived_seed
 
 SCALES = 3  # of an image's discriminator
+SMALLEST = 16  # pixels: side of what a discriminator sees
 BLURS = ((5, 0.25), (9, 0.5), (15, 1.0))  # equation 10: side of a kernel (as printed: its sigma) and weight
 FLAT = 25.0  # pixels: sigma of the kernels in the published code, where 5, 9 and 15 are their sides
 BETAS = (0.0, 0.9)
@@ -111,7 +113,10 @@ class NoisyGenerator(nn.Module):
 
 
 class ImageCritic(nn.Module):
-    """D_X or D_Y: images -> a map of scores at each of three scales, each half the size of the one before."""
+    """D_X or D_Y: images -> a map of scores at each of three scales, each half the size of the one before.
+
+    Patches of less than 64 pixels have fewer scales, those of less than 16 none.
+    """
 
     def __init__(self, channels: int, width: int) -> None:
         super().__init__()
@@ -121,6 +126,8 @@ class ImageCritic(nn.Module):
     def forward(self, images: Tensor) -> list[Tensor]:
         scores = []
         for critic in self.scales:
+            if min(images.shape[2:]) < SMALLEST:
+                break
             scores.append(critic(images - 0.5).float())
             images = F.avg_pool2d(images, 3, 2, 1, count_include_pad=False)
         return scores
@@ -129,7 +136,7 @@ class ImageCritic(nn.Module):
     def _of_one_scale(channels: int, width: int) -> nn.Sequential:
         widths = (channels, width, 2 * width, 4 * width, 8 * width)
         layers: list[nn.Module] = []
-        for inputs, outputs in zip(widths, widths[1:], strict=False):
+        for inputs, outputs in pairwise(widths):
             layers += [nn.Conv2d(inputs, outputs, 4, 2, 1), nn.LeakyReLU(0.2)]
         return nn.Sequential(*layers, nn.Conv2d(widths[-1], 1, 1))
 
@@ -280,7 +287,7 @@ class LIR:
         self,
         network: nn.Module,
         *,
-        noise_code_channels: int = 64,
+        noise_code_channels: int = 48,
         codes: float = 1.0,
         adversarial: float = 1.0,
         cycle: float = 10.0,
@@ -309,17 +316,13 @@ class LIR:
         self.model, self.split, self.code_noise, self.stop = network, split, code_noise, stop
         self.adversary, self.background = ADVERSARIES[adversary], Background(literal=literal_blur)
         self.features = StructuralFilters()
-        clean_encoder = deepcopy(split.encoder)
-        if isinstance(network, LIRNet) and clean_encoder.carry:
-            clean_encoder.carry.passes("all")
-        noise_encoder, noisy_generator = _for_noise(split, noise_code_channels)
-        parts = {"model": network, "E_Y": clean_encoder, "E_N": noise_encoder, "G_X": noisy_generator}
-        self.clean_encoder, self.noise_encoder, self.noisy_generator = clean_encoder, noise_encoder, noisy_generator
+        parts = _translators(network, split, noise_code_channels)
+        self.clean_encoder, self.noise_encoder, self.noisy_generator = (parts[name] for name in ("E_Y", "E_N", "G_X"))
         width = network.width if isinstance(network, LIRNet) else split.latent_widths[0]
         self.noisy_critic, self.clean_critic = (ImageCritic(split.config["channels"], width) for _ in range(2))
         self.code_critic = CodeCritic(split.latent_widths)
         self.networks: dict[str, nn.Module] = {
-            "translators": nn.ModuleDict(parts),
+            "translators": parts,
             "D_R": self.code_critic,
             "D_X": self.noisy_critic,
             "D_Y": self.clean_critic,
@@ -388,7 +391,8 @@ class LIR:
 
     def _noisy(self, content: Latent, noise: Latent, batch: Batch) -> Tensor:
         """G_X, with noise on its codes."""
-        return self.noisy_generator(self._shaken(content, batch, 1), self._shaken(noise, batch, 2)).float()
+        image: Tensor = self.noisy_generator(self._shaken(content, batch, 1), self._shaken(noise, batch, 2))
+        return image.float()
 
     def _shaken(self, latent: Latent, batch: Batch, stream: int) -> Latent:
         """With white noise, the same for all latents of one stream: each generator's codes share theirs in a step."""
@@ -448,18 +452,31 @@ def _normal(like: Tensor, generators: Sequence[Generator]) -> Tensor:
     return torch.stack(drawn).to(like)
 
 
-def _for_noise(network: SplitNetwork, width: int) -> tuple[nn.Module, nn.Module]:
-    """E_N and G_X for this network, with z^N of this width."""
-    if not isinstance(network, LIRNet):
-        twin = network.make_noise_network()
-        encoder = twin.encoder if width else WithoutNoise(network.encoder)
-        widths = [each if width else 0 for each in network.latent_widths]
-        return encoder, NoisyGenerator(Fused(network.latent_widths, widths), deepcopy(network.decoder))
+def _translators(network: nn.Module, split: SplitNetwork, width: int) -> nn.ModuleDict:
+    """Encoders and generators. E_Y is a copy of E_X, which passes all of a clean image."""
+    clean_encoder = deepcopy(split.encoder)
+    if isinstance(clean_encoder, lir.Encoder) and clean_encoder.carry:
+        clean_encoder.carry.passes("all")
+    for_noise = _for_lir(network, width) if isinstance(network, LIRNet) else _for_any(split, width)
+    return nn.ModuleDict({"model": network, "E_Y": clean_encoder, "E_N": for_noise[0], "G_X": for_noise[1]})
+
+
+def _for_any(network: SplitNetwork, width: int) -> tuple[nn.Module, nn.Module]:
+    """E_N and G_X for networks in two halves; z^N is as wide as z, or 0."""
+    encoder = network.make_noise_network().encoder if width else WithoutNoise(network.encoder)
+    widths = [each if width else 0 for each in network.latent_widths]
+    return encoder, NoisyGenerator(Fused(network.latent_widths, widths), deepcopy(network.decoder))
+
+
+def _for_lir(network: LIRNet, width: int) -> tuple[nn.Module, nn.Module]:
+    """E_N and G_X of the paper, with z^N of this width."""
+    content = network.latent_widths[0]
     noise_encoder = NoiseEncoder(network, width) if width else WithoutNoise(network.encoder)
-    if width == network.latent_widths[0]:
-        return noise_encoder, NoisyGenerator(Joined(), network.generator(2 * width))
-    carried = network.channels * lir.STEP**2 if isinstance(noise_encoder, NoiseEncoder) and noise_encoder.carry else 0
-    fused = Fused(network.latent_widths, [width], carried)
+    carries = isinstance(noise_encoder, NoiseEncoder) and noise_encoder.carry is not None
+    if width == content:
+        places = [place for place, does in ((0, network.encoder.carry), (content, carries)) if does]
+        return noise_encoder, NoisyGenerator(Joined(), network.generator(2 * width, places))
+    fused = Fused(network.latent_widths, [width], network.channels * lir.STEP**2 if carries else 0)
     return noise_encoder, NoisyGenerator(fused, deepcopy(network.decoder))
 
 

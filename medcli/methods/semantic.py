@@ -1,6 +1,6 @@
 """Features of an image that change with its content and hardly with noise or brightness.
 
-For LIR's semantic consistency (equation 11), which the paper measures with VGG-19, whose weights are not part of medcli.
+For LIR's semantic consistency (equation 11). The paper takes those of VGG-19, whose weights are not part of medcli.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ FAINT = 1e-2  # deviation of a feature below which it counts as flat
 class StructuralFilters(nn.Module):
     """A structural surrogate for deep features, without weights: where edges and lines are, by direction.
 
-    Means over 4, 8 and 16 pixels, in which little noise is left; first and second derivatives of a Gaussian (sigma 1) in
-    eight directions; absolute values, smoothed 3 by 3. Each map is then normalised to mean 0 and deviation 1.
+    Means over 4, 8 and 16 pixels, in which little noise is left; first and second derivatives of a Gaussian (sigma 1)
+    in eight directions; absolute values, smoothed 3 by 3. Each map is then normalised to mean 0 and deviation 1.
     """
 
     def __init__(self) -> None:
