@@ -190,12 +190,8 @@ def test_what_is_no_share_is_an_error(variation: dict[str, float], words: str) -
 
 def test_methods_without_clean_targets_take_no_variation() -> None:
     recipe = replace(RECIPE, variation={"gray": 0.1})
-<<<<<<< HEAD
     assert _variation(recipe, Needs(clean="paired")) == Variation(gray=0.1)
-=======
-    assert _variation(recipe, Needs(clean="mates")) == Variation(gray=0.1)
-    assert _variation(recipe, Needs(clean="others")) == Variation(gray=0.1)
->>>>>>> 6d18f12 (LIR: recipe, fewer scales for small patches, variations in unpaired training, documentation)
+    assert _variation(recipe, Needs(clean="unpaired")) == Variation(gray=0.1)
     assert _variation(RECIPE, Needs(views=2)) is None
     with pytest.raises(RecipeError, match="takes no variations"):
         _variation(recipe, Needs(views=2))
@@ -203,7 +199,7 @@ def test_methods_without_clean_targets_take_no_variation() -> None:
 
 def test_unpaired_clean_images_are_varied_too(image_folder: Path, tmp_path: Path) -> None:
     images = open_cache(sorted(image_folder.iterdir()), tmp_path / "cache", smallest=16)
-    source = SyntheticPairs(images, NOISE, CropSampler(16), 0, clean="others", variation=Variation(gray=1.0))
+    source = SyntheticPairs(images, NOISE, CropSampler(16), 0, clean="unpaired", variation=Variation(gray=1.0))
     noisy, clean, _ = stacked(source, 0, range(4))
     for patches in (noisy[0], clean):
         assert torch.equal(patches, patches[:, :1].expand_as(patches))

@@ -93,11 +93,7 @@ class CropSampler:
 class SyntheticPairs:
     """Clean images that are made noisy. views, alike, clean: as in `medcli.methods.base.Needs`.
 
-<<<<<<< HEAD
-    variation: of the sample, for methods that take one view and its clean image. others: where `clean="unpaired"` come
-=======
-    variation: of the sample, for methods that take clean images. others: where `clean="others"` come
->>>>>>> 6d18f12 (LIR: recipe, fewer scales for small patches, variations in unpaired training, documentation)
+    variation: of the sample, for methods that take clean images. others: where `clean="unpaired"` come
     from, the same images unless given. mixup: share of samples whose clean image is mixed with another one.
     """
 
@@ -124,15 +120,9 @@ class SyntheticPairs:
         else:
             noisy = [self.noise(clean, generator) for _ in range(self.views)]
         key = derived_seed(self.seed, step, index, "method")
-<<<<<<< HEAD
         if self.clean == "unpaired":
-            others = self.images if self.others is None else self.others
-            return Sample(noisy, _patch(others, self.crop_sampler, generator), key)
-        return Sample(noisy, clean if self.clean == "paired" else None, key)
-=======
-        if self.clean == "others":
             return Sample(noisy, self._other(generator), key)
-        return Sample(noisy, clean if self.clean == "mates" or self.variation else None, key)
+        return Sample(noisy, clean if self.clean == "paired" else None, key)
 
     def _other(self, generator: Generator) -> Tensor:
         """A clean patch of another image, varied as well."""
@@ -140,7 +130,6 @@ class SyntheticPairs:
         if self.variation:
             other, _ = self.variation.views(other, self.noise, generator, 0)
         return other
->>>>>>> 6d18f12 (LIR: recipe, fewer scales for small patches, variations in unpaired training, documentation)
 
     def for_validation(self) -> SyntheticPairs:
         """The same images and noise as pairs of one view and its clean image, not mixed."""

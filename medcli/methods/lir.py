@@ -275,7 +275,7 @@ class LIR:
     Departs: no noise on the codes by default, as it drowns the pixels that `lir` carries in them.
     """
 
-    needs = Needs(clean="others")
+    needs = Needs(clean="unpaired")
     usual_network = "lir"
 
     @staticmethod

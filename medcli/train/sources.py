@@ -331,11 +331,7 @@ def _variation(recipe: Recipe, needs: Needs) -> Variation | None:
             raise RecipeError(f"The share of the variation '{name}' cannot be {share!r}.", "It must be 0 to 1.")
     if not any(recipe.variation.values()):
         return None
-<<<<<<< HEAD
-    if needs.alike or needs.spare or needs.clean != "paired":
-=======
     if needs.alike or needs.spare or needs.clean == "none":
->>>>>>> 6d18f12 (LIR: recipe, fewer scales for small patches, variations in unpaired training, documentation)
         hint = "They are for methods that learn from clean images."
         raise RecipeError(f"'{recipe.method}' takes no variations.", hint)
     return Variation(**recipe.variation)

@@ -258,7 +258,7 @@ class TestRhythm:
         )
 
     def test_never_needs_the_clean_version(self) -> None:
-        assert LIR.needs == Needs(clean="others")
+        assert LIR.needs == Needs(clean="unpaired")
 
     def test_without_noise_encoder_the_code_has_no_channels(self) -> None:
         method = LIR(tiny(), noise_code_channels=0)
