@@ -78,7 +78,7 @@ def bytes_in(folder: Path) -> int:
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file() and not path.is_symlink())
 
 
-def letter_of(file: HubFile) -> ModelError:
+def error_of(file: HubFile) -> ModelError:
     with pytest.raises(ModelError) as caught:
         fetch(file, name="tiny")
     assert cached(file) is None
@@ -182,8 +182,8 @@ class TestBrokenTransfers:
 
     def test_tries_are_bounded(self, hub: FakeHub) -> None:
         hub.fault(REPO, NAME, times=100, drop=12_000)
-        message_lines = letter_of(hub_file(hub))
-        assert "HF_HUB_DISABLE_XET" in message_lines.hint
+        error = error_of(hub_file(hub))
+        assert "HF_HUB_DISABLE_XET" in error.hint
         assert hub.downloads() == 3
 
     def test_a_busy_hub_is_tried_again(self, hub: FakeHub) -> None:
@@ -194,14 +194,14 @@ class TestBrokenTransfers:
     @pytest.mark.parametrize("status", [429, 500, 503])
     def test_a_hub_that_stays_busy_is_an_error(self, hub: FakeHub, status: int) -> None:
         hub.fault(REPO, NAME, times=100, status=status)
-        assert str(status) in letter_of(hub_file(hub)).problem
+        assert str(status) in error_of(hub_file(hub)).problem
 
     def test_a_short_answer_is_not_taken_for_the_file(self, hub: FakeHub) -> None:
         hub.fault(REPO, NAME, short=100)
         assert fetch(hub_file(hub), name="tiny").read_bytes() == DATA
         remove(hub_file(hub))
         hub.fault(REPO, NAME, times=100, short=100)
-        letter_of(hub_file(hub))
+        error_of(hub_file(hub))
 
     def test_wrong_bytes_are_fetched_once_more(self, hub: FakeHub) -> None:
         said: list[str] = []
@@ -211,12 +211,12 @@ class TestBrokenTransfers:
 
     def test_wrong_bytes_twice_are_refused_and_removed(self, hub: FakeHub, tmp_path: Path) -> None:
         hub.fault(REPO, NAME, times=2, corrupt=29_999)
-        assert "twice" in letter_of(hub_file(hub)).problem
+        assert "twice" in error_of(hub_file(hub)).problem
         assert bytes_in(tmp_path / "hub" / "models--acme--tiny") == 0
 
     def test_a_file_that_is_not_the_pinned_one_is_refused(self, hub: FakeHub) -> None:
-        assert "twice" in letter_of(replace(hub_file(hub), sha256="0" * 64)).problem
-        assert "twice" in letter_of(replace(hub_file(hub), bytes=29_999)).problem
+        assert "twice" in error_of(replace(hub_file(hub), sha256="0" * 64)).problem
+        assert "twice" in error_of(replace(hub_file(hub), bytes=29_999)).problem
 
     def test_xet_that_cannot_be_reached_falls_back_to_http(self, hub: FakeHub) -> None:
         hub.add_repo("acme/xet", {NAME: DATA}, xet={NAME})
@@ -249,27 +249,27 @@ class TestBrokenTransfers:
 class TestErrors:
     def test_what_is_not_there(self, hub: FakeHub) -> None:
         file = hub_file(hub)
-        assert "no repository" in letter_of(replace(file, repo="acme/other")).problem
-        assert "no revision" in letter_of(replace(file, revision="0" * 40)).problem
-        assert "no file other.bin" in letter_of(replace(file, file="other.bin")).problem
+        assert "no repository" in error_of(replace(file, repo="acme/other")).problem
+        assert "no revision" in error_of(replace(file, revision="0" * 40)).problem
+        assert "no file other.bin" in error_of(replace(file, file="other.bin")).problem
 
     def test_a_gated_repository_says_how_to_get_in(self, hub: FakeHub) -> None:
         hub.repos[REPO].gated = True
-        message_lines = letter_of(hub_file(hub))
-        assert "gated" in message_lines.problem
-        assert "HF_TOKEN" in message_lines.hint
-        assert f"{hub.url}/{REPO}" in message_lines.hint
+        error = error_of(hub_file(hub))
+        assert "gated" in error.problem
+        assert "HF_TOKEN" in error.hint
+        assert f"{hub.url}/{REPO}" in error.hint
 
     def test_a_private_repository_says_that_it_may_be(self, hub: FakeHub) -> None:
         hub.repos[REPO].private = True
-        assert "HF_TOKEN" in letter_of(hub_file(hub)).hint
+        assert "HF_TOKEN" in error_of(hub_file(hub)).hint
 
     @pytest.mark.parametrize(("status", "word"), [(401, "HF_TOKEN"), (403, "proxy"), (404, "login page")])
     def test_other_refusals_are_explained_and_not_repeated(self, hub: FakeHub, status: int, word: str) -> None:
         hub.fault(REPO, NAME, times=100, status=status)
-        message_lines = letter_of(hub_file(hub))
-        assert str(status) in message_lines.problem
-        assert word in message_lines.hint
+        error = error_of(hub_file(hub))
+        assert str(status) in error.problem
+        assert word in error.hint
         assert len(hub.log) == 1
 
     @pytest.mark.parametrize("listening", [False, True])
@@ -287,9 +287,9 @@ class TestErrors:
                 monkeypatch.setattr(home, "HUGGINGFACE_CO_URL_TEMPLATE", address + TEMPLATE, raising=False)
             if not listening:
                 silent.close()
-            message_lines = letter_of(hub_file(hub))
-        assert "cannot be reached" in message_lines.problem
-        assert "bundle" in message_lines.hint
+            error = error_of(hub_file(hub))
+        assert "cannot be reached" in error.problem
+        assert "bundle" in error.hint
 
     def test_a_cache_below_a_file_is_not_the_networks_fault(
         self, hub: FakeHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -297,35 +297,35 @@ class TestErrors:
         (tmp_path / "file").write_text("")
         monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "file" / "hub"))
         monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "file" / "token"))
-        assert "cannot be put into" in letter_of(hub_file(hub)).problem
+        assert "cannot be put into" in error_of(hub_file(hub)).problem
 
     def test_a_login_page_is_not_taken_for_the_hub(self, hub: FakeHub) -> None:
         hub.fault(REPO, NAME, portal=True)
-        assert "login page" in letter_of(hub_file(hub)).hint
+        assert "login page" in error_of(hub_file(hub)).hint
 
     def test_a_login_page_is_not_taken_for_the_file(self, hub: FakeHub) -> None:
         hub.fault(REPO, NAME, times=100, portal=True, only="GET")
-        letter_of(hub_file(hub))
+        error_of(hub_file(hub))
 
     def test_an_answer_without_digest_is_not_the_hubs(self, hub: FakeHub) -> None:
         hub.fault(REPO, NAME, omit=("X-Linked-Etag", "ETag"))
-        assert "does not answer as a Hub" in letter_of(hub_file(hub)).problem
+        assert "does not answer as a Hub" in error_of(hub_file(hub)).problem
 
     def test_offline_and_not_cached(self, hub: FakeHub, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-        assert "HF_HUB_OFFLINE forbids" in letter_of(hub_file(hub)).problem
+        assert "HF_HUB_OFFLINE forbids" in error_of(hub_file(hub)).problem
         assert hub.log == []
 
     @pytest.mark.parametrize("address", ["hub.local", "", "ftp://hub.local", "https://"])
     def test_an_endpoint_that_is_no_address(self, hub: FakeHub, monkeypatch: pytest.MonkeyPatch, address: str) -> None:
         monkeypatch.setattr(constants, "ENDPOINT", address)
-        assert "HF_ENDPOINT" in letter_of(hub_file(hub)).problem
+        assert "HF_ENDPOINT" in error_of(hub_file(hub)).problem
 
     def test_too_little_room_is_seen_before_anything_is_fetched(
         self, hub: FakeHub, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=29_999))
-        assert "HF_HOME" in letter_of(hub_file(hub)).hint
+        assert "HF_HOME" in error_of(hub_file(hub)).hint
         assert hub.downloads() == 0
 
     @pytest.mark.parametrize(
@@ -341,7 +341,7 @@ class TestErrors:
             raise OSError(getattr(errno, number), "refused")
 
         monkeypatch.setattr(huggingface_hub, "hf_hub_download", refuse)
-        assert word in letter_of(hub_file(hub)).problem
+        assert word in error_of(hub_file(hub)).problem
         assert tries == [number]
 
 
@@ -368,7 +368,7 @@ class TestRot:
         path = fetch(hub_file(hub), name="tiny")
         path.write_bytes(DATA[:-1])
         monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-        assert "HF_HUB_OFFLINE" in letter_of(hub_file(hub)).problem
+        assert "HF_HUB_OFFLINE" in error_of(hub_file(hub)).problem
 
     def test_bytes_that_rot_in_the_shared_store_are_replaced(self, hub: FakeHub, tmp_path: Path) -> None:
         path = fetch(hub_file(hub), name="tiny")
