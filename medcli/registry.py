@@ -16,6 +16,7 @@ ARCHITECTURES: Mapping[str, str] = {
     "ludvae": "medcli.archs.ludvae:LUDVAE",
     "nafnet": "medcli.archs.nafnet:NAFNet",
     "nafnet-baseline": "medcli.archs.baseline:Baseline",
+    "noise2vst": "medcli.archs.noise2vst:Transformed",
     "plainunet": "medcli.archs.plainunet:PlainUNet",
     "restormer": "medcli.archs.restormer:Restormer",
     "self2self": "medcli.archs.self2self:Self2SelfNetwork",
@@ -37,6 +38,7 @@ METHODS: Mapping[str, str] = {
     "ludvae": "medcli.methods.ludvae:UnpairedNoise",
     "med": "medcli.methods.med:MeD",
     "n2n": "medcli.methods.n2n:Noise2Noise",
+    "noise2vst": "medcli.methods.noise2vst:Noise2VST",
     "n2s": "medcli.methods.n2s:Noise2Self",
     "nvt": "medcli.methods.nvt:NVT",
     "r2r": "medcli.methods.r2r:Recorrupted",
@@ -99,3 +101,9 @@ def resolve(table: Mapping[str, str], name: str, *, kind: str, error: type[Medcl
         raise error(f"There is no {kind} called '{name}'.", nearest(name, table))
     module, _, attribute = table[name].partition(":")
     return getattr(importlib.import_module(module), attribute)
+
+
+def key_of(table: Mapping[str, str], kind: type) -> str:
+    """The name of a class in `table`, or of the class itself where it has none."""
+    path = f"{kind.__module__}:{kind.__qualname__}"
+    return next((name for name, known in table.items() if known == path), kind.__qualname__)

@@ -30,6 +30,7 @@ from medcli.engine.strategies import AppliedNetwork, Plain
 from medcli.errors import MedcliError, ModelError, OptionError, OutputError
 from medcli.images import read
 from medcli.methods.amsnet import hidden_parts
+from medcli.methods.base import NoisyImages
 from medcli.methods.n2s import scattered_pixels
 from medcli.train.adapt.holdout import dealt, squares, usable
 from medcli.train.adapt.run import AdaptationJob, AdaptationPlan, adaptation_job, adaptation_plan, open_images
@@ -174,7 +175,7 @@ def test_bands_follow_from_what_network_and_stride_need(tmp_path: Path, height: 
 
 
 def way_at(stride: int, strategy: str = "masks:k=2,pd=2", multiple: int = 16) -> AdaptationPlan:
-    return adaptation_plan(*network_and_card(strategy, multiple), NoiseStatistics(stride, 5.0))
+    return adaptation_plan(*network_and_card(strategy, multiple), NoisyImages(stride))
 
 
 @given(st.integers(1, 7), st.sampled_from([1, 2, 4, 8, 16, 64]), st.integers(0, 900))
@@ -206,7 +207,7 @@ def test_a_model_with_masks_learns_in_sub_images_of_the_noise(
     strategy: str, stride: int, pd: int, side: int, patch: int
 ) -> None:
     network, card = network_and_card(strategy)
-    way = adaptation_plan(network, card, NoiseStatistics(stride, 5.0))
+    way = adaptation_plan(network, card, NoisyImages(stride))
     assert way.method == "amsnet"
     assert way.plan.options["pd"] == pd
     assert way.plan.options["fill"] == ("mean" if "mean" in strategy else "zero")

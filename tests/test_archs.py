@@ -19,6 +19,7 @@ TINY = {
     "ludvae": {"width": 8},
     "nafnet": {"width": 4, "encoders": [1, 1], "middle": 1, "decoders": [1, 1]},
     "nafnet-baseline": {"width": 4, "encoders": [1, 1], "middle": 1, "decoders": [1, 1]},
+    "noise2vst": {"network": "dncnn", "config": {"width": 8, "depth": 4}, "knots": 12},
     "plainunet": {"width": 8, "head": 8, "levels": 3},
     "restormer": {"width": 4, "blocks": [1, 1], "refinement": 1, "heads": [1, 2]},
     "self2self": {"width": 4, "pyramid": True},

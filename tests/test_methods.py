@@ -239,7 +239,14 @@ def test_a_worker_that_dies_is_an_error(image_folder: Path, tmp_path: Path, monk
 
 @pytest.mark.parametrize("name", METHODS)
 def test_every_method_goes_from_images_to_a_denoised_image(name: str, image_folder: Path, tmp_path: Path) -> None:
-    own = {"med": "swin", "lir": "lir", "ludvae": "ludvae", "nvt": "self2self", "self2self": "self2self"}
+    own = {
+        "med": "swin",
+        "lir": "lir",
+        "ludvae": "ludvae",
+        "noise2vst": "noise2vst",
+        "nvt": "self2self",
+        "self2self": "self2self",
+    }
     architecture = own.get(name, "unet")
     recipe = Recipe(
         id="tiny", title="", steps=2, method=name, architecture=architecture, config=TINY[architecture],

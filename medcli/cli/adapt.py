@@ -22,6 +22,13 @@ No clean image is needed. The model learns to predict hidden pixels from those a
 image are held out: on them, both models are compared, and the adapted model is used only where it is clearly
 better; otherwise the model as it was. The adapted weights are kept beside the results, or where --save says.
 
+\b
+Methods:
+  noise2vst   learns a transform of the values that suits the model, and leaves the model as it is: for noise that
+              depends on the brightness. The default for gray images; takes a minute or two.
+  n2s         trains the model itself. The default for colour.
+  amsnet      trains a blind-spot model; the default for these.
+
 Spatially correlated noise, as after demosaicking and JPEG, needs a blind-spot model ('med train --method amsnet'),
 which learns in sub-images of pixels that are far enough apart. Other models need noise that is independent from pixel
 to pixel, as that of microscopes and scientific cameras mostly is; otherwise med denoises with the model as it is.
@@ -33,6 +40,7 @@ Results go where those of 'med denoise' go.
 @click.argument("inputs", metavar="INPUT...", nargs=-1, required=True, type=options.PATH)
 @options.output_option("File or folder.")
 @options.model_option("The model to start from.", default="photo")
+@click.option("--method", metavar="NAME", help="How to adapt.  [default: by the images and the model]")
 @click.option("--minutes", default=5.0, show_default="5", type=click.FloatRange(min=0, min_open=True),
               help="How long to train.")  # fmt: skip
 @click.option("--save", metavar="FILE", type=options.FILE,

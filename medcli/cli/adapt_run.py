@@ -29,8 +29,12 @@ from medcli.zoo.model import Model, blind_spot_models, find_model
 
 @dataclass(frozen=True, kw_only=True)
 class AdaptOptions(DenoiseOptions):
-    """The options of `med adapt` as click parses them. save: None for beside the results. compare: the page."""
+    """The options of `med adapt` as click parses them.
 
+    method: None for the usual one. save: None for beside the results.
+    """
+
+    method: str | None
     minutes: float
     train_seed: int
     save: Path | None
@@ -74,7 +78,7 @@ def _adapted(given: AdaptOptions, jobs: Sequence[Job], folder: Path, weights: Pa
         raise InputError(f"There is no file {missing[0]}.")
     model = find_model(given.model, say)
     images = adapting.open_images([job.source for job in jobs], folder, Reading(given.range, given.nodata), say)
-    job = adapting.adaptation_job(model.network(), model.card, images)
+    job = adapting.adaptation_job(model.network(), model.card, images, given.method)
     say(job.seen.words)
     if model.gray_warning and all(is_gray(job.images[index]) for index in range(len(job.images))):
         say(model.gray_warning)
@@ -100,7 +104,7 @@ def _train(given: AdaptOptions, job: adapting.AdaptationJob, folder: Path, path:
         raise OutputError(problem, "Name another folder with --save.") from error
     keep_freed_memory()
     minutes, seed = given.minutes, given.train_seed
-    with TrainDisplay(adapting.STEPS, quiet=given.quiet) as display:
+    with TrainDisplay(job.way.plan.steps or adapting.STEPS, quiet=given.quiet) as display:
         adapted = adapting.adapt(
             job, folder=folder, hardware=hardware, minutes=minutes, seed=seed, report=display.report
         )

@@ -163,7 +163,7 @@ class Denoiser:
 
         height, width, channels = canvas.pixels.shape
         bands = tiling.bands(grid, channels, tile_at)
-        if self.keep_brightness and channels < self.channels:
+        if self.keep_brightness and channels == 1:
             bands = brightness.kept(bands, noisy, height, width)
         if self.sharpen:
             bands = sharpened(bands, height, self.sharpen, by_value=self.sharpen_by_value)

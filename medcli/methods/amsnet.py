@@ -22,6 +22,7 @@ from medcli.methods.base import (
     Batch,
     MethodSettings,
     Needs,
+    NoisyImages,
     Patches,
     Suggestion,
     Terms,
@@ -76,12 +77,12 @@ class AMSNet:
         return {"branches": masks["k"], "fill": masks["fill"], "denoise_pd": masks["pd"]}
 
     @staticmethod
-    def adaptation(application: Application, network: nn.Module, stride: int) -> Adaptation | None:
+    def adaptation(application: Application, network: nn.Module, images: NoisyImages) -> Adaptation | None:
         """For blind-spot models: in sub-images of the noise's stride, or of their own if larger."""
         if application.strategy != "masks":
             return None
         masks = application.arguments
-        stride = max(stride, masks["pd"])
+        stride = max(images.stride, masks["pd"])
         step = stride * int(network.multiple)  # type: ignore[arg-type]
         options = {"pd": stride, "branches": masks["k"], "fill": masks["fill"], "loss": "mse"}
         why = f"the noise is correlated over a distance of {LAGS} pixels or more"

@@ -20,6 +20,7 @@ from torch import Generator, Tensor, nn
 
 from medcli.blind_spot import PixelHiding
 from medcli.noise.base import Noise
+from medcli.vst import PhotonNoise
 
 Terms = dict[str, Tensor]
 Schedule = Callable[[float], float]
@@ -259,6 +260,9 @@ class Adaptation:
     options, batch: of the training. patch: largest side for training; step: what sides are multiples of; both in
     pixels. hiding: predicted by both models. most_stride: largest stride of the noise for which that is valid; why: the
     message for larger ones. applied: whether hidden pixels too are predicted with the model's strategy.
+    steps: after which the training ends; None for when the time is over.
+    guesses: whether the adapted model must be clearly better at hidden pixels too. A method that trains a few numbers
+    cannot fit noise, and need only not be worse there.
     """
 
     options: Mapping[str, Any]
@@ -269,6 +273,18 @@ class Adaptation:
     most_stride: int
     why: str
     applied: bool = False
+    steps: int | None = None
+    guesses: bool = True
+
+
+class NoisyImages(NamedTuple):
+    """What the images to adapt to say of themselves. stride: distance in pixels at which the noise is not correlated, 1
+    or more; 0 for no noise. gray: whether all are. photons: gray images' noise, in units of the range; None where it
+    cannot be measured."""
+
+    stride: int
+    gray: bool = False
+    photons: PhotonNoise | None = None
 
 
 @runtime_checkable
@@ -276,9 +292,6 @@ class AdaptsModels(Protocol):
     """A method class that `med adapt` can use."""
 
     @staticmethod
-    def adaptation(application: Application, network: nn.Module, stride: int) -> Adaptation | None:
-        """None for networks and strategies that another method adapts.
-
-        stride: distance in pixels at which the noise is not correlated, 1 or more; 0 for no noise.
-        """
+    def adaptation(application: Application, network: nn.Module, images: NoisyImages) -> Adaptation | None:
+        """None for networks, strategies and images that another method adapts."""
         ...

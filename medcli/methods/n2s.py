@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from medcli.blind_spot import PixelHiding, around
 from medcli.errors import RecipeError
 from medcli.losses import LOSSES
-from medcli.methods.base import Adaptation, Application, Batch, Needs, Terms, Update
+from medcli.methods.base import Adaptation, Application, Batch, Needs, NoisyImages, Terms, Update
 
 Phase = tuple[int, int]
 SPACING = 4  # pixels from one hidden pixel to the next
@@ -32,7 +32,7 @@ class Noise2Self:
     needs = Needs()
 
     @staticmethod
-    def adaptation(application: Application, network: nn.Module, stride: int) -> Adaptation | None:
+    def adaptation(application: Application, network: nn.Module, images: NoisyImages) -> Adaptation | None:
         """For models without masks."""
         if application.strategy != "plain":
             return None

@@ -22,6 +22,7 @@ from medcli.methods.base import (
     Batch,
     MethodSettings,
     Needs,
+    NoisyImages,
     Patches,
     Suggestion,
     Terms,
@@ -61,7 +62,7 @@ class Self2Self:
         return issubclass(architecture, Self2SelfNetwork)
 
     @staticmethod
-    def adaptation(application: Application, network: nn.Module, stride: int) -> Adaptation | None:
+    def adaptation(application: Application, network: nn.Module, images: NoisyImages) -> Adaptation | None:
         """For models that are applied through random masks; those applied in one pass learn more by Noise2Self."""
         if application.strategy != "bernoulli" or not isinstance(network, Self2SelfNetwork):
             return None

@@ -10,7 +10,7 @@ import torch
 from torch import Generator, Tensor
 
 from medcli.errors import RecipeError
-from medcli.registry import NOISES
+from medcli.registry import NOISES, key_of
 
 
 def uniform(low: float, high: float, generator: Generator) -> float:
@@ -101,5 +101,4 @@ def _number(value: object) -> str:
 
 
 def _name(kind: type[Noise]) -> str:
-    path = f"{kind.__module__}:{kind.__qualname__}"
-    return next((name for name, known in NOISES.items() if known == path), kind.__qualname__)
+    return key_of(NOISES, kind)

@@ -193,7 +193,7 @@ def _keep(trainer: Trainer, artifacts: RunArtifacts, options: TrainOptions, sour
     card = replace(
         _card(recipe, trainer.step, sources.noises), strategy=strategy_of(trainer.method), domain=domain_of(model)
     )
-    if model is not average:
+    if model is not average or _architecture_of(model) != recipe.architecture:
         card = replace(card, architecture=_architecture_of(model), config=dict(getattr(model, "config", {})))
     path = folder / f"{recipe.id}.safetensors"
     weights.save(path, model, card)

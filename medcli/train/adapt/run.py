@@ -15,19 +15,22 @@ import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any, cast
 
+import numpy as np
 import torch
 from torch import Tensor, channels_last, nn
 
 from medcli import __version__
 from medcli.data.cache import PixelCache, Reading, open_cache, silent
-from medcli.data.crops import CropSampler, RecordedImages
+from medcli.data.crops import CropSampler, RecordedImages, as_unit
 from medcli.data.noise_correlation import noise_correlation
 from medcli.data.noise_level import flat_noise
+from medcli.data.photon_noise import photon_noise
 from medcli.engine.strategies import AppliedNetwork, Plain, Strategy, parse
 from medcli.errors import InputError, ModelError, RecipeError
-from medcli.methods.base import Adaptation, AdaptsModels, Method
-from medcli.registry import METHODS, resolve
+from medcli.methods.base import Adaptation, AdaptsModels, Method, NoisyImages
+from medcli.registry import ARCHITECTURES, METHODS, key_of, resolve
 from medcli.train import checkpoint
 from medcli.train.adapt.holdout import dealt, squares, usable
 from medcli.train.adapt.sure import Comparison, HoldoutScore, NoiseStatistics
@@ -36,6 +39,7 @@ from medcli.train.loop import Limits, Line, Trainer
 from medcli.train.recipe import Recipe
 from medcli.train.validation import applied
 from medcli.train.validation_page import PATCHES
+from medcli.vst import PhotonNoise
 from medcli.zoo import weights
 
 SQUARE = 64  # pixels, or the next multiple that a network takes
@@ -58,7 +62,7 @@ class AdaptationPlan:
     @property
     def score(self) -> HoldoutScore:
         """Compares what `compared` gives."""
-        return HoldoutScore(Plain() if self.plan.applied else self.strategy, self.plan.hiding)
+        return HoldoutScore(Plain() if self.plan.applied else self.strategy, self.plan.hiding, self.plan.guesses)
 
     def compared(self, start: nn.Module, adapted: nn.Module) -> tuple[nn.Module, nn.Module]:
         """Both networks, with their strategy where hidden pixels are predicted with it."""
@@ -77,15 +81,25 @@ class AdaptationPlan:
         return self.side + 2 * max(SQUARE, self.plan.step)
 
 
-def adaptation_plan(network: nn.Module, card: weights.Card, seen: NoiseStatistics) -> AdaptationPlan:
-    """Raises ModelError for a network that no method can adapt as it is applied."""
+def adaptation_plan(
+    network: nn.Module, card: weights.Card, images: NoisyImages, method: str | None = None
+) -> AdaptationPlan:
+    """By the method of this name, or by the first that adapts such a model to such images.
+
+    Raises ModelError for a network that no method, or not this one, can adapt as it is applied; RecipeError for an
+    unknown method.
+    """
     application = applied(card.strategy)
-    for name in METHODS:
+    for name in METHODS if method is None else [method]:
         kind = resolve(METHODS, name, kind="method", error=RecipeError)
-        plan = kind.adaptation(application, network, seen.stride) if isinstance(kind, AdaptsModels) else None
+        plan = kind.adaptation(application, network, images) if isinstance(kind, AdaptsModels) else None
         if plan:
             return AdaptationPlan(name, plan, _multiple(SQUARE, plan.step), parse(card.strategy))
-    raise ModelError(f"'{card.id}' is applied by '{card.strategy}', which cannot be adapted.", "Try -m photo.")
+    by = f" by the method '{method}'" if method else ""
+    raise ModelError(
+        f"'{card.id}', applied by '{card.strategy}', cannot be adapted to these images{by}.",
+        "Leave --method out." if method else "Try -m photo.",
+    )
 
 
 def _multiple(least: int, step: int) -> int:
@@ -152,11 +166,28 @@ class AdaptationJob:
         return way.plan.why if self.seen.stride > way.plan.most_stride else ""
 
 
-def adaptation_job(network: nn.Module, card: weights.Card, images: PixelCache) -> AdaptationJob:
-    """What there is to learn from; raises ModelError for a network that no method can adapt."""
+def adaptation_job(
+    network: nn.Module, card: weights.Card, images: PixelCache, method: str | None = None
+) -> AdaptationJob:
+    """What there is to learn from, by this method or the usual one; raises as `adaptation_plan` does."""
     seen = noise_statistics(images)
-    way = adaptation_plan(network, card, seen)
+    photons = photons_of(images) if images.gray and seen.stride else None
+    way = adaptation_plan(network, card, NoisyImages(seen.stride, images.gray, photons), method)
     return AdaptationJob(network, card, usable(images, way.rows, way.side), seen, way)
+
+
+def photons_of(images: PixelCache) -> PhotonNoise | None:
+    """The noise of gray images of one camera, in units of the range: the median of what each shows, if any does."""
+    found = []
+    for place in range(len(images)):
+        try:
+            found.append(photon_noise(as_unit(images[place])[..., 0]).noise)
+        except InputError:
+            continue
+    if not found:
+        return None
+    gain, offset, read = np.median([(each.gain, each.offset, each.read) for each in found], axis=0).tolist()
+    return PhotonNoise(gain, offset, read)
 
 
 def noise_statistics(images: PixelCache) -> NoiseStatistics:
@@ -224,7 +255,7 @@ def _recipe(card: weights.Card, way: AdaptationPlan, patch: int, seed: int) -> R
     return Recipe(
         id=f"{card.id}-adapted",
         title=card.title,
-        steps=STEPS,
+        steps=min(way.plan.steps or STEPS, STEPS),
         method=way.method,
         options=dict(way.plan.options),
         architecture=card.architecture,
@@ -249,6 +280,8 @@ def save(path: Path, adapted: Adapted, card: weights.Card, names: Sequence[str])
     ours = replace(
         card,
         id=path.stem,
+        architecture=key_of(ARCHITECTURES, type(adapted.network)),  # a method may build on the network
+        config=cast(Any, adapted.network).config,
         title=f"{card.id}, adapted to {len(names)} noisy images",
         method=adapted.method,
         recipe=f"adapted from {card.id}",

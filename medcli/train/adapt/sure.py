@@ -70,20 +70,27 @@ class Comparison:
     after: float
     gains: tuple[float, ...]
     errors: tuple[float, ...]
+    guesses: bool = True
 
     @property
     def better(self) -> bool:
-        """Whether each gain is beyond twice its error, and that at hidden pixels also beyond `MARGIN`."""
-        least = (MARGIN, *(0.0 for _ in self.gains[1:]))
-        return all(g - 2 * e > bar for g, e, bar in zip(self.gains, self.errors, least, strict=True))
+        """Whether each gain is beyond twice its error, and that at hidden pixels also beyond `MARGIN`.
+
+        Without `guesses`, hidden pixels must only not be clearly worse.
+        """
+        hidden, *used = zip(self.gains, self.errors, strict=True)
+        bar = hidden[0] - 2 * hidden[1] > MARGIN if self.guesses else hidden[0] + 2 * hidden[1] > 0
+        return bar and all(gain - 2 * error > 0 for gain, error in used)
 
 
 @dataclass(frozen=True)
 class HoldoutScore:
-    """strategy: how both networks are used. hiding: what is hidden from both to compare them."""
+    """strategy: how both networks are used. hiding: what is hidden from both to compare them. guesses: see
+    `Adaptation`."""
 
     strategy: Strategy
     hiding: PixelHiding
+    guesses: bool = True
 
     @torch.no_grad()
     def __call__(
@@ -99,7 +106,7 @@ class HoldoutScore:
         gains = [each / (seen.sigma / 255) ** 2 for each in (hidden, *stein)]
         errors = tuple(float(gain.std()) / sqrt(len(gain)) if len(gain) > 1 else float("inf") for gain in gains)
         before, after = (255 * sqrt(float(part[0].mean())) for part in parts)
-        return Comparison(before, after, tuple(float(gain.mean()) for gain in gains), errors)
+        return Comparison(before, after, tuple(float(gain.mean()) for gain in gains), errors, self.guesses)
 
     def _drawn(self, noisy: Tensor, start: nn.Module, seen: NoiseStatistics, seed: int) -> Sequence[Tensor]:
         """Noise as it was measured, for each doubt or for all, at the brightness that the start model finds.
