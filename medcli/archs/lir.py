@@ -90,13 +90,13 @@ class Block(nn.Module):
 class Carry(nn.Module):
     """Adds the image's pixels, filtered and then unfolded 4 by 4, to the first channels of its code.
 
-    Features in these channels start at zero. What the 3x3 filter passes at first: "smooth" (a binomial filter), "rest"
-    (what that removes), or "all".
+    Features in these channels start at zero. What the 5x5 filter passes at first: "smooth" (a binomial filter, in which
+    7 % of the variance of white noise is left), "rest" (what that removes), or "all".
     """
 
     def __init__(self, channels: int, width: int) -> None:
         super().__init__()
-        self.filter = nn.Conv2d(channels, channels, 3, padding=1, padding_mode="reflect", bias=False)
+        self.filter = nn.Conv2d(channels, channels, 5, padding=2, padding_mode="reflect", bias=False)
         scale = torch.ones(width, 1, 1)
         scale[: channels * STEP**2] = 0
         self.scale = nn.Parameter(scale)
@@ -107,7 +107,8 @@ class Carry(nn.Module):
         """Initialises the filter."""
         nn.init.dirac_(self.filter.weight)
         if what != "all":
-            smooth = self.filter.weight[:, :, 1:2, 1:2] * torch.tensor([[1, 2, 1], [2, 4, 2], [1, 2, 1]]) / 16
+            line = torch.tensor([1.0, 4, 6, 4, 1], device=self.filter.weight.device) / 16
+            smooth = self.filter.weight[:, :, 2:3, 2:3] * line * line[:, None]
             self.filter.weight.copy_(smooth if what == "smooth" else self.filter.weight - smooth)
 
     def forward(self, code: Tensor, image: Tensor) -> Tensor:

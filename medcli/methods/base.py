@@ -4,8 +4,9 @@ A method has *networks*, and *updates* that define which of them an optimizer ch
 It *needs* certain images. Its *model* is the network whose weights are averaged and saved.
 
 Everything else is optional: the protocols after `Method`, tested with `isinstance`. For the object that trains:
-`HasStrategy`, `FitsPatchSize`, `EstimatesNoise`, `ExportsModel`. For its class, before a network exists:
-`UsualNetwork`, `TakesNetworks`, `HasAutoOptions`, `MeasuresConfig`, `CountsInSteps`, `InheritsOptions`, `AdaptsModels`.
+`HasStrategy`, `FitsPatchSize`, `EstimatesNoise`, `ShowsImages`, `TakesWeights`, `ExportsModel`. For its class, before a
+network exists: `UsualNetwork`, `TakesNetworks`, `HasAutoOptions`, `MeasuresConfig`, `CountsInSteps`,
+`InheritsOptions`, `AdaptsModels`.
 No module outside this folder names a method, except the registry.
 """
 
@@ -166,6 +167,34 @@ class EstimatesNoise(Protocol):
     def noise(self, noisy: Tensor) -> Tensor:
         """(B, C, H, W) -> the estimated noise, same shape."""
         ...
+
+
+@runtime_checkable
+class ShowsImages(Protocol):
+    """A method with further images for `validation.png`."""
+
+    def shown(self, batch: Batch) -> Mapping[str, Tensor]:
+        """Column titles and images (B, C, H, W) float, about [0, 1]."""
+        ...
+
+
+class WeightsFrom(NamedTuple):
+    """A model by its name or path, or a file of tensors (safetensors or `.pth`)."""
+
+    kind: Literal["model", "tensors"]
+    name: str
+
+
+@runtime_checkable
+class TakesWeights(Protocol):
+    """A method that uses the weights of another model, without training them.
+
+    weights_from: where they are, None for none. take_weights: called once with the network, or the tensors by name.
+    """
+
+    weights_from: WeightsFrom | None
+
+    def take_weights(self, weights: nn.Module | Mapping[str, Tensor]) -> None: ...
 
 
 @runtime_checkable

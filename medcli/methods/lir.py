@@ -23,9 +23,9 @@ from medcli.archs import lir
 from medcli.archs.lir import LIRNet
 from medcli.errors import RecipeError
 from medcli.losses import l1
-from medcli.methods.base import Batch, Needs, Terms, Update
+from medcli.methods.base import Batch, Needs, Terms, Update, WeightsFrom
 from medcli.methods.med import Latent, SplitNetwork
-from medcli.methods.semantic import StructuralFilters, distance
+from medcli.methods.semantic import EncoderFeatures, StructuralFilters, VGG19Features, distance
 from medcli.registry import nearest
 from medcli.seeding import derived_seed
 
@@ -263,7 +263,8 @@ class LIR:
     network: E_X and G_Y: `lir`, or another network in two halves (`SplitNetwork`), of which the others are copies.
     noise_code_channels: width of z^N; for `lir`, 4 * width joins it to z as in the paper, and less is projected; 0 is
     without E_N. codes, adversarial, cycle, reconstruction, background, semantic_weight, kl: weights of the terms; those
-    of weight 0 are not computed. semantic: features compared, "filters" (a structural surrogate) or "none".
+    of weight 0 are not computed. semantic: features compared: "filters" (a structural surrogate), "encoder:MODEL" (a
+    model trained by 'med' or 'lir'), "vgg19:FILE" (torchvision's weights; semantic_layer: which layer) or "none".
     adversary: "squares" or "log". literal_blur: see `Background`. code_noise: deviation of the noise on codes in
     training, 1 in the published code, 0 in the paper. stop: whether the gradient of the translation back ends at the
     translated images. critic_rate: peak learning rate of D_X and D_Y; D_R has half.
@@ -294,13 +295,15 @@ class LIR:
         reconstruction: float = 10.0,
         background: float = 5.0,
         semantic: str = "filters",
+        semantic_layer: str = "conv5_1",
         semantic_weight: float = 1.0,
         kl: float = 0.01,
         adversary: str = "squares",
         literal_blur: bool = False,
         code_noise: float = 0.0,
         stop: bool = True,
-        critic_rate: float = 1e-3,
+        critic_optimizer: str = "muon",
+        critic_rate: float = 5e-3,
     ) -> None:
         split = _split(network)
         self.weights = {
@@ -312,10 +315,10 @@ class LIR:
             "semantic": 0.0 if semantic == "none" else semantic_weight,
             "kl": kl,
         }
-        _check(self.weights | {"code_noise": code_noise}, adversary, semantic)
+        _check(self.weights | {"code_noise": code_noise}, adversary)
         self.model, self.split, self.code_noise, self.stop = network, split, code_noise, stop
         self.adversary, self.background = ADVERSARIES[adversary], Background(literal=literal_blur)
-        self.features = StructuralFilters()
+        self.weights_from, self._layer = _weights_from(semantic), semantic_layer
         parts = _translators(network, split, noise_code_channels)
         self.clean_encoder, self.noise_encoder, self.noisy_generator = (parts[name] for name in ("E_Y", "E_N", "G_X"))
         width = network.width if isinstance(network, LIRNet) else split.latent_widths[0]
@@ -326,10 +329,29 @@ class LIR:
             "D_R": self.code_critic,
             "D_X": self.noisy_critic,
             "D_Y": self.clean_critic,
-            "features": self.features,
+            "features": StructuralFilters(),
         }
+        self.critic_optimizer = critic_optimizer
         self.updates = list(self._updates(critic_rate))
         self._kept: tuple[Batch, Translations] | None = None
+
+    def take_weights(self, weights: nn.Module | Mapping[str, Tensor]) -> None:
+        """The network, or VGG-19's tensors, whose features are compared."""
+        if isinstance(weights, nn.Module):
+            self.networks["features"] = EncoderFeatures(weights)
+        else:
+            self.networks["features"] = VGG19Features(weights, self._layer)
+
+    def shown(self, batch: Batch) -> Mapping[str, Tensor]:
+        """Clean images with the noise of noisy ones, and both translated back."""
+        made = self._translated(batch)
+        content, noise = self.clean_encoder(made.restored), self.noise_encoder(made.degraded)
+        return {
+            "other, clean": _clean(batch),
+            "other with this noise": made.degraded,
+            "noisy, there and back": self._noisy(content, noise, batch),
+            "other, there and back": self._restored(self.split.encoder(made.degraded), batch),
+        }
 
     def _updates(self, rate: float) -> Iterator[Update]:
         """In the published order: three steps of D_R, one of all critics, one of the translators.
@@ -343,7 +365,9 @@ class LIR:
         yield Update("translators", self.terms, after=self._forget)
 
     def _of_critics(self, networks: Any, terms: Callable[[Batch], Terms], rate: float, **others: Any) -> Update:
-        usual = {"optimizer": "adam", "betas": BETAS, "weight_decay": DECAY, "clip": math.inf}
+        usual = {"optimizer": self.critic_optimizer, "weight_decay": DECAY, "clip": math.inf}
+        if self.critic_optimizer != "muon":
+            usual["betas"] = BETAS
         return Update(networks, terms, learning_rate=rate, **{**usual, **others})
 
     def judge_codes(self, batch: Batch) -> Terms:
@@ -418,7 +442,8 @@ class LIR:
 
     def _semantic(self, made: Tensor, source: Tensor) -> Tensor:
         """Equation 11."""
-        return distance(self.features(made), self.features(source))
+        features = self.networks["features"]
+        return distance(features(made), features(source))
 
     def _judged(self, real: Sequence[Tensor], fake: Sequence[Tensor]) -> Tensor:
         """A critic's loss, summed over its scales."""
@@ -489,11 +514,19 @@ def _split(network: nn.Module) -> SplitNetwork:
     return network
 
 
-def _check(weights: Mapping[str, float], adversary: str, semantic: str) -> None:
+def _weights_from(semantic: str) -> WeightsFrom | None:
+    kind, _, name = semantic.partition(":")
+    if semantic in ("filters", "none"):
+        return None
+    if not name or kind not in ("encoder", "vgg19"):
+        hint = "Give filters, none, encoder:MODEL or vgg19:FILE."
+        raise RecipeError(f"There are no features '{semantic}'.", hint)
+    return WeightsFrom("model" if kind == "encoder" else "tensors", name)
+
+
+def _check(weights: Mapping[str, float], adversary: str) -> None:
     for name, weight in weights.items():
         if not 0 <= weight < float("inf"):
             raise RecipeError(f"'{name}' of the method 'lir' cannot be {weight:g}.", "Give 0 or more.")
     if adversary not in ADVERSARIES:
         raise RecipeError(f"There is no adversary '{adversary}'.", nearest(adversary, ADVERSARIES))
-    if semantic not in ("filters", "none"):
-        raise RecipeError(f"There are no features '{semantic}'.", nearest(semantic, ("filters", "none")))

@@ -6,15 +6,18 @@ For LIR's semantic consistency (equation 11). The paper takes those of VGG-19, w
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Mapping
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-Features = Callable[[Tensor], list[Tensor]]
-"""(B, C, H, W) float -> feature maps."""
+from medcli.errors import RecipeError
+from medcli.methods.med import SplitNetwork
+from medcli.registry import nearest
 
+VGG19 = (2, 2, 4, 4, 4)  # convolutions before each pooling
+IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 POOLS = (4, 8, 16)
 DIRECTIONS = 8
 FAINT = 1e-2  # deviation of a feature below which it counts as flat
@@ -41,6 +44,63 @@ class StructuralFilters(nn.Module):
         radius = self.kernels.shape[2] // 2
         edges = F.conv2d(F.pad(means, [radius] * 4, mode="replicate"), self.kernels).abs()
         return normalised(F.avg_pool2d(F.pad(edges, [1] * 4, mode="replicate"), 3, 1), FAINT)
+
+
+class VGG19Features(nn.Module):
+    """A layer of VGG-19, before its ReLU, each map normalised to mean 0 and deviation 1 as in the published code.
+
+    tensors: `features.0.weight` and so on, as torchvision names them. layer: such as "conv5_1" (the paper) or
+    "conv4_1" (the published code). Raises RecipeError where tensors are missing or of other shapes.
+
+    Departs: images are normalised as torchvision's weights expect them, not as Caffe's.
+    """
+
+    def __init__(self, tensors: Mapping[str, Tensor], layer: str) -> None:
+        super().__init__()
+        names = [f"conv{stage}_{place}" for stage, depth in enumerate(VGG19, 1) for place in range(1, depth + 1)]
+        if layer not in names:
+            raise RecipeError(f"VGG-19 has no layer '{layer}'.", nearest(layer, names))
+        layers: list[nn.Module] = []
+        width = 3
+        for stage, depth in enumerate(VGG19):
+            for _ in range(depth):
+                layers += [nn.Conv2d(width, width := 64 * 2 ** min(stage, 3), 3, padding=1), nn.ReLU()]
+            layers.append(nn.MaxPool2d(2))
+        last = [place for place, each in enumerate(layers) if isinstance(each, nn.Conv2d)][names.index(layer)]
+        self.features = nn.Sequential(*layers[: last + 1])
+        wanted = {name: tensors[name] for name in self.state_dict() if name in tensors}
+        try:
+            self.load_state_dict(wanted)
+        except RuntimeError as error:
+            hint = "It must have the names and shapes of torchvision's vgg19: features.0.weight and so on."
+            raise RecipeError(f"The file does not hold VGG-19 up to {layer}.", hint) from error
+        self.requires_grad_(False)
+
+    def forward(self, image: Tensor) -> list[Tensor]:
+        colour = image.float().expand(-1, 3, -1, -1)
+        mean, deviation = (torch.tensor(each).to(colour)[:, None, None] for each in IMAGENET)
+        return [normalised(self.features((colour - mean) / deviation).float())]
+
+
+class EncoderFeatures(nn.Module):
+    """The deepest latent of a network in two halves, each map normalised to mean 0 and deviation 1.
+
+    Raises RecipeError for other networks.
+    """
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        if not isinstance(network, SplitNetwork):
+            hint = "Choose a model trained by 'med' or 'lir'."
+            raise RecipeError(f"{type(network).__name__} has no encoder to take features from.", hint)
+        self.encoder = network.encoder.eval().requires_grad_(False)
+
+    def train(self, mode: bool = True) -> EncoderFeatures:
+        """Its statistics stay as they are."""
+        return super().train(False)
+
+    def forward(self, image: Tensor) -> list[Tensor]:
+        return [normalised(self.encoder(image)[-1].float())]
 
 
 def normalised(features: Tensor, faint: float = 1e-5) -> Tensor:

@@ -19,7 +19,7 @@ from medcli.errors import ModelError, OutputError, RecipeError, TrainingError, r
 from medcli.files.atomic import atomic_write
 from medcli.images.values import RangeChoice, parse_range
 from medcli.losses import LOSSES
-from medcli.methods.base import FitsPatchSize, HasStrategy, Method
+from medcli.methods.base import FitsPatchSize, HasStrategy, Method, TakesWeights
 from medcli.registry import ARCHITECTURES, METHODS, nearest, resolve
 from medcli.train import checkpoint
 from medcli.train.auto_options import with_auto_options
@@ -31,6 +31,7 @@ from medcli.train.pace import fitted
 from medcli.train.recipe import Recipe
 from medcli.train.run_artifacts import RunArtifacts
 from medcli.train.sources import Folders, Sources, open_sources
+from medcli.train.start import weights_of
 from medcli.train.validation import PATCHES, exported, strategy_of
 from medcli.zoo import modelcard, weights
 from medcli.zoo.description import NOISE_DOMAIN, describe, domain_of
@@ -280,6 +281,8 @@ def build_method(recipe: Recipe, hardware: Hardware) -> Method:
     loss = {"loss": recipe.loss} if recipe.loss else {}
     _check_options(recipe, signature(kind).parameters)
     method: Method = kind(network, **loss | recipe.options)
+    if isinstance(method, TakesWeights) and method.weights_from:
+        method.take_weights(weights_of(method.weights_from))
     _check_patch(recipe, method)
     for each in method.networks.values():
         each.to(hardware.device, memory_format=torch.channels_last)  # type: ignore[call-overload]

@@ -16,7 +16,7 @@ from medcli.data.crops import SampleSource
 from medcli.engine.strategies import parse
 from medcli.errors import InputError
 from medcli.images.contact_sheet import contact_sheet
-from medcli.methods.base import EstimatesNoise, Method
+from medcli.methods.base import EstimatesNoise, Method, ShowsImages
 from medcli.train import curves
 from medcli.train.auto_options import patches
 from medcli.train.hardware import Hardware
@@ -86,10 +86,11 @@ def _columns(validation: Validation, method: Method, network: nn.Module, hardwar
         noisy = fitting(batch.noisy, shown, strategy)
         restored = strategy(shown, noisy).float()
         noise = method.noise(noisy).float() if isinstance(method, EstimatesNoise) else noisy - restored
+        others = method.shown(batch) if isinstance(method, ShowsImages) else {}
     columns = {"noisy": noisy, "restored": restored, "estimated noise": noise + 0.5}
     if batch.clean is not None and validation.by_psnr:
         columns["clean"] = fitting(batch.clean, shown, strategy)
-    return columns
+    return {**columns, **{name: image.float() for name, image in others.items()}}
 
 
 def _images(batch: Tensor) -> list[NDArray[Any]]:

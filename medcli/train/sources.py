@@ -14,6 +14,7 @@ from medcli.data.cache import PixelCache, Reading, open_cache, silent
 from medcli.data.crops import CropSampler, RecordedImages, SampleSource, SyntheticPairs
 from medcli.data.folders import images_in, matched, skipped, unreadable
 from medcli.data.pairs import MANIFEST, recorded_noises, recorded_pairs
+from medcli.data.same_scenes import same_scenes
 from medcli.data.variation import Variation
 from medcli.errors import RecipeError
 from medcli.images.values import RangeChoice
@@ -23,7 +24,9 @@ from medcli.noise.notation import entries, parse
 from medcli.noise.pool import Pool
 from medcli.registry import DEFAULT_METHOD, METHODS, nearest, resolve
 from medcli.seeding import derived_seed, keyed_generator
+from medcli.train.adapt.sure import noise_statistics
 from medcli.train.recipe import Recipe
+from medcli.train.stein import SteinValidation
 from medcli.train.validation import Validation, validation_of
 
 MOST_HELD_OUT = 32  # images
@@ -83,6 +86,10 @@ def open_sources(recipe: Recipe, needs: Needs, folders: Folders, *, denoises: bo
     recorded = bool(folders.noisy or folders.pairs) or not recipe.noises
     groups = _recorded(recipe, needs, folders) if recorded else _clean(needs, folders)
     check = _checked(groups, recipe, folders)
+    if recorded and needs.clean == "unpaired" and check.clean:
+        check, same = _of_other_scenes(check, check.clean)
+    else:
+        same = []
     gray = all(cache.gray for cache in check.all)
     crop_sampler = CropSampler(recipe.patch, recipe.config.get("channels", 1 if gray else 3), recipe.enlarge_share)
     paired = needs.clean == "paired"
@@ -90,11 +97,38 @@ def open_sources(recipe: Recipe, needs: Needs, folders: Folders, *, denoises: bo
     trained, held = check.split(recipe.held_out, recipe.seed) if folders.val is None else (check, None)
     if folders.val is not None:
         held = _checked(_validation_paths(folders.val, needs, recorded=recorded), recipe, folders)
-    validation = validation_of(make(held), needs, denoises=denoises) if held else None
+    validation = _validation(make(held), held, needs, denoises=denoises) if held else None
     held_out = len(held.first) if held else 0
-    unused = [*folders.left_out(), *check.skipped, *(held.skipped if held and folders.val is not None else [])]
+    unused = [*folders.left_out(), *same, *check.skipped, *(held.skipped if held and folders.val is not None else [])]
     noises = list(dict.fromkeys(each for folder in folders.pairs for each in _noises(folder)))
     return Sources(make(trained), validation, len(trained.first), held_out, gray, unused, noises)
+
+
+def _of_other_scenes(images: _Images, clean: PixelCache) -> tuple[_Images, list[str]]:
+    """Without clean images that are the counterpart of a noisy one, and a message about them.
+
+    Raises RecipeError where that is most of them.
+    """
+    same = set(same_scenes(images.first, clean))
+    if not same:
+        return images, []
+    if 2 * len(same) > len(clean):
+        raise RecipeError(
+            "The clean images show the same scenes as the noisy ones, with equal names: these are pairs.",
+            "Leave --method out: training on pairs gives a better model.",
+        )
+    others = clean.only([place for place in range(len(clean)) if place not in same])
+    message = f"{len(same)} clean images of the same scenes as noisy ones: pairs train a better model without --method"
+    return replace(images, clean=others), [message]
+
+
+def _validation(source: SampleSource, held: _Images, needs: Needs, *, denoises: bool) -> Validation:
+    """By Stein's estimate for denoisers that learn from recorded noise without pairs, if the noise can be measured."""
+    if denoises and needs.clean == "unpaired" and not isinstance(source, SyntheticPairs):
+        seen = noise_statistics(held.first)
+        if seen.stride:
+            return SteinValidation(source, by_psnr=False, seen=seen)
+    return validation_of(source, needs, denoises=denoises)
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,18 +12,25 @@ import numpy as np
 import pytest
 import torch
 from conftest import TINY_UNET
+from PIL import Image
 from torch import Tensor, nn
 
 import medcli
 from medcli.archs.lir import ImageNorm, LIRNet
 from medcli.archs.split import SplitUNet
+from medcli.data.cache import open_cache
+from medcli.data.crops import CropSampler, RecordedImages
 from medcli.errors import RecipeError
-from medcli.methods.base import Batch, Needs
+from medcli.methods.base import Batch, Needs, WeightsFrom
 from medcli.methods.lir import ADVERSARIES, BLURS, FLAT, LIR, Background, bell, blurred
 from medcli.methods.semantic import StructuralFilters, distance
+from medcli.train.adapt.sure import noise_statistics
 from medcli.train.hardware import Hardware
-from medcli.train.loop import Trainer
+from medcli.train.loop import Limits, Trainer
 from medcli.train.recipe import Recipe
+from medcli.train.run import TrainOptions, build_method, train
+from medcli.train.stein import SteinValidation
+from medcli.train.validation import Validation
 from medcli.zoo import weights
 
 CPU = Hardware(torch.device("cpu"), torch.float32, workers=0)
@@ -142,8 +150,8 @@ class TestTerms:
             "reconstruction": 10
             * ((method.noisy_generator(zx, n) - x).abs().mean() + (net.decoder(zy) - y).abs().mean()),
             "background": 5 * (method.background(x2y, x) + method.background(y2x, y)),
-            "semantic": distance(method.features(x2y), method.features(x))
-            + distance(method.features(y2x), method.features(y)),
+            "semantic": distance(method.networks["features"](x2y), method.networks["features"](x))
+            + distance(method.networks["features"](y2x), method.networks["features"](y)),
             "kl": 0.01 * sum(code[0].square().mean() for code in (zx, zy, n, *back)),
         }
         terms = method.terms(batch)
@@ -195,7 +203,11 @@ class TestTerms:
 
     @pytest.mark.parametrize(
         ("options", "words"),
-        [({"cycle": -1.0}, "cannot be -1"), ({"adversary": "hinge"}, "no adversary"), ({"semantic": "vgg"}, "vgg")],
+        [
+            ({"cycle": -1.0}, "cannot be -1"),
+            ({"adversary": "hinge"}, "no adversary"),
+            ({"semantic": "vgg"}, "no features"),
+        ],
     )
     def test_options_are_checked(self, options: dict[str, Any], words: str) -> None:
         with pytest.raises(RecipeError, match=words):
@@ -214,6 +226,42 @@ class TestSemantic:
         same = distance(features(images), features(noisy))
         assert same < distance(features(images), features(images.flip(0))) / 3
         assert distance(features(images), features(0.8 * images + 0.1)) < same
+
+    def test_features_of_vgg(self) -> None:
+        """Random weights of the right names and shapes; conv4_1 has 512 channels at an eighth of the size."""
+        shapes = [(64, 3), (64, 64), (128, 64), (128, 128), (256, 128), *[(256, 256)] * 3, (512, 256)]
+        places = [0, 2, 5, 7, 10, 12, 14, 16, 19]
+        tensors = {
+            f"features.{place}.weight": 0.05 * torch.randn(*shape, 3, 3)
+            for place, shape in zip(places, shapes, strict=True)
+        }
+        tensors |= {
+            f"features.{place}.bias": torch.zeros(shape[0]) for place, shape in zip(places, shapes, strict=True)
+        }
+        method = LIR(tiny(), semantic="vgg19:vgg.pth", semantic_layer="conv4_1")
+        assert method.weights_from == WeightsFrom("tensors", "vgg.pth")
+        method.take_weights(tensors)
+        (features,) = method.networks["features"](torch.rand(1, 3, 64, 64))
+        assert features.shape == (1, 512, 8, 8)
+        assert features.mean((2, 3)).abs().max() < 1e-4
+        assert method.terms(unpaired())["semantic"].item() > 0
+        assert not any(p.requires_grad for p in method.networks["features"].parameters())
+        with pytest.raises(RecipeError, match="does not hold VGG-19 up to conv5_1"):
+            LIR(tiny(), semantic="vgg19:vgg.pth").take_weights(tensors)
+        with pytest.raises(RecipeError, match="no layer 'conv6_1'"):
+            LIR(tiny(), semantic="vgg19:vgg.pth", semantic_layer="conv6_1").take_weights(tensors)
+
+    def test_features_of_an_encoder(self, tmp_path: Path) -> None:
+        start, path = tiny(), tmp_path / "start.safetensors"
+        weights.save(path, start, weights.Card("start", "lir", start.config, licence="MIT"))
+        recipe = replace(RECIPE, method="lir", architecture="lir", config=start.config)
+        method = build_method(replace(recipe, options={"semantic": f"encoder:{path}"}), CPU)
+        (features,) = method.networks["features"](torch.rand(1, 3, 32, 32))
+        assert features.shape == (1, 64, 8, 8)
+        with pytest.raises(RecipeError, match="no encoder"):
+            LIR(tiny()).take_weights(nn.Identity())
+        with pytest.raises(RecipeError, match="no file"):
+            build_method(replace(recipe, options={"semantic": f"vgg19:{tmp_path / 'none.pth'}"}), CPU)
 
 
 class TestRhythm:
@@ -297,8 +345,9 @@ class TestModel:
 
     def test_a_new_one_smooths(self) -> None:
         noisy = torch.rand(2, 3, 16, 24)
-        kernel = torch.tensor([[1.0, 2, 1], [2, 4, 2], [1, 2, 1]]).expand(3, 1, 3, 3) / 16
-        smooth = nn.functional.conv2d(nn.functional.pad(noisy, [1] * 4, mode="reflect"), kernel, groups=3)
+        line = torch.tensor([1.0, 4, 6, 4, 1]) / 16
+        kernel = (line * line[:, None]).expand(3, 1, 5, 5)
+        smooth = nn.functional.conv2d(nn.functional.pad(noisy, [2] * 4, mode="reflect"), kernel, groups=3)
         assert torch.allclose(tiny()(noisy), smooth, atol=1e-5)
 
     @pytest.mark.parametrize("width", [48, 64])
@@ -324,3 +373,59 @@ class TestModel:
     def test_tells_whether_tiles_agree(self) -> None:
         assert not tiny().global_context
         assert tiny(up_norm="layer").global_context
+
+
+class TestUnpairedRun:
+    """Folders of noisy and clean images, without a pair."""
+
+    @staticmethod
+    def folders(tmp_path: Path, *, same: int = 0) -> tuple[Path, Path]:
+        """Ten noisy images and ten clean ones of other scenes; the first `same` have a counterpart."""
+        shown = scenes(20, 96), torch.randn(20, 3, 96, 96, generator=torch.Generator().manual_seed(5))
+        clean, noise = ((255 * each).permute(0, 2, 3, 1).numpy() for each in (shown[0], 0.08 * shown[1]))
+        for name in ("noisy", "clean"):
+            (tmp_path / name).mkdir()
+        for number in range(10):
+            noisy = (clean[number] + noise[number]).clip(0, 255).astype(np.uint8)
+            Image.fromarray(noisy).save(tmp_path / "noisy" / f"{number}.png")
+            other = clean[number if number < same else number + 10].astype(np.uint8)
+            Image.fromarray(other).save(tmp_path / "clean" / f"{number}.png")
+        return tmp_path / "noisy", tmp_path / "clean"
+
+    @staticmethod
+    def options(tmp_path: Path, noisy: Path, clean: Path) -> TrainOptions:
+        options = TrainOptions(
+            tmp_path / "run", noisy=[noisy], clean=[clean], device="cpu", precision="fp32", workers=0
+        )
+        return replace(options, cache=tmp_path / "cache", limits=Limits(report_every=1))
+
+    def test_is_validated_without_clean_images(self, tmp_path: Path) -> None:
+        recipe = replace(RECIPE, method="lir", architecture="lir", config={"width": 16, "blocks": 1}, held_out=0.2)
+        said: list[str] = []
+        lines: list[dict[str, float]] = []
+        train(recipe, self.options(tmp_path, *self.folders(tmp_path, same=1)), lines.append, said.append)
+        assert any("1 clean images of the same scenes" in line for line in said)
+        (scores,) = (line for line in lines if "val_psnr_estimate" in line)
+        assert 15 < scores["val_psnr_estimate"] < 45
+        assert 5 < scores["val_removed_sigma"] < 40
+        assert 0 <= scores["val_removed_structure"] <= 1
+        sheet = Image.open(tmp_path / "run" / "validation.png")
+        assert sheet.width > 7 * 64  # noisy, restored, noise, and four translations
+
+    def test_estimate_is_close_to_the_truth(self, tmp_path: Path) -> None:
+        noisy, clean = self.folders(tmp_path, same=10)
+        method, cache = LIR(tiny()), tmp_path / "cache"
+        images = open_cache(sorted(noisy.iterdir()), cache, smallest=64)
+        source = RecordedImages([images], CropSampler(64), 0)
+        seen = noise_statistics(images)
+        estimate = SteinValidation(source, by_psnr=False, seen=seen).score(method, method.model, CPU)
+        pairs = RecordedImages(
+            [images], CropSampler(64), 0, open_cache(sorted(clean.iterdir()), cache, smallest=64), True
+        )
+        truth = Validation(pairs, by_psnr=True).score(method, method.model, CPU)
+        assert estimate["val_psnr_estimate"] == pytest.approx(truth["psnr"], abs=2.5)
+
+    def test_pairs_are_refused(self, tmp_path: Path) -> None:
+        recipe = replace(RECIPE, method="lir", architecture="lir", config={"width": 16, "blocks": 1})
+        with pytest.raises(RecipeError, match="these are pairs"):
+            train(recipe, self.options(tmp_path, *self.folders(tmp_path, same=10)), lambda _: None, lambda _: None)

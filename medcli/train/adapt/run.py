@@ -24,8 +24,6 @@ from torch import Tensor, channels_last, nn
 from medcli import __version__
 from medcli.data.cache import PixelCache, Reading, open_cache, silent
 from medcli.data.crops import CropSampler, RecordedImages, as_unit
-from medcli.data.noise_correlation import noise_correlation
-from medcli.data.noise_level import flat_noise
 from medcli.data.photon_noise import photon_noise
 from medcli.engine.strategies import AppliedNetwork, Plain, Strategy, parse
 from medcli.errors import InputError, ModelError, RecipeError
@@ -33,7 +31,7 @@ from medcli.methods.base import Adaptation, AdaptsModels, Method, NoisyImages
 from medcli.registry import ARCHITECTURES, METHODS, key_of, resolve
 from medcli.train import checkpoint
 from medcli.train.adapt.holdout import dealt, squares, usable
-from medcli.train.adapt.sure import Comparison, HoldoutScore, NoiseStatistics
+from medcli.train.adapt.sure import Comparison, HoldoutScore, NoiseStatistics, noise_statistics
 from medcli.train.hardware import Hardware
 from medcli.train.loop import Limits, Line, Trainer
 from medcli.train.recipe import Recipe
@@ -188,21 +186,6 @@ def photons_of(images: PixelCache) -> PhotonNoise | None:
         return None
     gain, offset, read = np.median([(each.gain, each.offset, each.read) for each in found], axis=0).tolist()
     return PhotonNoise(gain, offset, read)
-
-
-def noise_statistics(images: PixelCache) -> NoiseStatistics:
-    """Measures the noise. Never raises for images: where none is found, the stride is 0."""
-    views = [images[place] for place in range(len(images))]
-    try:
-        correlation, sample = noise_correlation(views), flat_noise(views)
-    except InputError:
-        return NoiseStatistics()
-    edges = sample.edges()
-    found = [(t, s / 255) for t, s in zip((edges[1:] + edges[:-1]) / 2, sample.by_tone(edges), strict=True) if s > 0]
-    tones, levels = zip(*found, strict=True) if found else ((0.5,), (sample.sigma / 255,))
-    stride = correlation.stride()
-    lags = correlation.lags if stride > 1 else None
-    return NoiseStatistics(stride, correlation.sigma, tuple(map(float, tones)), levels, lags)
 
 
 def open_images(

@@ -23,9 +23,12 @@ from numpy.typing import NDArray
 from torch import Generator, Tensor, nn
 
 from medcli.blind_spot import PixelHiding
+from medcli.data.cache import PixelCache
 from medcli.data.flat_blocks import Floats
-from medcli.data.noise_correlation import correlated
+from medcli.data.noise_correlation import correlated, noise_correlation
+from medcli.data.noise_level import flat_noise
 from medcli.engine.strategies import Strategy
+from medcli.errors import InputError
 from medcli.train.validation import fitting
 
 AT_ONCE = 8
@@ -57,6 +60,21 @@ class NoiseStatistics:
         return f"noise: about {self.sigma:.1f} grey levels; independent {apart}"
 
 
+def noise_statistics(images: PixelCache) -> NoiseStatistics:
+    """Measures the noise. Never raises for images: where none is found, the stride is 0."""
+    views = [images[place] for place in range(len(images))]
+    try:
+        correlation, sample = noise_correlation(views), flat_noise(views)
+    except InputError:
+        return NoiseStatistics()
+    edges = sample.edges()
+    found = [(t, s / 255) for t, s in zip((edges[1:] + edges[:-1]) / 2, sample.by_tone(edges), strict=True) if s > 0]
+    tones, levels = zip(*found, strict=True) if found else ((0.5,), (sample.sigma / 255,))
+    stride = correlation.stride()
+    lags = correlation.lags if stride > 1 else None
+    return NoiseStatistics(stride, correlation.sigma, tuple(map(float, tones)), levels, lags)
+
+
 @dataclass(frozen=True)
 class Comparison:
     """Both models on pixels that neither was trained on.
@@ -84,31 +102,12 @@ class Comparison:
 
 
 @dataclass(frozen=True)
-class HoldoutScore:
-    """strategy: how both networks are used. hiding: what is hidden from both to compare them. guesses: see
-    `Adaptation`."""
+class Stein:
+    """The parts of Stein's estimate. strategy: how networks are used."""
 
     strategy: Strategy
-    hiding: PixelHiding
-    guesses: bool = True
 
-    @torch.no_grad()
-    def __call__(
-        self, start: nn.Module, learned: nn.Module, noisy: Tensor, seen: NoiseStatistics, seed: int = 0
-    ) -> Comparison:
-        """Both networks on squares (N, C, H, H) float in [0, 1] that neither was trained on."""
-        noises = self._drawn(noisy, start, seen, seed)
-        maps = [index.expand(len(noisy), -1, -1, -1) for index in self.hiding.maps(len(noisy), noisy.shape[2], seed)]
-        parts = [self._measured(network, noisy, noises, maps) for network in (start, learned)]
-        hidden, residual, *divergences = (before - after for before, after in zip(*parts, strict=True))
-        each_doubt = zip(DOUBT, divergences * len(DOUBT), strict=False)  # one noise stands for both
-        stein = [residual + 2 * factor * divergence for factor, divergence in each_doubt]
-        gains = [each / (seen.sigma / 255) ** 2 for each in (hidden, *stein)]
-        errors = tuple(float(gain.std()) / sqrt(len(gain)) if len(gain) > 1 else float("inf") for gain in gains)
-        before, after = (255 * sqrt(float(part[0].mean())) for part in parts)
-        return Comparison(before, after, tuple(float(gain.mean()) for gain in gains), errors, self.guesses)
-
-    def _drawn(self, noisy: Tensor, start: nn.Module, seen: NoiseStatistics, seed: int) -> Sequence[Tensor]:
+    def drawn(self, noisy: Tensor, start: nn.Module, seen: NoiseStatistics, seed: int) -> Sequence[Tensor]:
         """Noise as it was measured, for each doubt or for all, at the brightness that the start model finds.
 
         Its sides are those that the strategy takes.
@@ -123,6 +122,44 @@ class HoldoutScore:
             kinds = [correlated(each, seen.lags) for each in (normal, normal[:, :1].expand_as(normal))]
         return [(kind * torch.from_numpy(level)).to(noisy.device) for kind in kinds]
 
+    def restored(self, network: nn.Module, noisy: Tensor) -> Tensor:
+        """Squares (N, C, H, H) as the network is used on them; cut to the sides that it takes."""
+        return self.strategy(network, fitting(noisy, network, self.strategy)).float()
+
+    def residual(self, network: nn.Module, noisy: Tensor) -> Tensor:
+        error = (self.restored(network, noisy) - fitting(noisy, network, self.strategy)).square()
+        return error.mean((1, 2, 3))
+
+    def divergence(self, network: nn.Module, noisy: Tensor, noise: Tensor) -> Tensor:
+        y = fitting(noisy, network, self.strategy)
+        change = self.restored(network, y + NUDGE * noise) - self.restored(network, y - NUDGE * noise)
+        return (noise * change).mean((1, 2, 3)) / (2 * NUDGE)
+
+
+@dataclass(frozen=True)
+class HoldoutScore(Stein):
+    """strategy: how both networks are used. hiding: what is hidden from both to compare them. guesses: see
+    `Adaptation`."""
+
+    hiding: PixelHiding
+    guesses: bool = True
+
+    @torch.no_grad()
+    def __call__(
+        self, start: nn.Module, learned: nn.Module, noisy: Tensor, seen: NoiseStatistics, seed: int = 0
+    ) -> Comparison:
+        """Both networks on squares (N, C, H, H) float in [0, 1] that neither was trained on."""
+        noises = self.drawn(noisy, start, seen, seed)
+        maps = [index.expand(len(noisy), -1, -1, -1) for index in self.hiding.maps(len(noisy), noisy.shape[2], seed)]
+        parts = [self._measured(network, noisy, noises, maps) for network in (start, learned)]
+        hidden, residual, *divergences = (before - after for before, after in zip(*parts, strict=True))
+        each_doubt = zip(DOUBT, divergences * len(DOUBT), strict=False)  # one noise stands for both
+        stein = [residual + 2 * factor * divergence for factor, divergence in each_doubt]
+        gains = [each / (seen.sigma / 255) ** 2 for each in (hidden, *stein)]
+        errors = tuple(float(gain.std()) / sqrt(len(gain)) if len(gain) > 1 else float("inf") for gain in gains)
+        before, after = (255 * sqrt(float(part[0].mean())) for part in parts)
+        return Comparison(before, after, tuple(float(gain.mean()) for gain in gains), errors, self.guesses)
+
     def _measured(
         self, network: nn.Module, noisy: Tensor, noises: Sequence[Tensor], maps: Sequence[Tensor]
     ) -> list[Tensor]:
@@ -131,19 +168,6 @@ class HoldoutScore:
         for place in range(0, len(noisy), AT_ONCE):
             here = slice(place, place + AT_ONCE)
             error = self.hiding.error(network, noisy[here], [index[here] for index in maps])
-            divergences = (self._divergence(network, noisy[here], noise[here]) for noise in noises)
-            found.append((error, self._residual(network, noisy[here]), *divergences))
+            divergences = (self.divergence(network, noisy[here], noise[here]) for noise in noises)
+            found.append((error, self.residual(network, noisy[here]), *divergences))
         return [torch.cat(parts) for parts in zip(*found, strict=True)]
-
-    def restored(self, network: nn.Module, noisy: Tensor) -> Tensor:
-        """Squares (N, C, H, H) as the network is used on them; cut to the sides that it takes."""
-        return self.strategy(network, fitting(noisy, network, self.strategy)).float()
-
-    def _residual(self, network: nn.Module, noisy: Tensor) -> Tensor:
-        error = (self.restored(network, noisy) - fitting(noisy, network, self.strategy)).square()
-        return error.mean((1, 2, 3))
-
-    def _divergence(self, network: nn.Module, noisy: Tensor, noise: Tensor) -> Tensor:
-        y = fitting(noisy, network, self.strategy)
-        change = self.restored(network, y + NUDGE * noise) - self.restored(network, y - NUDGE * noise)
-        return (noise * change).mean((1, 2, 3)) / (2 * NUDGE)
