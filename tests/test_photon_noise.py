@@ -51,6 +51,13 @@ def test_the_darkest_part_shows_offset_and_read_noise() -> None:
     assert noise.read == pytest.approx(6, rel=0.2)
 
 
+def test_few_bright_parts_decide_as_well() -> None:
+    """Nearly all of this specimen is dark."""
+    noise = photon_noise(exposed(1000 * specimen(110) / 240, 10, 100, 5)).noise
+    assert noise.gain == pytest.approx(10, rel=0.25)
+    assert noise.offset == pytest.approx(100, abs=60)
+
+
 def test_noise_that_does_not_depend_on_the_signal() -> None:
     measured = photon_noise(np.linspace(0, 100, 256)[:, None] + np.random.default_rng(0).normal(0, 4, (256, 256)))
     assert np.allclose(at_levels(measured, [20, 80]), 16, rtol=0.15)

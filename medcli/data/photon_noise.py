@@ -33,6 +33,7 @@ QUANTILE = 0.25  # over flat blocks: structure that is left in some of them corr
 SELECTED = 1.75  # mean of the lowest tenth of a normal variate: how much weaker noise is in the flattest blocks
 CORRELATED = 0.12  # of neighbours: above it the surface decides, below it the second differences
 MOST_EXTREME = 0.05  # share of a block's pixels that may have the image's darkest or brightest value
+ROUNDS = 12  # of the weighted fit
 OUTLIER = 2.0  # variance of a block over that of the line
 LEAST_BLOCKS = 24
 DARK = 0.5  # per cent of the blocks that are as dark as the offset
@@ -115,14 +116,15 @@ def _line(means: Floats, variances: Floats) -> tuple[float, float]:
     typical = float(np.median(variances))
     expected, terms = np.full_like(variances, typical), np.stack([means, np.ones_like(means)], 1)
     gain = floor = 0.0
-    for _ in range(12):
-        counts = (variances < OUTLIER * expected) / np.maximum(expected, 1e-3 * typical) ** 2
-        gain, floor = np.linalg.lstsq(terms * np.sqrt(counts)[:, None], variances * np.sqrt(counts), rcond=None)[0]
+    for step in range(ROUNDS):
+        kept = (variances < OUTLIER * expected) | (step < ROUNDS // 3)  # the first lines are still far off
+        roots = kept / np.maximum(expected, 1e-3 * typical)
+        gain, floor = np.linalg.lstsq(terms * roots[:, None], variances * roots, rcond=None)[0]
         expected = np.maximum(gain * means + floor, 0.05 * typical)
     least = 1e-3 * typical / max(float(np.ptp(means)), typical**0.5)
     if gain < least:
-        centre = float(np.average(means, weights=1 / expected**2))
-        gain, floor = least, gain * centre + floor - least * centre
+        middle, level = np.average(np.stack([means, variances]), axis=1, weights=roots**2)
+        gain, floor = least, level - least * middle
     return float(gain), float(floor)
 
 
