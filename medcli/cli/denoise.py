@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from medcli.batch.denoise.options import NO_OUTPUT
+from medcli.batch.denoise.options import DEPTHS, NO_OUTPUT, SAME_DEPTH
 from medcli.cli import options
 from medcli.cli.lazy import EXIT_CODES
 from medcli.cli.sliders import slider_options
@@ -121,6 +121,9 @@ Every option can be set in the environment: MED_DENOISE_MODEL, MED_DENOISE_DEVIC
 )
 @click.option("--quality", type=click.IntRange(1, 100), metavar="1..100",
               help="Of JPEG and WebP.  [default: the input's]")  # fmt: skip
+@click.option("--depth", type=click.Choice(DEPTHS), default=SAME_DEPTH, show_default="the input's",
+              help="float: results are neither rounded nor clipped (TIFF).")  # fmt: skip
+@click.option("--provenance", is_flag=True, help="Write RESULT.json: command, model, checksums, noise.")
 @click.option("--max-pixels", type=click.IntRange(min=1), metavar="N", default=MAX_PIXELS, show_default=True,
               help="Refuse larger images before they are decoded.")  # fmt: skip
 @options.threads()

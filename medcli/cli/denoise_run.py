@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import shlex
 import sys
 from collections.abc import Iterable, Sequence
 from contextlib import closing
@@ -13,10 +14,11 @@ from typing import TYPE_CHECKING, BinaryIO, TextIO
 import click
 from click.core import ParameterSource
 
+from medcli.batch.denoise import provenance
 from medcli.batch.denoise.files import ImageFiles, Streams
 from medcli.batch.denoise.options import DenoiseOptions
 from medcli.batch.denoise.plan import STREAM, SUFFIX, Job, OutputNaming, make_plan
-from medcli.batch.denoise.prepare import prepare
+from medcli.batch.denoise.prepare import prepare, settings_of
 from medcli.batch.denoise.report import ImageStats, Outcome, RunSummary, as_json, as_lines
 from medcli.batch.denoise.restore import ImageTask, measured
 from medcli.batch.denoise.run import Restore, Stages
@@ -142,11 +144,14 @@ class DenoiseRun:
             display.advance,
             with_residual=with_residual,
             encoding=self._options.encoding,
+            depth=self._options.depth,
         )
 
     def _report(self, outcomes: Iterable[Outcome], display: ProgressDisplay) -> None:
         for outcome in outcomes:
             self._summary.add(outcome)
+            if self._options.provenance and outcome.status == "done":
+                provenance.write(outcome, self._model, settings_of(self._options, self._model), shlex.join(sys.argv))
             if self._options.as_objects:
                 click.echo(as_json(outcome, self._model.name, self._device))
             if outcome.error is None:

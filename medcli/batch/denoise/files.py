@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from medcli.batch.denoise.manifest import Identity, Manifest
+from medcli.batch.denoise.options import FLOAT_DEPTH, SAME_DEPTH
 from medcli.batch.denoise.plan import STREAM, Job, is_special
 from medcli.batch.denoise.report import Outcome
 from medcli.batch.denoise.residuals import ResidualTarget
@@ -24,7 +25,7 @@ from medcli.files.atomic import atomic_write, hint_for
 from medcli.files.checksum import blake2b, blake2b_of
 from medcli.images import MAX_PIXELS, DecodedImage, format_of, read, write
 from medcli.images.format_limits import check
-from medcli.images.formats import result_format
+from medcli.images.formats import FORMATS, result_format
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,7 @@ class Settings:
     100, None for the source's; format: None for that of the output's name. upscale: factor of each side. mask: "black",
     or digest of a mask's file. refine, samples, seed: of masks that hide pixels, None for the model's own.
     range: as `medcli.images.values.parse_range` reads it; nodata: the value that means nothing, None for the file's.
-    sharpen, sharpen_by, vst, gain, offset, read_noise: see `medcli.api.load`.
+    sharpen, sharpen_by, vst, gain, offset, read_noise: see `medcli.api.load`. depth: one of `DEPTHS`.
     """
 
     weights: str
@@ -58,6 +59,7 @@ class Settings:
     gain: float | None = None
     offset: float | None = None
     read_noise: float | None = None
+    depth: str = SAME_DEPTH
 
     def digest(self) -> str:
         return blake2b(json.dumps(asdict(self), sort_keys=True).encode())
@@ -149,7 +151,10 @@ class ImageFiles:
             if job.root is not None or (extra and extra.root is not None):
                 self._sources[job] = Identity.of(job.source)
             image = read(job.source, max_pixels=self._max_pixels)
-        check(image, self._format(job, image))
+        name = self._format(job, image)
+        check(image, name)
+        if self._settings.depth == FLOAT_DEPTH and "float32" not in FORMATS[name].depths:
+            raise OutputError(f"{name.upper()} holds no floating-point values.", "Write TIFF: --format tiff.")
         return image
 
     def write(self, job: Job, image: DecodedImage) -> None:

@@ -13,6 +13,7 @@ from medcli.errors import OptionError
 from medcli.images.source import MAX_PIXELS
 
 BLACK = "black"
+SAME_DEPTH, FLOAT_DEPTH = DEPTHS = "same", "float"
 
 
 class Output(NamedTuple):
@@ -50,6 +51,8 @@ class DenoiseOptions(EngineOptions):
     quality: int | None = None
     max_pixels: int = MAX_PIXELS
     keep_time: bool = False
+    depth: str = SAME_DEPTH
+    provenance: bool = False
     force: bool = False
     dry_run: bool = False
     as_objects: bool = False
@@ -71,5 +74,9 @@ class DenoiseOptions(EngineOptions):
             raise OptionError("--residual shows what denoising removed: it does not go with --mask or --upscale.")
         if self.upscale and not replace(self.sliders(), strength=1.0).neutral:
             raise OptionError("--upscale goes with a --strength from 0 to 1, not with the sliders.")
+        if self.provenance and Path("-") in (*self.inputs, self.output.path):
+            raise OptionError("--provenance writes a file beside the result: it does not go with standard streams.")
+        if self.depth == FLOAT_DEPTH and self.residual.path:
+            raise OptionError("--residual is written in the depth of the source: it does not go with --depth float.")
         if self.inputs.count(Path("-")) and len(self.inputs) > 1:
             raise OptionError("'-' (standard input) is one image and cannot be mixed with others.")

@@ -8,6 +8,9 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
+import numpy as np
+
+from medcli.batch.denoise.options import FLOAT_DEPTH, SAME_DEPTH
 from medcli.batch.denoise.plan import Job
 from medcli.batch.denoise.report import ImageStats
 from medcli.engine.page import Engine, Progress, restore_page
@@ -92,6 +95,15 @@ def keep_residual(image: DecodedImage, noisy: Sequence[Page]) -> RemovedStats:
     return removed_stats(pairs, values)
 
 
+def as_floats(page: Page) -> Page:
+    """The same values as float32, or as float64 where float32 would round them; alpha in [0, 1]."""
+    if page.pixels.dtype.kind == "f":
+        return page
+    kind = np.float64 if page.pixels.dtype.itemsize > 2 else np.float32
+    alpha = None if page.alpha is None else dtype_range(page.alpha.dtype).to_unit(page.alpha).astype(kind)
+    return replace(page, pixels=page.pixels.astype(kind), alpha=alpha)
+
+
 def through_perceptual(
     task: ImageTask, job: Job, image: DecodedImage, denoiser: Denoiser, progress: Progress | None, transfer: Any
 ) -> None:
@@ -118,23 +130,27 @@ def measured(
     *,
     with_residual: bool = False,
     encoding: str = "auto",
+    depth: str = SAME_DEPTH,
 ) -> ImageStats:
     """Does the task and measures it. All pages are read in one range of values.
 
     encoding: how numbers encode light: auto (as the metadata say), as-is (like sRGB), or a `Transfer`.
+    depth: FLOAT_DEPTH for results that are neither rounded nor clipped, in the values of the source.
     with_residual: whether `image` gets its residual; its pages are in memory twice until then.
     """
-    precision = denoiser.precision_in_force(image.pages[0].pixels)
     for page in image.pages:
         page.nodata = page.nodata if denoiser.nodata is None else denoiser.nodata
     own = dtype_range(image.pages[0].pixels.dtype)
+    values = range_of(denoiser.range, image.pages) if depth == FLOAT_DEPTH else None
+    image.pages = [as_floats(page) for page in image.pages] if depth == FLOAT_DEPTH else image.pages
+    precision = denoiser.precision_in_force(image.pages[0].pixels)
     transfer = image.metadata.transfer if encoding == "auto" else None if encoding == "as-is" else encoding
     reruns, passed_over, started = denoiser.reruns, denoiser.passed_over, time.perf_counter()
     noisy = list(image.pages) if with_residual else []
     if transfer:
         through_perceptual(task, job, image, denoiser, progress, transfer)
     else:
-        image.values = range_of(denoiser.range, image.pages)
+        image.values = values or range_of(denoiser.range, image.pages)
         task(job, image, partial(denoiser, values=image.values), progress)
     seconds = time.perf_counter() - started
     removed = keep_residual(image, noisy) if noisy else None
