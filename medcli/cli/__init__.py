@@ -21,6 +21,7 @@ from medcli.errors import as_medcli_error
 
 COMMANDS: Mapping[str, Lazy] = {
     "denoise": Lazy("medcli.cli.denoise:command", "Remove the noise from images, folders or a pipe."),
+    "inspect": Lazy("medcli.cli.inspect:command", "Measure the noise of images and propose a model."),
     "compare": Lazy("medcli.cli.compare:command", "Show models and strengths side by side, before a long run."),
     "adapt": Lazy("medcli.cli.adapt:command", "Let a model learn from your own noisy images, then denoise them."),
     "train": Lazy("medcli.cli.train:command", "Train a denoiser, or continue training one."),

@@ -20,6 +20,7 @@ Examples:
   med denoise photo.jpg                     writes photo.denoised.jpg beside it
   med denoise photo.tif -o clean.tif --strength 0.8
   med denoise shoot/ -o clean/ --recursive  mirrors the tree; run it again to go on
+  med denoise shoot/ -o clean/ -m auto      a model for each image, by its noise
   med denoise - < noisy.png > clean.png
   med denoise photo.jpg --luma 0.6 --texture 0.5   some grain, fine structure
   med denoise photo.jpg --look film --strength auto
@@ -85,7 +86,7 @@ Every option can be set in the environment: MED_DENOISE_MODEL, MED_DENOISE_DEVIC
 @click.command(name="denoise", help=HELP, epilog=EXIT_CODES)
 @click.argument("inputs", metavar="INPUT...", nargs=-1, required=True, type=options.UserPath(stream="/dev/stdin"))
 @options.output_option("File, folder, or - for stdout.", stream="/dev/stdout")
-@options.model_option("A model's name, or a weight file.", default="photo")
+@options.model_option("A name, a weight file, or auto: by the noise of each image.", default="photo")
 @options.device_options("fp32", "fp16", "bf16")
 @options.runtime_option()
 @click.option("--strength", type=options.strength_or_auto, default=1.0, show_default="1", metavar="0..1|auto",

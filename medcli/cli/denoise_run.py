@@ -16,7 +16,7 @@ from click.core import ParameterSource
 
 from medcli.batch.denoise import provenance
 from medcli.batch.denoise.files import ImageFiles, Streams
-from medcli.batch.denoise.options import DenoiseOptions
+from medcli.batch.denoise.options import AUTO, DenoiseOptions
 from medcli.batch.denoise.plan import STREAM, SUFFIX, Job, OutputNaming, make_plan
 from medcli.batch.denoise.prepare import prepare, settings_of
 from medcli.batch.denoise.report import ImageStats, Outcome, RunSummary, as_json, as_lines
@@ -26,6 +26,7 @@ from medcli.batch.denoise.run import run as run_stages
 from medcli.cli.options import chosen_range
 from medcli.cli.progress import ProgressDisplay, message_lines, say_unless, terminal_can_animate
 from medcli.data.folders import skipped
+from medcli.errors import MedcliError, SomeFailed
 from medcli.files.atomic import remove_stale
 from medcli.images import DecodedImage
 from medcli.images.decoded_image import is_gray
@@ -48,6 +49,33 @@ def run_denoise(options: DenoiseOptions) -> None:
     _check_unused("--suffix", jobs[0].target == target, f"-o {target} is the whole name of the result.")
     _check_unused("--overlap", options.tile == 0, "--tile 0 takes the whole image at once.")
     options = replace(options, range=chosen_range(options.range, options.range_from, options.nodata))
+    others = skipped(options.inputs, options.recursive, SUFFIX)
+    if options.model == AUTO:
+        _run_by_noise(options, jobs, others)
+    else:
+        _run(options, jobs, others)
+
+
+def _run_by_noise(options: DenoiseOptions, jobs: Sequence[Job], others: str) -> None:
+    """Each image by the model that its noise calls for. Raises the first error, when all the others are done."""
+    from medcli.batch.inspect.groups import grouped  # imports numpy
+
+    errors: list[MedcliError] = []
+    for (model, strength), group in grouped(jobs, options.range, say_unless(options.quiet)).items():
+        try:
+            _run(replace(options, model=model, strength=options.strength if strength else 0.0), group, others)
+        except MedcliError as error:
+            errors.append(error)
+        others = ""
+    if len(errors) > 1 or (errors and len(jobs) > 1):
+        raise SomeFailed("Some images failed:", "\n".join(filter(None, (each.hint or each.problem for each in errors))))
+    if errors:
+        raise errors[0]
+
+
+def _run(options: DenoiseOptions, jobs: Sequence[Job], others: str) -> None:
+    """others: what else lies in the folders, in words."""
+    say = say_unless(options.quiet)
     model = find_model(options.model, say)
     if model.domain == NOISE_DOMAIN:
         say(f"{options.model} generates noise (med synth-pairs --model); the denoisers are in 'med models list'.")
@@ -56,7 +84,7 @@ def run_denoise(options: DenoiseOptions) -> None:
     if STREAM in options.inputs and not options.dry_run:
         stdin = io.BytesIO(stdin.read())  # a thread that waits for a pipe could not be interrupted
     task, files = prepare(options, model, jobs, Streams(stdin, _binary(sys.stdout)))
-    DenoiseRun(options, model, task, files, jobs).start(skipped(options.inputs, options.recursive, SUFFIX))
+    DenoiseRun(options, model, task, files, jobs).start(others)
 
 
 def _check_streams(options: DenoiseOptions) -> None:

@@ -103,7 +103,7 @@ def _smooth_blocks(values: Floats) -> tuple[Floats, Floats]:
     inside = _shares_of_extremes(whole, values) < MOST_EXTREME
     means, variances = whole.mean((1, 2))[inside], np.square(blocks(noise, SIDE)).mean((1, 2))[inside]
     chosen = _flattest(means, smoothed[inside], BINS, FLAT_SHARE)
-    if len(chosen) < LEAST_BLOCKS or not variances[chosen].any():
+    if len(chosen) < LEAST_BLOCKS or not np.median(variances[chosen]):
         raise InputError("The noise cannot be measured: the image has too few smooth parts with noise in them.")
     return means[chosen], variances[chosen]
 

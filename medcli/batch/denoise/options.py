@@ -14,6 +14,7 @@ from medcli.images.source import MAX_PIXELS
 
 BLACK = "black"
 SAME_DEPTH, FLOAT_DEPTH = DEPTHS = "same", "float"
+AUTO = "auto"  # in place of a model's name
 
 
 class Output(NamedTuple):
@@ -78,5 +79,9 @@ class DenoiseOptions(EngineOptions):
             raise OptionError("--provenance writes a file beside the result: it does not go with standard streams.")
         if self.depth == FLOAT_DEPTH and self.residual.path:
             raise OptionError("--residual is written in the depth of the source: it does not go with --depth float.")
+        if self.model == AUTO and Path("-") in self.inputs:
+            raise OptionError("--model auto looks at the image first: it takes a file, not standard input.")
+        if self.model == AUTO and (self.mask or self.upscale):
+            raise OptionError("--mask and --upscale need a model that was trained for it: name it with --model.")
         if self.inputs.count(Path("-")) and len(self.inputs) > 1:
             raise OptionError("'-' (standard input) is one image and cannot be mixed with others.")
