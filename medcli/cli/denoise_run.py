@@ -26,8 +26,8 @@ from medcli.batch.denoise.run import run as run_stages
 from medcli.cli.options import chosen_range
 from medcli.cli.progress import ProgressDisplay, message_lines, say_unless, terminal_can_animate
 from medcli.data.folders import skipped
-from medcli.errors import MedcliError, SomeFailed
-from medcli.files.atomic import remove_stale
+from medcli.errors import MedcliError, OutputError, SomeFailed
+from medcli.files.atomic import hint_for, remove_stale
 from medcli.images import DecodedImage
 from medcli.images.decoded_image import is_gray
 from medcli.images.reader import pixels_of
@@ -173,7 +173,14 @@ class DenoiseRun:
             with_residual=with_residual,
             encoding=self._options.encoding,
             depth=self._options.depth,
+            write=partial(self._write, job) if self._files.streams(job, image) else None,
         )
+
+    def _write(self, job: Job, image: DecodedImage) -> None:
+        try:
+            self._files.write(job, image)
+        except OSError as error:
+            raise OutputError(f"{job.target}: {error.strerror or error}.", hint_for(error)) from error
 
     def _report(self, outcomes: Iterable[Outcome], display: ProgressDisplay) -> None:
         for outcome in outcomes:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Literal
 
@@ -21,6 +21,7 @@ from medcli.images.decoded_image import is_gray
 from medcli.images.values import RangeChoice, ValueRange, choose_range, valid_masks
 
 Progress = Callable[[int, int], None]
+COPIED_ROWS = 256  # of an image that does not change, at once
 
 
 class Denoiser:
@@ -96,26 +97,42 @@ class Denoiser:
         Raises InputError or ModelError for an array that does not fit, DeviceError when the tile does not fit the
         memory, ModelError when the network's output is not finite even in fp32.
         """
+        bands = self.bands(pixels, strength=strength, progress=progress, values=values, nodata=nodata)
+        result, done = np.empty(pixels.shape, pixels.dtype), 0
+        for band in bands:
+            result[done : done + len(band)] = band
+            done += len(band)
+        return result
+
+    def bands(
+        self,
+        pixels: Pixels,
+        *,
+        strength: float = 1.0,
+        progress: Progress | None = None,
+        values: ValueRange | None = None,
+        nodata: float | None = None,
+    ) -> Iterator[Pixels]:
+        """As a call, but the result comes in bands of rows, from top to bottom, (rows, W) or (rows, W, C).
+
+        pixels: may be `medcli.images.rows.Rows`, of which then only some rows are in memory.
+        """
         layers = as_canvas(pixels, self.channels)
         if not 0 <= strength <= 1:
             raise MedcliError(f"The strength {strength} is out of range.", "Give 0 (nothing changes) to 1 (all of it).")
         if strength == 0:
-            return np.array(pixels)
+            return _copied(pixels)
         if layers.shape[2] > 1 and is_gray(layers):
-            one = self(layers[..., :1], strength=strength, progress=progress, values=values, nodata=nodata)
-            return np.repeat(one, layers.shape[2], axis=2)
+            gray = self.bands(layers[..., :1], strength=strength, progress=progress, values=values, nodata=nodata)
+            return (np.repeat(band, layers.shape[2], axis=2) for band in gray)
         nodata = self.nodata if nodata is None else nodata
         values = values or choose_range(self.range, [layers], valid_masks([layers], [nodata]))
         canvas = Canvas(layers, values, nodata).prepared()
         self.passed_over += canvas.passed_over
         if canvas.is_void:
-            return np.array(pixels)
+            return _copied(pixels)
         self.remark = self.runtime.fit(partial(_full_rows, canvas), canvas.pixels.shape, values)
-        result = np.empty(pixels.shape, pixels.dtype)
-        target = result.reshape(layers.shape)
-        while not self._fits(canvas, target, strength, progress):
-            self.runtime.release()
-        return result
+        return (band.reshape(-1, *pixels.shape[1:]) for band in self._restarted(canvas, strength, progress))
 
     def precision_in_force(self, pixels: Pixels) -> str:
         """The number format that a call with `pixels` computes in: fp32, fp16 or bf16."""
@@ -136,20 +153,30 @@ class Denoiser:
             return ""
         return f"The model uses statistics of the whole image; in tiles of {tile} pixels the result differs slightly."
 
-    def _fits(self, canvas: Canvas, target: Pixels, strength: float, progress: Progress | None) -> bool:
-        """Fill `target`; False when memory ran out and smaller tiles, now in force, are worth a try."""
+    def _restarted(self, canvas: Canvas, strength: float, progress: Progress | None) -> Iterator[Pixels]:
+        """Bands of the result. When memory runs out, the rest is made of smaller tiles, if they are worth a try."""
         height, width = canvas.pixels.shape[:2]
-        tile = self.tile_in_force(height, width)
-        try:
-            self._fill(canvas, target, strength, self._grid(height, width, tile), progress)
-        except (MemoryError, RuntimeError) as error:
-            if not ran_out(error):
-                raise
-            self._ceiling = self._halved(tile or max(height, width), error)
-            return False
-        return True
+        done = 0
+        while done < height:
+            tile = self.tile_in_force(height, width)
+            try:
+                for top, band in self._stored(canvas, strength, self._grid(height, width, tile), progress):
+                    if top + len(band) > done:
+                        fresh = band[max(0, done - top) :]
+                        done = top + len(band)
+                        yield fresh
+            except (MemoryError, RuntimeError) as error:
+                if not ran_out(error):
+                    raise
+                self._ceiling = self._halved(tile or max(height, width), error)
+            else:
+                return
+            self.runtime.release()
 
-    def _fill(self, canvas: Canvas, target: Pixels, strength: float, grid: Grid, progress: Progress | None) -> None:
+    def _stored(
+        self, canvas: Canvas, strength: float, grid: Grid, progress: Progress | None
+    ) -> Iterator[tuple[int, Pixels]]:
+        """Bands of the result as (first row, (rows, W, C) in the image's type)."""
         precision = self.precision_in_force(canvas.pixels)
         passed = _counted(progress, len(grid) * self.passes)
 
@@ -168,8 +195,9 @@ class Denoiser:
         if self.sharpen:
             bands = sharpened(bands, height, self.sharpen, by_value=self.sharpen_by_value)
         for top, band in bands:
-            rows = slice(top, top + len(band))
-            write_rows(band, canvas, rows, target[rows], strength)
+            stored = np.empty(band.shape, canvas.pixels.dtype)
+            write_rows(band, canvas, slice(top, top + len(band)), stored, strength)
+            yield top, stored
 
     def _restored(self, tile: Floats, coordinates: Coordinates, precision: str, passed: Callable[[], None]) -> Floats:
         """(h, w, C) as read -> restored, the same shape."""
@@ -223,6 +251,11 @@ def _check_tiles(tile: int | str, overlap: int | None, multiple: int) -> None:
             f"A tile of {tile} pixels is all overlap ({overlap}), in this model's steps of {multiple}.",
             "Give a larger tile or a smaller overlap.",
         )
+
+
+def _copied(pixels: Pixels) -> Iterator[Pixels]:
+    for top in range(0, len(pixels), COPIED_ROWS):
+        yield np.array(pixels[top : top + COPIED_ROWS])
 
 
 def _full_rows(canvas: Canvas, first: int, end: int) -> Floats:

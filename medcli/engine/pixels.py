@@ -43,7 +43,8 @@ class Canvas:
         passed_over = 0
         for top in range(0, len(self.pixels), _ROWS_AT_ONCE):
             passed_over += int(np.count_nonzero(self.seen(self.pixels[top : top + _ROWS_AT_ONCE])[1]))
-        if passed_over in (0, self.pixels[..., 0].size):
+        height, width = self.pixels.shape[:2]
+        if passed_over in (0, height * width):
             return replace(self, passed_over=passed_over)
         strips = (self.seen(self.pixels[top : top + BLOCK]) for top in range(0, len(self.pixels), BLOCK))
         deep = block_colours((unit, ~hole) for unit, hole in strips)
@@ -52,7 +53,8 @@ class Canvas:
     @property
     def is_void(self) -> bool:
         """Whether no pixel at all can be shown."""
-        return self.passed_over == self.pixels[..., 0].size
+        height, width = self.pixels.shape[:2]
+        return bool(self.passed_over == height * width)
 
     def seen(self, window: Pixels) -> tuple[Floats, Mask]:
         """(h, w, C) of the image as the network sees it, and (h, w): where it must not."""
@@ -74,7 +76,7 @@ def as_canvas(pixels: Pixels, channels: int) -> Pixels:
             f"An array of shape {pixels.shape} is no image.",
             "Give (height, width) or (height, width, channels), none of them 0; of a stack, one page at a time.",
         )
-    canvas = pixels if pixels.ndim == 3 else pixels[..., np.newaxis]
+    canvas: Pixels = pixels if pixels.ndim == 3 else pixels[..., np.newaxis]
     found = canvas.shape[2]
     if found not in (1, channels):
         hint = "Choose a model with as many channels, or denoise the channels one by one as gray images."
@@ -124,7 +126,10 @@ def _window(pixels: Pixels, rows: Span, columns: Span) -> Pixels:
     if min(rows.start, columns.start) >= 0 and rows.stop <= height and columns.stop <= width:
         window: Pixels = pixels[rows.start : rows.stop, columns.start : columns.stop]
         return window
-    return pixels[np.ix_(reflected(rows, height), reflected(columns, width))]
+    down = reflected(rows, height)
+    first = int(down.min())
+    mirrored: Pixels = pixels[first : int(down.max()) + 1][np.ix_(down - first, reflected(columns, width))]
+    return mirrored
 
 
 def _filled(canvas: Canvas, deep: Floats, rows: Span, columns: Span) -> Floats:

@@ -96,7 +96,8 @@ class DecodedImage:
     """A file's content. `notes` has one line for each conversion that reading, and later writing, had to make.
 
     values: which values of all pages are black and white, where that has been found out; else the type decides.
-    residual: what was removed from each page, where it is wanted.
+    residual: what was removed from each page, where it is wanted. written: whether it went into its file while it was
+    being denoised; its pixels are gone then.
     """
 
     pages: list[Page]
@@ -105,6 +106,7 @@ class DecodedImage:
     notes: list[str] = field(default_factory=list)
     values: ValueRange | None = None
     residual: list[Page] = field(default_factory=list)
+    written: bool = False
 
     def remark(self, *lines: str) -> None:
         """Add notes; a line that is there already is not said twice."""

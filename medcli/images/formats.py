@@ -14,7 +14,8 @@ class Format:
 
     result: the format that results of such files get by default, where this one is only read.
     upright: whether the orientation in EXIF is ignored by readers, so that pixels are stored as they are shown.
-    linear: whether values are linear light. colour_managed: whether values mean colours, not counts of something.
+    streams: whether it is written row by row. linear: whether values are linear light.
+    colour_managed: whether values mean colours, not counts of something.
     """
 
     codec: str
@@ -29,6 +30,7 @@ class Format:
     carries: tuple[str, ...] = ("icc", "exif", "thumbnail", "xmp", "dpi")
     result: str = ""
     upright: bool = False
+    streams: bool = False
     linear: bool = False
     colour_managed: bool = True
 
@@ -42,6 +44,7 @@ FORMATS: Mapping[str, Format] = {
         ((0, b"\x89PNG\r\n\x1a\n"),),
         depths=("uint8", "uint16"),
         densest=(2**32 - 1) * 0.0254,
+        streams=True,
     ),
     "tiff": Format(
         "medcli.images.tiff",
@@ -50,6 +53,7 @@ FORMATS: Mapping[str, Format] = {
         depths=("uint8", "uint16", "uint32", "int8", "int16", "int32", "float16", "float64", "float32"),
         pages=True,
         carries=("icc", "exif", "xmp", "dpi"),
+        streams=True,
     ),
     "jpeg": Format(
         "medcli.images.jpeg",

@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import BinaryIO
+from typing import BinaryIO, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,7 +19,9 @@ from numpy.typing import NDArray
 from medcli.images import exif, thumbnail
 from medcli.images.decoded_image import DecodedImage, Metadata, Page
 from medcli.images.pillow import opened_as, page_of
+from medcli.images.png_rows import PngRows
 from medcli.images.raster import Array, bands, from_bgr, interleaved, unpacked
+from medcli.images.rows import LARGE
 from medcli.images.source import ImageBytes
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
@@ -64,7 +66,7 @@ class Header:
 
 def decode(source: ImageBytes) -> DecodedImage:
     """A `DecodedImage` of one page. Raises InputError for a damaged file."""
-    data = source.content()
+    data = source.mapped()
     head = _header(data, source)
     source.admit(head.width, head.height)
     listed, end = chunks(data, source)
@@ -77,6 +79,13 @@ def decode(source: ImageBytes) -> DecodedImage:
     image = DecodedImage([], "png", meta)
     image.remark(*lines)
     key = next((each.content(data) for each in others if each.kind == b"tRNS"), None)
+    if source.path is not None and key is None and _streams(head):
+        shape = (head.height, head.width) if head.colour == GRAY else (head.height, head.width, 3)
+        parts = [(each.start + 8, each.stop - each.start - 12) for each in pixels]
+        rows = PngRows(source.path, source.name, shape, head.bits, parts)
+        image.pages.append(Page(cast(Array, rows)))
+        image.remark(*_trailing(data, end))
+        return image
     shown = [others[0], *(each for each in others if head.palette and each.kind in (b"PLTE", b"tRNS"))]
     # the decoders see the pixels alone: nothing else can trip them, or make them talk
     plain = b"".join((SIGNATURE, *(data[each.start : each.stop] for each in shown + pixels), END))
@@ -87,10 +96,20 @@ def decode(source: ImageBytes) -> DecodedImage:
             raise source.damaged("its transparent colour is cut short")
         page.alpha = _keyed(page.pixels, key, head)
         image.remark("The transparent colour became an alpha channel.")
-    if data[end:].strip(b"\0"):
-        image.remark(f"{len(data) - end} bytes behind the end of the image were dropped.")
+    image.remark(*_trailing(data, end))
     image.pages.append(page)
     return image
+
+
+def _streams(head: Header) -> bool:
+    """Whether the image is large, and of a kind that needs no conversion and comes row by row."""
+    plain = head.colour in (GRAY, RGB) and head.bits >= 8 and not head.interlaced
+    return plain and head.width * head.height >= LARGE
+
+
+def _trailing(data: bytes, end: int) -> list[str]:
+    dropped = f"{len(data) - end} bytes behind the end of the image were dropped."
+    return [dropped] if data[end:].strip(b"\0") else []
 
 
 def _header(data: bytes, source: ImageBytes) -> Header:

@@ -20,7 +20,7 @@ Array = NDArray[Any]
 
 def bands(array: Array) -> Iterator[slice]:
     """Slices of rows of about a megabyte each, from top to bottom."""
-    step = max(1, BAND_BYTES // max(1, array[:1].nbytes))
+    step = max(1, BAND_BYTES * len(array) // max(1, array.nbytes))
     return (slice(top, min(top + step, len(array))) for top in range(0, len(array), step))
 
 

@@ -18,21 +18,22 @@ from medcli.images.source import MAX_PIXELS, ImageBytes, opened
 READER = "med-read"  # how the names of threads that decode begin
 
 
-def read(source: Path | bytes, *, name: str = "", max_pixels: int = MAX_PIXELS) -> DecodedImage:
+def read(source: Path | bytes, *, name: str = "", max_pixels: int = MAX_PIXELS, lazy: bool = False) -> DecodedImage:
     """Decode an image with everything it carries; the content decides the format, not the name.
 
     Pixels come as they are stored: the orientation tag stays in the metadata and is not applied.
     The thumbnail inside EXIF, which would show the old pixels, is left out; `write` makes a new one.
     `name` stands for bytes in messages;
     `max_pixels` bounds width x height summed over all pages, and is checked before anything is decoded.
+    lazy: whether the pixels of a large image may be `medcli.images.rows.Rows`, read when they are needed.
     Called in the main thread, it decodes in another one, so that a signal is handled even while a C library decodes.
     Raises InputError: missing, empty, truncated, not an image, of an unsupported kind, or too large.
     """
     label = name or (str(source) if isinstance(source, Path) else "The input")
     if threading.current_thread() is not threading.main_thread():
-        return _read(source, label, max_pixels)
+        return _read(source, label, max_pixels, lazy)
     future: Future[DecodedImage] = Future()
-    threading.Thread(target=_resolve, args=(future, source, label, max_pixels), name=READER, daemon=True).start()
+    threading.Thread(target=_resolve, args=(future, source, label, max_pixels, lazy), name=READER, daemon=True).start()
     return future.result()
 
 
@@ -55,8 +56,8 @@ def _resolve(future: Future[DecodedImage], *what: Any) -> None:
         future.set_exception(error)
 
 
-def _read(source: Path | bytes, label: str, max_pixels: int) -> DecodedImage:
-    with opened(source, label, max_pixels) as opening:
+def _read(source: Path | bytes, label: str, max_pixels: int, lazy: bool) -> DecodedImage:
+    with opened(source, label, max_pixels, lazy=lazy) as opening:
         try:
             return _decoded(opening)
         except MemoryError:

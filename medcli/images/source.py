@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import io
 import math
+import mmap
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, cast
 
 from medcli.errors import InputError
 from medcli.images.formats import KNOWN
@@ -18,11 +19,15 @@ MAX_PIXELS = 500_000_000
 
 @dataclass
 class ImageBytes:
-    """What a codec reads from. `max_pixels` bounds the sum over all pages."""
+    """What a codec reads from. `max_pixels` bounds the sum over all pages.
+
+    path: of the file, where pixels may be read from it later; None where they must be decoded now.
+    """
 
     name: str
     stream: BinaryIO
     max_pixels: int = MAX_PIXELS
+    path: Path | None = None
 
     def head(self, count: int = 32) -> bytes:
         """The first bytes, with the position back at the start."""
@@ -35,6 +40,13 @@ class ImageBytes:
         """The whole file."""
         self.stream.seek(0)
         return self.stream.read()
+
+    def mapped(self) -> bytes:
+        """The whole file, without a copy in memory where it may be read later."""
+        if self.path is None or self.path.stat().st_size == 0:
+            return self.content()
+        with self.path.open("rb") as file:  # slices of a map are bytes
+            return cast(bytes, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
 
     @staticmethod
     def most_pixels(packed: int) -> int:
@@ -69,7 +81,7 @@ class ImageBytes:
 
 
 @contextmanager
-def opened(origin: Path | bytes, name: str, max_pixels: int) -> Iterator[ImageBytes]:
+def opened(origin: Path | bytes, name: str, max_pixels: int, *, lazy: bool = False) -> Iterator[ImageBytes]:
     """A seekable `ImageBytes` on a file or on bytes. Raises InputError where it cannot be opened."""
     if isinstance(origin, bytes):
         yield ImageBytes(name, io.BytesIO(origin), max_pixels)
@@ -83,4 +95,5 @@ def opened(origin: Path | bytes, name: str, max_pixels: int) -> Iterator[ImageBy
     except OSError as error:
         raise InputError(f"{name} cannot be opened: {error.strerror or error}.", "Check its permissions.") from None
     with file:
-        yield ImageBytes(name, file if file.seekable() else io.BytesIO(file.read()), max_pixels)
+        path = origin if lazy and file.seekable() else None
+        yield ImageBytes(name, file if file.seekable() else io.BytesIO(file.read()), max_pixels, path)

@@ -9,17 +9,18 @@ import logging
 import struct
 from dataclasses import replace
 from fractions import Fraction
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from tifffile import TiffFile, TiffFileError, TiffPage
 
 from medcli.errors import ran_out
 from medcli.images import exif, raw
-from medcli.images.decoded_image import DecodedImage, Metadata, TiffLayout
+from medcli.images.decoded_image import DecodedImage, Metadata, Page, TiffLayout
 from medcli.images.raster import Array
 from medcli.images.source import ImageBytes
 from medcli.images.tiff_pixels import CMYK, LABS, MASK, PillowPages, arranged, completed, decoded
+from medcli.images.tiff_rows import rows_of
 from medcli.images.tiff_structure import admit, chain
 from medcli.images.tiff_tags import ICC, XMP, kept, losses
 from medcli.images.tiff_writing import encode
@@ -84,11 +85,13 @@ def _assembled(tif: TiffFile, pages: list[TiffPage], source: ImageBytes) -> Deco
         stack: list[Array | None] = [*_stack(tif, pages, source)] or [None]
         layout = _layout(tif, page)
         for array in stack:
-            found = (
-                decoded(page, index, source, image, by_pillow)
-                if array is None
-                else arranged(array, page, source, image)
-            )
+            rows = rows_of(page, source) if array is None and len(pages) == 1 else None
+            if rows is not None:
+                found = [Page(cast(Array, rows))]
+            elif array is None:
+                found = decoded(page, index, source, image, by_pillow)
+            else:
+                found = arranged(array, page, source, image)
             image.pages += found
             layouts += [replace(layout, bands=len(found)), *[replace(layout, tags=(), bands=0)] * (len(found) - 1)]
             layout = replace(layout, tags=())

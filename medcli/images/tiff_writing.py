@@ -15,6 +15,7 @@ from medcli.errors import OutputError
 from medcli.images import exif
 from medcli.images.decoded_image import ByteOrder, DecodedImage, Page, TiffLayout
 from medcli.images.raster import Array, interleaved
+from medcli.images.rows import Rows, rows_in
 
 ROOM = 2**32 - 2**25  # bytes that classic TIFF can address, less some for the tags
 NAMES = {exif.EXIF_IFD: "ExifTag", exif.GPS_IFD: "GPSTag"}  # tifffile refuses these two by number
@@ -22,6 +23,8 @@ SUBFILE, DESCRIPTION, XMP = 254, 270, 700
 BYTE, LONG, RATIONALS = 1, 4, (5, 10)
 UNIT, UNITS, INCH = 296, (1, 2, 3), 2
 COMPRESSIONS = (None, "zlib", "lzma", "lzw", "packbits", "zstd")  # without loss, and read by libtiff too
+TILE = 256  # side in pixels of the tiles of large images
+PACKED_AT_ONCE = 8 << 20  # bytes of tiles
 MASK_FILE = 4  # bit of NewSubfileType
 
 Tag = tuple[int | str, int, int, Any, bool]
@@ -61,10 +64,31 @@ def _series(
         options = _options(image, group[0] if len(group) > 1 else last, layouts[at], mark, at == 0)
         if len(group) > 1:
             options |= _band_options(group, layouts[at])
+        if (rows := rows_in(last.pixels)) is not None:
+            yield _pieces(rows, mark, options), options
+            continue
         samples = [_samples(page, mark) for page in (*group[:-1], last)]
         yield samples[0] if len(group) == 1 else np.dstack(samples), options
         if last is not group[-1] and group[-1].alpha is not None:
             yield group[-1].alpha != 0, _mask_options(options)
+
+
+def _pieces(pixels: Rows, mark: ByteOrder, options: dict[str, Any]) -> Iterator[Array]:
+    """Bands of a large image, or its tiles where it is packed: tifffile takes no strips one by one."""
+    options["shape"], options["dtype"] = pixels.shape, pixels.dtype.newbyteorder(mark)
+    if options["compression"]:
+        options |= {"tile": (TILE, TILE), "buffersize": PACKED_AT_ONCE}
+    order = options["dtype"]
+
+    def pieces() -> Iterator[Array]:
+        for top in range(0, len(pixels), TILE):
+            band = pixels[top : top + TILE].astype(order, copy=False)
+            lefts = range(0, pixels.shape[1], TILE) if options["compression"] else ()
+            yield from (np.ascontiguousarray(band[:, left : left + TILE]) for left in lefts)
+            if not lefts:
+                yield np.ascontiguousarray(band)
+
+    return pieces()
 
 
 def _groups(image: DecodedImage, layouts: tuple[TiffLayout, ...]) -> Iterator[tuple[int, list[Page]]]:

@@ -14,6 +14,8 @@ from functools import partial
 from pathlib import Path
 from typing import BinaryIO
 
+import numpy as np
+
 from medcli.batch.denoise.manifest import Identity, Manifest
 from medcli.batch.denoise.options import FLOAT_DEPTH, SAME_DEPTH
 from medcli.batch.denoise.plan import STREAM, Job, is_special
@@ -26,6 +28,7 @@ from medcli.files.checksum import blake2b, blake2b_of
 from medcli.images import MAX_PIXELS, DecodedImage, format_of, read, write
 from medcli.images.format_limits import check
 from medcli.images.formats import FORMATS, result_format
+from medcli.images.rows import LARGE
 
 
 @dataclass(frozen=True)
@@ -150,12 +153,29 @@ class ImageFiles:
             extra = self._residuals.get(job)
             if job.root is not None or (extra and extra.root is not None):
                 self._sources[job] = Identity.of(job.source)
-            image = read(job.source, max_pixels=self._max_pixels)
+            image = read(job.source, max_pixels=self._max_pixels, lazy=True)
         name = self._format(job, image)
         check(image, name)
         if self._settings.depth == FLOAT_DEPTH and "float32" not in FORMATS[name].depths:
             raise OutputError(f"{name.upper()} holds no floating-point values.", "Write TIFF: --format tiff.")
+        if not self.streams(job, image):
+            image.pages = [replace(page, pixels=np.asarray(page.pixels)) for page in image.pages]
         return image
+
+    def streams(self, job: Job, image: DecodedImage) -> bool:
+        """Whether the result of a large image can be written while it is being denoised, row by row."""
+        settings, page, form = self._settings, image.pages[0], FORMATS[self._format(job, image)]
+        file = job.target != STREAM and not is_special(job.target) and job not in self._residuals
+        only_denoised = replace(settings.sliders, strength=1.0).neutral and settings.sliders.strength > 0
+        only_denoised = only_denoised and settings.upscale == 1 and not settings.mask and settings.depth == SAME_DEPTH
+        plain = page.alpha is None and page.nodata is None and settings.nodata is None and len(image.pages) == 1
+        encoded = image.metadata.transfer if settings.encoding == "auto" else settings.encoding != "as-is"
+        same = FORMATS[image.format] is form and str(page.pixels.dtype) in form.depths
+        large = page.pixels.shape[0] * page.pixels.shape[1] >= LARGE
+        return (
+            large and file and only_denoised and plain and same and form.streams
+            and not (encoded or image.metadata.thumbnail)
+        )  # fmt: skip
 
     def write(self, job: Job, image: DecodedImage) -> None:
         """Raises OutputError, OSError. A file appears whole or not at all."""

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import numpy as np
 
@@ -17,6 +17,7 @@ from medcli.engine.page import Engine, Progress, restore_page
 from medcli.engine.residual import RemovedStats, removed_stats, residual
 from medcli.engine.slider_values import Sliders
 from medcli.images import DecodedImage, Page
+from medcli.images.rows import Produced
 from medcli.images.values import ValueRange, dtype_range, range_of
 
 if TYPE_CHECKING:
@@ -121,6 +122,33 @@ def through_perceptual(
     image.values = values
 
 
+def _streamed(
+    image: DecodedImage,
+    denoiser: Denoiser,
+    strength: float,
+    progress: Progress | None,
+    write: Callable[[DecodedImage], None],
+) -> float:
+    """Writes the page's result while it is made; returns the seconds of writing alone."""
+    page, spent = image.pages[0], [0.0]
+    bands = denoiser.bands(page.pixels, strength=strength, progress=progress, values=image.values)
+
+    def timed() -> Iterator[Any]:
+        while True:
+            started = time.perf_counter()
+            band = next(bands, None)
+            spent[0] += time.perf_counter() - started
+            if band is None:
+                return
+            yield band
+
+    image.pages = [replace(page, pixels=cast(Any, Produced(page.pixels.shape, page.pixels.dtype, timed())))]
+    started = time.perf_counter()
+    write(image)
+    image.written = True
+    return time.perf_counter() - started - spent[0]
+
+
 def measured(
     task: ImageTask,
     job: Job,
@@ -131,12 +159,14 @@ def measured(
     with_residual: bool = False,
     encoding: str = "auto",
     depth: str = SAME_DEPTH,
+    write: Callable[[DecodedImage], None] | None = None,
 ) -> ImageStats:
     """Does the task and measures it. All pages are read in one range of values.
 
     encoding: how numbers encode light: auto (as the metadata say), as-is (like sRGB), or a `Transfer`.
     depth: FLOAT_DEPTH for results that are neither rounded nor clipped, in the values of the source.
     with_residual: whether `image` gets its residual; its pages are in memory twice until then.
+    write: writes the image row by row while it is being denoised, for the plain task; None: nothing is written here.
     """
     for page in image.pages:
         page.nodata = page.nodata if denoiser.nodata is None else denoiser.nodata
@@ -151,7 +181,10 @@ def measured(
         through_perceptual(task, job, image, denoiser, progress, transfer)
     else:
         image.values = values or range_of(denoiser.range, image.pages)
-        task(job, image, partial(denoiser, values=image.values), progress)
+        if write is not None and isinstance(task, Denoise):
+            started += _streamed(image, denoiser, task.sliders.strength, progress, write)
+        else:
+            task(job, image, partial(denoiser, values=image.values), progress)
     seconds = time.perf_counter() - started
     removed = keep_residual(image, noisy) if noisy else None
     width, height = image.size

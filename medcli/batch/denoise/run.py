@@ -96,6 +96,8 @@ class _Pipeline:
             while self.todo and len(self.reading) < AHEAD and size + self._held() < self.budget:
                 self._read_next()
             facts = restore(job, image)
+            if image.written:
+                return 0, _settled(Outcome(job, "done", facts, tuple(image.notes)))
         except FAILURES as error:
             return 0, _settled(Outcome(job, "failed", error=_translated(error, job, InputError)))
         return _bytes(image), self.writers.submit(self._write, job, image, facts)  # it may have been enlarged
