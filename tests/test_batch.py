@@ -32,7 +32,7 @@ from medcli.files import jsonl
 from medcli.files.atomic import atomic_write, remove_stale
 from medcli.images import DecodedImage, Page
 
-FACTS = ImageStats(width=8, height=6, pages=1, pixels=48, tile=0, precision="fp32", seconds=1.0)
+FACTS = ImageStats(width=8, height=6, pages=1, pixels=48, tile=0, precision="fp32", runtime="torch", seconds=1.0)
 
 
 def touch(root: Path, *names: str) -> None:
@@ -654,7 +654,7 @@ from medcli.batch.denoise.run import Stages, run
 def negative(job, image):
     time.sleep(0.01)
     image.pages[0].pixels = 255 - image.pages[0].pixels
-    return ImageStats(width=1, height=1, pages=1, pixels=1, tile=0, precision="fp32", seconds=1.0)
+    return ImageStats(width=1, height=1, pages=1, pixels=1, tile=0, precision="fp32", runtime="torch", seconds=1.0)
 
 jobs = make_plan([Path(sys.argv[1])], OutputNaming(Path(sys.argv[2])))
 files = ImageFiles(jobs, Settings("w"), Streams(sys.stdin.buffer, sys.stdout.buffer))
