@@ -54,7 +54,9 @@ def models_page() -> str:
     lines = [
         "# Models\n",
         "From `models.yaml`. Every model is blind: no noise level is needed. The weights of *bundled* models are part",
-        "of the package; others are fetched from the Hugging Face Hub when they are first used.\n",
+        "of the package; others are fetched from the Hugging Face Hub when they are first used",
+        "([manage](model-files.md)). `photo` is the default, the best on photographs, and the one to use for gray",
+        "images; a model that hardly changes those says so in its table, and `med` prints a note.\n",
         "![noisy.png and the results of several models](images/models.png)\n",
         "| model | for | title | parameters | weights | licence |",
         "|---|---|---|---|---|---|",
