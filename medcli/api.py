@@ -205,4 +205,4 @@ def _only_page(path: Path) -> Page:
     image = read(path)
     if len(image.pages) != 1:
         raise InputError(f"{path} has {len(image.pages)} pages.", "Use 'med denoise', or medcli.load and each page.")
-    return replace(image.pages[0], nodata=image.metadata.nodata(0))
+    return image.pages[0]

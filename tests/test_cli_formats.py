@@ -90,15 +90,6 @@ def test_another_format_is_an_error_with_a_hint(med: Med) -> None:
     assert "ddjvu" in lines[1]
 
 
-@pytest.mark.parametrize("output", ["a.dng", "a.nef", "a.tif"])
-def test_a_raw_file_is_refused_as_such(output: str, med: Med) -> None:
-    Path("b.nef").write_bytes(by_pillow(RGB, "tiff"))
-    code, _, lines = med("b.nef", "-o", output)
-    assert code == 1
-    assert lines[0].startswith("error: b.nef cannot be read: it is a camera's raw file")
-    assert not Path(output).exists()
-
-
 def test_libraries_say_nothing(tmp_path: Path) -> None:
     weights = save_tiny(tmp_path / "tiny.safetensors")
     (tmp_path / "in").mkdir()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import io
 import re
 import shlex
@@ -17,6 +18,8 @@ import tifffile
 import torch
 from click.testing import CliRunner
 from PIL import Image
+from raw_samples import raw_of, scene
+from sample_images import coded
 from sample_images import noise as random_pixels
 from test_cli_denoise import save_tiny
 from test_convert import BASICSR, TINY_NAFNET, foreign
@@ -26,6 +29,7 @@ from medcli.archs.ludvae import LUDVAE
 from medcli.archs.nafnet import NAFNet
 from medcli.archs.unet import ResidualUNet
 from medcli.cli import med as med_group
+from medcli.images import DecodedImage, Metadata, Page
 from medcli.noise.notation import parse_pool
 from medcli.noise.pool import Pool
 from medcli.train import noise_model, run
@@ -44,6 +48,14 @@ EXCEPTIONS = {
     "med models publish run/ --repo me/my-denoiser": HUB,
     "med synth-pairs --from others/ --to noisier/ --model noisy/.noise-model": EARLIER,
     "med synth-pairs --from clean/ --to noisy2/ --like mine2/ -m noisy/.noise-model --minutes 5": EARLIER,
+}
+NEEDED = {
+    "raws/": "rawpy",
+    "IMG.dng": "rawpy",
+    "IMG.nef": "rawpy",
+    "IMG.heic": "pillow_heif",
+    "jxl": "pillow_jxl",
+    ".exr": "OpenEXR",
 }
 FOLDERS = "shoot scans clean noisy images first second mine kodak real/clean real/noisy"
 SMALL = {"unet": {"widths": [12, 16], "blocks": [1], "middle": 1},
@@ -92,9 +104,23 @@ def fill_folder(root: Path) -> None:
     Image.fromarray((image(9)[..., 0] > 150).astype("uint8") * 255).save(root / "holes.png")
     for name in ("photo.tif", "scan.tif", "cells.tif", "first.tif"):
         tifffile.imwrite(root / name, image(3).astype("uint16") * 256, photometric="rgb")
+    fill_with_photographs(root)
     (root / "docs/samples").mkdir(parents=True)
     shutil.copy(root / "noisy.png", root / "docs/samples")
     (root / "mine.yaml").write_text("{gaussian:9: 3, drop:0.5: 1}")
+
+
+def fill_with_photographs(root: Path) -> None:
+    """Raw files, and formats that need packages of their own."""
+    (root / "raws").mkdir()
+    for name in ("IMG.dng", "IMG.nef", "raws/IMG.nef"):
+        (root / name).write_bytes(raw_of(scene(), shot=0.002))
+    Image.fromarray(image(4)).save(root / "raws/IMG.jpg")
+    if importlib.util.find_spec("pillow_heif"):
+        (root / "IMG.heic").write_bytes(coded(DecodedImage([Page(image(5))], "heic")))
+    if importlib.util.find_spec("OpenEXR"):
+        linear = Page((image(6) / 255).astype("float32"))
+        (root / "render.exr").write_bytes(coded(DecodedImage([linear], "exr", Metadata(transfer="linear"))))
 
 
 def fill_models(root: Path) -> None:
@@ -168,6 +194,9 @@ def prepare(command: str) -> None:
 
 @pytest.mark.parametrize("command", examples())
 def test_the_example_runs(command: str, here: Path) -> None:
+    for part, package in NEEDED.items():
+        if part in command:
+            pytest.importorskip(package)
     if command in EXCEPTIONS:
         pytest.skip(EXCEPTIONS[command])
     prepare(command)

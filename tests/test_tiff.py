@@ -141,16 +141,15 @@ def fuzz_samples() -> list[bytes]:
 
 
 @pytest.mark.parametrize("suffix", [".nef", ".dng", ".CR2", ".arw", ".orf", ".rw2", ".raf", ".pef", ".cr3", ".tif"])
-def test_raw_files_are_refused_by_their_content_or_name(suffix: str, tmp_path: Path) -> None:
+def test_raw_files_go_to_libraw_by_their_content_or_name(suffix: str, tmp_path: Path) -> None:
     thumbnail = (RGB, {"photometric": "rgb", "subfiletype": 1, "subifds": 1})
     sensor = (noise("uint16", (20, 30)), {"photometric": "cfa"})
     heads = {".orf": b"IIRO", ".rw2": b"IIU\0", ".raf": b"FUJIFILMCCD-RAW ", ".cr3": b"\0\0\0\x18ftypcrx "}
     data = heads.get(suffix, b"") + bytes(64) if suffix in heads else tiff(thumbnail, sensor)
     path = tmp_path / f"photo{suffix}"
     path.write_bytes(data)
-    with pytest.raises(InputError, match="raw file") as caught:
+    with pytest.raises(InputError, match=r"LibRaw does not know|damaged"):  # not its thumbnail
         read(path)
-    assert "16-bit TIFF" in caught.value.hint
 
 
 @pytest.mark.parametrize(
@@ -164,7 +163,7 @@ def test_raw_files_are_refused_by_their_content_or_name(suffix: str, tmp_path: P
 )
 def test_raw_files_are_known_by_any_sign(details: dict[str, Any]) -> None:
     child = [(GRAY, {"photometric": "cfa"})] if "subifds" in details else []
-    with pytest.raises(InputError, match="raw file"):
+    with pytest.raises(InputError, match=r"LibRaw does not know|damaged"):
         read(tiff((RGB if "planarconfig" in details else GRAY, details), *child))
 
 

@@ -9,6 +9,7 @@ import click
 from medcli.batch.denoise.options import DEPTHS, NO_OUTPUT, SAME_DEPTH
 from medcli.cli import options
 from medcli.cli.lazy import EXIT_CODES
+from medcli.cli.raw_options import raw_options
 from medcli.cli.sliders import slider_options
 from medcli.images.formats import FORMATS
 from medcli.images.source import MAX_PIXELS
@@ -24,6 +25,7 @@ Examples:
   med denoise - < noisy.png > clean.png
   med denoise photo.jpg --luma 0.6 --texture 0.5   some grain, fine structure
   med denoise photo.jpg --look film --strength auto
+  med denoise IMG.dng -o IMG.tif --exposure 0.5
   med denoise photo.png --residual removed.png     what was removed, about mid-gray
   med denoise torn.png --mask holes.png -m run/    fills what is white in holes.png
   med denoise small.png --upscale 2 -m run/        twice the pixels on each side
@@ -63,6 +65,14 @@ Sliders, each from 0 to 1:
   --look NAME        presets: clean, natural, film; other options go on top
 
 \b
+Camera raw files (pip install 'medcli[raw]') are developed by LibRaw to 16-bit TIFF,
+or what -o and --format say; -o IMG.dng keeps the mosaic for other developers:
+  --wb, --exposure, --highlights, --space   as a developer has them
+  --stage mosaic     noise is removed before development, where it is best known;
+                     developed: after it, as always for other than Bayer sensors
+  --prefer raw|jpeg  of a raw file and a JPEG of one name, only one
+
+\b
 Which values are black and white:
   --range auto       8 bits: 0 and 255. Wider integers and floats: the type's own
                      (0 to 65535; 0 to 1) if the image fills half of it, else
@@ -92,6 +102,7 @@ Every option can be set in the environment: MED_DENOISE_MODEL, MED_DENOISE_DEVIC
 @click.option("--strength", type=options.strength_or_auto, default=1.0, show_default="1", metavar="0..1|auto",
               help="0 copies the file, 1 is the network's output, auto what the noise explains.")  # fmt: skip
 @slider_options
+@raw_options
 @click.option("--residual", type=options.OutputPath(), default=None, metavar="FILE|DIR",
               callback=lambda _ctx, _param, value: value or NO_OUTPUT,
               help="Write what was removed, about mid-gray.")  # fmt: skip

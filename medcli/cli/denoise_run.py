@@ -45,7 +45,9 @@ def run_denoise(options: DenoiseOptions) -> None:
     options.check()
     _check_streams(options)
     naming = OutputNaming(target, options.suffix, options.format, is_folder)
-    jobs = make_plan(options.inputs, naming, recursive=options.recursive, force=options.force, say=say)
+    jobs = make_plan(
+        options.inputs, naming, recursive=options.recursive, force=options.force, say=say, prefer=options.prefer
+    )
     _check_unused("--suffix", jobs[0].target == target, f"-o {target} is the whole name of the result.")
     _check_unused("--overlap", options.tile == 0, "--tile 0 takes the whole image at once.")
     options = replace(options, range=chosen_range(options.range, options.range_from, options.nodata))

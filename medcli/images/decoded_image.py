@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from medcli.images.development import Development
     from medcli.images.values import ValueRange
 
 GDAL_NODATA = 42113
@@ -76,6 +77,7 @@ class Metadata:
     bigtiff: bool = False
     bits: int | None = None  # of a sample in the file, where that is neither 8 nor 16
     transfer: Literal["linear", "pq", "hlg"] | None = None  # how numbers encode light, where a format implies it
+    development: Development | None = None  # raw
     nclx: tuple[int, int, int, int] | None = None  # HEIF, AVIF: primaries, transfer, matrix, full range
 
     def nodata(self, number: int) -> float | None:

@@ -171,9 +171,7 @@ def gray_profile() -> bytes:
     """Gray with the curve of sRGB."""
     import imagecodecs
 
-    levels = np.linspace(0, 1, 1024)
-    curve = np.rint(65535 * _srgb_light(levels)).astype(np.uint16)
-    return bytes(imagecodecs.cms_profile("gray", whitepoint=D65, transferfunction=curve))
+    return bytes(imagecodecs.cms_profile("gray", whitepoint=D65, transferfunction=srgb_curve()))
 
 
 def linear_profile(gray: bool) -> bytes:
@@ -196,9 +194,13 @@ def profile_of(nclx: Nclx | None) -> bytes | None:
 
     if nclx is None or nclx[0] not in PRIMARIES or nclx[0] == 1 or nclx[1] not in SDR_CURVES:
         return None
-    curve = np.rint(65535 * _srgb_light(np.linspace(0, 1, 1024))).astype(np.uint16)
     wide = _with_y(nclx[0])
-    return bytes(imagecodecs.cms_profile("rgb", whitepoint=D65, primaries=wide, transferfunction=curve))
+    return bytes(imagecodecs.cms_profile("rgb", whitepoint=D65, primaries=wide, transferfunction=srgb_curve()))
+
+
+def srgb_matrix() -> NDArray[np.float64]:
+    """(3, 3) from XYZ to linear light in the primaries of sRGB."""
+    return np.asarray(np.linalg.inv(_to_xyz(1)))
 
 
 def to_srgb_matrix(primaries: int) -> NDArray[np.float64]:
@@ -211,6 +213,11 @@ def _to_xyz(primaries: int) -> NDArray[np.float64]:
     columns = np.stack([points[:, 0], points[:, 1], 1 - points.sum(1)]) / points[:, 1]
     white = np.array([D65[0], D65[1], 1 - D65[0] - D65[1]]) / D65[1]
     return np.asarray(columns * np.linalg.solve(columns, white))
+
+
+def srgb_curve() -> NDArray[np.uint16]:
+    """The curve of sRGB for a profile."""
+    return np.asarray(np.rint(65535 * _srgb_light(np.linspace(0, 1, 1024))), np.uint16)
 
 
 def nclx_of(data: bytes) -> Nclx | None:

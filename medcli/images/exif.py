@@ -4,8 +4,9 @@ because the makers' own notes in it hold offsets that only the maker can move.
 
 from __future__ import annotations
 
+import io
 import struct
-from collections.abc import Container, Iterator
+from collections.abc import Container, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import BinaryIO
@@ -16,6 +17,7 @@ PREFIX = b"Exif\0\0"
 EXIF_IFD, GPS_IFD, INTEROP_IFD = 0x8769, 0x8825, 0xA005
 WIDTH, HEIGHT, ORIENTATION = 0xA002, 0xA003, 0x0112
 THUMBNAIL_AT, THUMBNAIL_SIZE = 0x0201, 0x0202
+MAKER_NOTE, PADDING = 0x927C, 0xEA1C
 COMPRESSION, JPEG_CODE = 0x0103, 6
 RESOLUTIONS = (0x011A, 0x011B)
 SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4}
@@ -102,6 +104,25 @@ def gathered(stream: BinaryIO, mark: ByteOrder, main: Container[int]) -> bytes |
     return bytes(body)
 
 
+def joined(blocks: Mapping[int, bytes | None], mark: ByteOrder, main: Container[int]) -> bytes:
+    """An EXIF block out of one for the first directory (key 0) and others for those below it, by the tags of the links.
+
+    Raises struct.error where one is broken.
+    """
+    body, links = bytearray(8), []
+    for link, block in blocks.items():
+        if link and block:
+            stream = io.BytesIO(block)
+            first = struct.unpack(f"{mark}I", block[4:8])[0]
+            links.append(_gather(stream, body, (link, LONG, 1, struct.pack(f"{mark}I", first)), mark))
+    first = struct.unpack(f"{mark}I", (blocks[0] or b"")[4:8])[0]
+    kept = [each for each in values(io.BytesIO(blocks[0] or b""), first, mark) if each[0] in main]
+    top = len(body)
+    body += _packed(kept + links, top, mark)
+    body[:8] = struct.pack(f"{mark}2sHI", b"II" if mark == "<" else b"MM", 42, top)
+    return bytes(body)
+
+
 def _gather(stream: BinaryIO, body: bytearray, link: Tag, mark: ByteOrder) -> Tag:
     """Append the directory that `link` points at, after those below it, and give the link to its new place."""
     tags = values(stream, struct.unpack(f"{mark}I", link[3])[0], mark)
@@ -136,13 +157,32 @@ def orientation(block: bytes | None) -> int:
 
 def upright(block: bytes) -> bytes:
     """`block` with the orientation 1, for pixels that are stored upright."""
+    return with_orientation(block, 1)
+
+
+def with_orientation(block: bytes, turn: int) -> bytes:
+    """`block` with the orientation `turn`, where it has one."""
     mark, result = order(block), bytearray(block)
     if mark is None:
         return block
     try:
         for entry in main_directory(block, mark):
             if entry.tag == ORIENTATION and entry.count == 1:
-                struct.pack_into(mark + ("H" if entry.kind == SHORT else "I"), result, entry.at, 1)
+                struct.pack_into(mark + ("H" if entry.kind == SHORT else "I"), result, entry.at, turn)
+    except struct.error:
+        return block
+    return bytes(result)
+
+
+def without_maker_note(block: bytes) -> bytes:
+    """`block` in which the maker's note is marked as padding."""
+    mark, result = order(block), bytearray(block)
+    if mark is None:
+        return block
+    try:
+        for entry in _within(result, main_directory(block, mark), EXIF_IFD, mark):
+            if entry.tag == MAKER_NOTE:
+                struct.pack_into(f"{mark}H", result, entry.at - 8, PADDING)
     except struct.error:
         return block
     return bytes(result)

@@ -10,9 +10,11 @@ from numpy.typing import NDArray
 
 from medcli.errors import OutputError
 from medcli.images.decoded_image import DecodedImage, Metadata, Page
+from medcli.images.encoding import is_srgb
 from medcli.images.exif import orientation, upright
 from medcli.images.formats import FORMATS
 from medcli.images.raster import bands, turned
+from medcli.images.raw_file import developed
 from medcli.images.recoloured import recoloured
 from medcli.images.values import ValueRange, dtype_range
 
@@ -37,6 +39,8 @@ def fit(image: DecodedImage, name: str) -> DecodedImage:
     """
     check(image, name)
     form = FORMATS[name]
+    if image.format == "raw" and image.metadata.native and name != "dng":
+        image = developed(image)
     image, lines = recoloured(image, name)
     keeps_turn = "exif" in form.carries and not form.upright
     turn = 1 if keeps_turn else orientation(image.metadata.exif)
@@ -46,7 +50,7 @@ def fit(image: DecodedImage, name: str) -> DecodedImage:
         fitted.metadata = replace(image.metadata, exif=upright(image.metadata.exif))
     elif turn != 1:
         fitted.remark(f"{name.upper()} has no orientation tag: the pixels were turned upright.")
-    if image.format != name:
+    if image.format != name and name != "dng":
         fitted.metadata = replace(fitted.metadata, native=())
     if not form.gray and (image.metadata.icc or b"")[16:20] == b"GRAY":
         fitted.metadata = replace(fitted.metadata, icc=None)
@@ -61,6 +65,11 @@ def fit(image: DecodedImage, name: str) -> DecodedImage:
 def check(image: DecodedImage, name: str) -> None:
     """Raises OutputError where something to be seen would be lost: alpha, further pages, a side beyond the limit."""
     form = FORMATS[name]
+    is_mosaic = image.format == "raw" and bool(image.metadata.native)
+    if name == "dng" and not is_mosaic:
+        raise OutputError("DNG is written for raw files with a mosaic of 2 x 2 pixels alone.", "Write TIFF.")
+    if is_mosaic:
+        return
     for page in image.pages:
         if page.alpha is not None and not form.alpha:
             raise OutputError(f"{name.upper()} cannot hold transparency.", "Write PNG, TIFF or WebP.")
@@ -82,7 +91,8 @@ def _losses(image: DecodedImage, fitted: DecodedImage, name: str) -> list[str]:
     lines = []
     if behind := _native(image.metadata) if image.format != name else ():
         lines.append(f"{label} cannot hold what {image.format.upper()} alone has: {', '.join(behind)}: dropped.")
-    dropped = [word for field, word in LOSSES.items() if field not in form.carries and getattr(image.metadata, field)]
+    held = replace(image.metadata, icc=None) if is_srgb(image.metadata.icc) else image.metadata
+    dropped = [word for field, word in LOSSES.items() if field not in form.carries and getattr(held, field)]
     if dropped:
         lines.append(f"{label} cannot hold {', '.join(dropped)}: dropped.")
     if not form.gray and any(page.pixels.ndim == 2 for page in image.pages):

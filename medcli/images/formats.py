@@ -37,6 +37,10 @@ class Format:
 
 BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
 NETPBM = tuple((0, b"P%d%c" % (kind, space)) for kind in range(1, 8) for space in b" \t\r\n#")
+RAW_SUFFIXES = (
+    ".3fr", ".arw", ".cr2", ".cr3", ".crw", ".dcr", ".dcs", ".erf", ".fff", ".gpr", ".iiq", ".kdc", ".mef", ".mos",
+    ".mrw", ".nef", ".nrw", ".orf", ".pef", ".raf", ".raw", ".rw2", ".rwl", ".sr2", ".srf", ".srw", ".x3f",
+)  # fmt: skip
 FORMATS: Mapping[str, Format] = {
     "png": Format(
         "medcli.images.png",
@@ -142,6 +146,13 @@ FORMATS: Mapping[str, Format] = {
         carries=(),
         colour_managed=False,
     ),
+    "raw": Format(
+        "medcli.images.raw_file",
+        RAW_SUFFIXES,
+        (),
+        result="tiff",
+    ),
+    "dng": Format("medcli.images.dng", (".dng",), (), depths=("float32",), pages=True, carries=("exif",)),
 }
 SUFFIXES: Mapping[str, str] = {suffix: name for name, each in FORMATS.items() for suffix in each.suffixes}
 KNOWN = "PNG, TIFF, JPEG, WebP, BMP, AVIF, HEIC, JPEG XL, JPEG 2000, PNM, OpenEXR and FITS"

@@ -5,16 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from medcli.errors import InputError
-from medcli.images.source import ImageBytes
+from medcli.images.formats import RAW_SUFFIXES
 
 if TYPE_CHECKING:
     from tifffile import TiffPage
 
-SUFFIXES = frozenset((
-    ".3fr", ".arw", ".cr2", ".cr3", ".crw", ".dcr", ".dcs", ".dng", ".erf", ".fff", ".gpr", ".iiq", ".kdc", ".mef",
-    ".mos", ".mrw", ".nef", ".nrw", ".orf", ".pef", ".raf", ".raw", ".rw2", ".rwl", ".sr2", ".srf", ".srw", ".x3f",
-))  # fmt: skip
 MARKS = (  # (position, bytes): Olympus, Panasonic, Fujifilm, Canon CR3, CR2 and CRW, Sigma, Minolta
     *((0, b"IIRO"), (0, b"IIRS"), (0, b"MMOR"), (0, b"IIU\0"), (0, b"FUJIFILMCCD-RAW")),
     *((4, b"ftypcrx "), (8, b"CR\2"), (6, b"HEAPCCDR"), (0, b"FOVb"), (0, b"\0MRM")),
@@ -27,7 +22,7 @@ MOST_CHILDREN = 32  # directories below the first that are looked at
 
 def is_raw(name: str, head: bytes) -> bool:
     """Whether a file that begins as TIFF or as nothing known is raw by its name or its first 32 bytes."""
-    return Path(name).suffix.lower() in SUFFIXES or any(head[at : at + len(mark)] == mark for at, mark in MARKS)
+    return Path(name).suffix.lower() in RAW_SUFFIXES or any(head[at : at + len(mark)] == mark for at, mark in MARKS)
 
 
 def is_raw_tiff(first: TiffPage) -> bool:
@@ -42,11 +37,3 @@ def is_raw_tiff(first: TiffPage) -> bool:
 def _photometrics(first: TiffPage) -> list[int]:
     children = first.pages or ()
     return [int(getattr(children[at], "photometric", -1)) for at in range(min(len(children), MOST_CHILDREN))]
-
-
-def refusal(source: ImageBytes) -> InputError:
-    """The error for a raw file."""
-    return source.unfit(
-        "it is a camera's raw file, a kind that is not supported yet",
-        "Develop it to a 16-bit TIFF first, for instance with darktable, RawTherapee or the camera maker's program.",
-    )

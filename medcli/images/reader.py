@@ -12,28 +12,38 @@ from typing import Any, cast
 from medcli.errors import InputError
 from medcli.images import encoding, others, raw
 from medcli.images.decoded_image import DecodedImage
+from medcli.images.development import Development
 from medcli.images.formats import FORMATS, KNOWN, format_of, sniff
 from medcli.images.source import MAX_PIXELS, ImageBytes, opened
 
 READER = "med-read"  # how the names of threads that decode begin
 
 
-def read(source: Path | bytes, *, name: str = "", max_pixels: int = MAX_PIXELS, lazy: bool = False) -> DecodedImage:
+def read(
+    source: Path | bytes,
+    *,
+    name: str = "",
+    max_pixels: int = MAX_PIXELS,
+    development: Development | None = None,
+    lazy: bool = False,
+) -> DecodedImage:
     """Decode an image with everything it carries; the content decides the format, not the name.
 
     Pixels come as they are stored: the orientation tag stays in the metadata and is not applied.
     The thumbnail inside EXIF, which would show the old pixels, is left out; `write` makes a new one.
     `name` stands for bytes in messages;
     `max_pixels` bounds width x height summed over all pages, and is checked before anything is decoded.
+    development: of raw files.
     lazy: whether the pixels of a large image may be `medcli.images.rows.Rows`, read when they are needed.
-    Called in the main thread, it decodes in another one, so that a signal is handled even while a C library decodes.
+    Called in the main thread, it decodes in another one, so that a signal is heard even while a C library decodes.
     Raises InputError: missing, empty, truncated, not an image, of an unsupported kind, or too large.
     """
     label = name or (str(source) if isinstance(source, Path) else "The input")
     if threading.current_thread() is not threading.main_thread():
-        return _read(source, label, max_pixels, lazy)
+        return _read(source, label, max_pixels, development, lazy)
     future: Future[DecodedImage] = Future()
-    threading.Thread(target=_resolve, args=(future, source, label, max_pixels, lazy), name=READER, daemon=True).start()
+    arguments = (future, source, label, max_pixels, development, lazy)
+    threading.Thread(target=_resolve, args=arguments, name=READER, daemon=True).start()
     return future.result()
 
 
@@ -56,8 +66,10 @@ def _resolve(future: Future[DecodedImage], *what: Any) -> None:
         future.set_exception(error)
 
 
-def _read(source: Path | bytes, label: str, max_pixels: int, lazy: bool) -> DecodedImage:
-    with opened(source, label, max_pixels, lazy=lazy) as opening:
+def _read(
+    source: Path | bytes, label: str, max_pixels: int, development: Development | None, lazy: bool
+) -> DecodedImage:
+    with opened(source, label, max_pixels, development, lazy=lazy) as opening:
         try:
             return _decoded(opening)
         except MemoryError:
@@ -72,7 +84,7 @@ def _decoded(source: ImageBytes) -> DecodedImage:
         raise InputError(f"{source.name} is empty.", "It may not have been copied to the end.")
     format = sniff(head)
     if format in (None, "tiff") and raw.is_raw(source.name, head):
-        raise raw.refusal(source)
+        format = "raw"
     if format is None and (other := others.named(source.head(others.HEAD))):
         raise others.refusal(source, other)
     if format is None:
@@ -83,6 +95,6 @@ def _decoded(source: ImageBytes) -> DecodedImage:
             page.nodata = image.metadata.nodata(number)
     image.metadata.transfer = encoding.transfer_of(image.metadata)
     named = format_of(source.name)
-    if named is not None and named != format:
-        image.remark(f"{source.name} holds a {format.upper()} image, whatever its name says.")
+    if named not in (None, image.format) and not (named == "dng" and image.format == "raw"):
+        image.remark(f"{source.name} holds a {image.format.upper()} image, whatever its name says.")
     return image

@@ -7,11 +7,12 @@ import math
 import mmap
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO, cast
 
 from medcli.errors import InputError
+from medcli.images.development import Development
 from medcli.images.formats import KNOWN
 
 MAX_PIXELS = 500_000_000
@@ -27,6 +28,7 @@ class ImageBytes:
     name: str
     stream: BinaryIO
     max_pixels: int = MAX_PIXELS
+    development: Development = field(default_factory=Development)
     path: Path | None = None
 
     def head(self, count: int = 32) -> bytes:
@@ -81,10 +83,13 @@ class ImageBytes:
 
 
 @contextmanager
-def opened(origin: Path | bytes, name: str, max_pixels: int, *, lazy: bool = False) -> Iterator[ImageBytes]:
+def opened(
+    origin: Path | bytes, name: str, max_pixels: int, development: Development | None = None, *, lazy: bool = False
+) -> Iterator[ImageBytes]:
     """A seekable `ImageBytes` on a file or on bytes. Raises InputError where it cannot be opened."""
+    how = development or Development()
     if isinstance(origin, bytes):
-        yield ImageBytes(name, io.BytesIO(origin), max_pixels)
+        yield ImageBytes(name, io.BytesIO(origin), max_pixels, how)
         return
     try:
         file = origin.open("rb")
@@ -96,4 +101,4 @@ def opened(origin: Path | bytes, name: str, max_pixels: int, *, lazy: bool = Fal
         raise InputError(f"{name} cannot be opened: {error.strerror or error}.", "Check its permissions.") from None
     with file:
         path = origin if lazy and file.seekable() else None
-        yield ImageBytes(name, file if file.seekable() else io.BytesIO(file.read()), max_pixels, path)
+        yield ImageBytes(name, file if file.seekable() else io.BytesIO(file.read()), max_pixels, how, path)

@@ -15,7 +15,7 @@ import numpy as np
 from tifffile import TiffFile, TiffFileError, TiffPage
 
 from medcli.errors import ran_out
-from medcli.images import exif, raw
+from medcli.images import exif, raw, raw_file
 from medcli.images.decoded_image import DecodedImage, Metadata, Page, TiffLayout
 from medcli.images.raster import Array
 from medcli.images.source import ImageBytes
@@ -48,7 +48,7 @@ def decode(source: ImageBytes) -> DecodedImage:
             if not pages:
                 raise source.damaged("it has no pages")
             if raw.is_raw_tiff(pages[0]):
-                raise raw.refusal(source)
+                return raw_file.decode(source)
             lost += [line for page in pages for line in completed(page)]
             admit(pages, source)
             image = _assembled(tif, pages, source)

@@ -35,17 +35,17 @@ def encode(image: DecodedImage, stream: BinaryIO, quality: int | None) -> None:
     meta = image.metadata
     mark: ByteOrder = meta.byteorder if meta.tiff else (exif.order(meta.exif or b"") or "<")
     big = meta.bigtiff or sum(page.pixels.nbytes * 4 // 3 for page in image.pages) > ROOM
-    block = _linkable(image, mark, big)
+    block = linkable(image, mark, big)
     layouts = meta.tiff or tuple(_new_layout(image, mark) for _ in image.pages)
     try:
         with TiffWriter(stream, byteorder=mark, bigtiff=big) as writer:
             for data, options in _series(image, layouts, mark):
-                options["extratags"] += _links(block) if stream.tell() <= 16 else []
+                options["extratags"] += links(block) if stream.tell() <= 16 else []
                 writer.write(data, **options)
     except (ValueError, struct.error) as error:
         raise OutputError(f"The image cannot be written as TIFF: {error}.", "Write PNG.") from None
     if block:
-        _attach(stream, block, mark)
+        attach(stream, block, mark)
 
 
 def _series(
@@ -138,7 +138,7 @@ def _samples(page: Page, mark: ByteOrder) -> Array:
 def _options(image: DecodedImage, page: Page, layout: TiffLayout, mark: ByteOrder, first: bool) -> dict[str, Any]:
     """The arguments of tifffile's write for one page, the `first` of its file or another."""
     meta = image.metadata
-    tags: list[Tag] = [_tag(each, mark) for each in layout.tags if each[0] != SUBFILE]
+    tags: list[Tag] = [as_extra(each, mark) for each in layout.tags if each[0] != SUBFILE]
     if meta.xmp and first:
         tags.append((XMP, BYTE, len(meta.xmp), meta.xmp, True))
     compression = layout.compression if layout.compression in COMPRESSIONS else "zlib"
@@ -166,7 +166,8 @@ def _number(tag: tuple[int, int, int, bytes], mark: ByteOrder) -> int:
     return int.from_bytes(tag[3], "little" if mark == "<" else "big")
 
 
-def _tag(tag: tuple[int, int, int, bytes], mark: ByteOrder) -> Tag:
+def as_extra(tag: tuple[int, int, int, bytes], mark: ByteOrder) -> Tag:
+    """A tag with its bytes as tifffile wants it."""
     code, kind, count, raw = tag
     value = struct.unpack(f"{mark}{2 * count}{'I' if kind == RATIONALS[0] else 'i'}", raw) if kind in RATIONALS else raw
     return code, kind, count, value, True
@@ -177,13 +178,13 @@ def _new_layout(image: DecodedImage, mark: ByteOrder) -> TiffLayout:
 
     That is the caption, camera, date and orientation of EXIF, and its resolution where the format itself states none.
     """
-    dpi, held = image.metadata.dpi, _main_tags(image.metadata.exif, mark)
+    dpi, held = image.metadata.dpi, main_tags(image.metadata.exif, mark)
     tags = tuple(each for each in held if each[0] in (DESCRIPTION, *exif.MAIN_TAGS))
     across, down = ((round(value * 1000), 1000) for value in dpi) if dpi else ((1, 1), (1, 1))
     return TiffLayout(tags, (across, down, INCH) if dpi else _resolution(held, mark), "zlib", predictor=True)
 
 
-def _main_tags(block: bytes | None, mark: ByteOrder) -> list[exif.Tag]:
+def main_tags(block: bytes | None, mark: ByteOrder) -> list[exif.Tag]:
     try:
         first = struct.unpack_from(f"{mark}I", block or b"", 4)[0]
         return exif.values(io.BytesIO(block or b""), first, mark)
@@ -200,7 +201,7 @@ def _resolution(held: list[exif.Tag], mark: ByteOrder) -> tuple[tuple[int, int],
     return (across, down, unit) if all((*across, *down)) and unit in UNITS else None
 
 
-def _linkable(image: DecodedImage, mark: ByteOrder, big: bool) -> bytes | None:
+def linkable(image: DecodedImage, mark: ByteOrder, big: bool) -> bytes | None:
     """The EXIF block, where it has directories that this TIFF can link to."""
     block = image.metadata.exif
     if not block:
@@ -217,13 +218,13 @@ def _linkable(image: DecodedImage, mark: ByteOrder, big: bool) -> bytes | None:
     return None
 
 
-def _links(block: bytes | None) -> list[Tag]:
+def links(block: bytes | None) -> list[Tag]:
     """Placeholders for the links, to be filled in when it is known where the block lies."""
     places = exif.moved(block, 0)[1] if block else {}
     return [(NAMES[code], LONG, 1, 0, True) for code in places]
 
 
-def _attach(stream: BinaryIO, block: bytes, mark: ByteOrder) -> None:
+def attach(stream: BinaryIO, block: bytes, mark: ByteOrder) -> None:
     """Append the block and fill in the links in the first directory."""
     base = stream.seek(0, 2)
     base += stream.write(b"\0" * (base % 2))

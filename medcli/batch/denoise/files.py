@@ -26,6 +26,7 @@ from medcli.errors import InputError, OutputError
 from medcli.files.atomic import atomic_write, hint_for
 from medcli.files.checksum import blake2b, blake2b_of
 from medcli.images import MAX_PIXELS, DecodedImage, format_of, read, write
+from medcli.images.development import Development
 from medcli.images.format_limits import check
 from medcli.images.formats import FORMATS, result_format
 from medcli.images.rows import LARGE
@@ -35,7 +36,8 @@ from medcli.images.rows import LARGE
 class Settings:
     """All options that change the bytes of a result. Device and tile are not among them.
 
-    weights: digest of the weight file. sliders: what is taken away. encoding: how numbers encode light. quality: 1 to
+    weights: digest of the weight file. sliders: what is taken away. encoding: how numbers encode light.
+    development: of raw files. quality: 1 to
     100, None for the source's; format: None for that of the output's name. upscale: factor of each side. mask: "black",
     or digest of a mask's file. refine, samples, seed: of masks that hide pixels, None for the model's own.
     range: as `medcli.images.values.parse_range` reads it; nodata: the value that means nothing, None for the file's.
@@ -45,6 +47,7 @@ class Settings:
     weights: str
     sliders: Sliders = field(default_factory=Sliders)
     encoding: str = "auto"
+    development: Development = field(default_factory=Development)
     ensemble: bool = False
     sharpen: float = 0.0
     sharpen_by: str = "value"
@@ -146,14 +149,16 @@ class ImageFiles:
         """Raises InputError, OSError; OutputError where the result's format cannot hold what the image has."""
         if job.source == STREAM:
             self._received = self._streams.stdin.read()
-            image = read(self._received, name="Standard input", max_pixels=self._max_pixels)
+            how = self._settings.development
+            image = read(self._received, name="Standard input", max_pixels=self._max_pixels, development=how)
         elif not job.source.exists():
             raise _absent(job)
         else:
             extra = self._residuals.get(job)
             if job.root is not None or (extra and extra.root is not None):
                 self._sources[job] = Identity.of(job.source)
-            image = read(job.source, max_pixels=self._max_pixels, lazy=True)
+            how = self._settings.development
+            image = read(job.source, max_pixels=self._max_pixels, development=how, lazy=True)
         name = self._format(job, image)
         check(image, name)
         if self._settings.depth == FLOAT_DEPTH and "float32" not in FORMATS[name].depths:
@@ -191,6 +196,8 @@ class ImageFiles:
         """Before the result: if that is there, this one is."""
         extra = self._residuals[job]
         removed = replace(image, pages=image.residual, residual=[], notes=[])
+        if image.format == "raw":
+            removed.format, removed.metadata = "tiff", replace(image.metadata, native=())
         finish = partial(self._record, job, extra.path, extra.root)
         with atomic_write(extra.path, finish, partial(self._remark, image)) as file:
             write(removed, file, format=format_of(extra.path) or image.format)

@@ -10,6 +10,7 @@ from typing import NamedTuple
 from medcli.engine.options import EngineOptions
 from medcli.engine.slider_values import NAMES, Sliders, Strength
 from medcli.errors import OptionError
+from medcli.images.development import Development
 from medcli.images.source import MAX_PIXELS
 
 BLACK = "black"
@@ -42,6 +43,12 @@ class DenoiseOptions(EngineOptions):
     protect_highlights: float | None = None
     protect_shadows: float | None = None
     encoding: str = "auto"
+    wb: str = "camera"
+    exposure: float = 0.0
+    highlights: str = "clip"
+    space: str = "srgb"
+    stage: str = "mosaic"
+    prefer: str = "both"
     residual: Output = NO_OUTPUT
     mask: str | None = None
     upscale: int | None = None
@@ -62,6 +69,11 @@ class DenoiseOptions(EngineOptions):
     def sliders(self) -> Sliders:
         """What is taken away of the noise. Raises OptionError for a look that is not known."""
         return Sliders.chosen(self.look, self.strength, {name: getattr(self, name) for name in NAMES})
+
+    def development(self) -> Development:
+        """How raw files are developed; what enlarges or fills sees them developed."""
+        stage = "developed" if self.mask or self.upscale else self.stage
+        return Development(self.wb, self.exposure, self.highlights, self.space, stage)
 
     def check(self) -> None:
         """Raises OptionError for options that exclude each other."""

@@ -16,7 +16,6 @@ from medcli.batch.denoise.manifest import Manifest
 from medcli.data.folders import skipped
 from medcli.errors import InputError, MedcliError, OutputError
 from medcli.images.formats import FORMATS, KNOWN, format_of, result_format, supported
-from medcli.images.raw import SUFFIXES as RAW_SUFFIXES
 
 SUFFIX = ".denoised"
 STREAM = Path("-")
@@ -76,9 +75,11 @@ def make_plan(
     recursive: bool = False,
     force: bool = False,
     say: Callable[[str], None] | None = None,
+    prefer: str = "both",
 ) -> list[Job]:
     """The jobs for these files and folders, in a stable order, each result having a name of its own.
 
+    prefer: raw or jpeg, where a raw file and a JPEG have one name in one folder.
     A file that is given by several names is done once; `say` is called with a line. A subfolder that cannot be read,
     and a result whose name would be too long, become jobs with an `error`.
     Raises InputError for a folder without images, OutputError where a result would replace an input (unless `force`
@@ -91,12 +92,27 @@ def make_plan(
         _expect_folder(naming)
         jobs = list(dict.fromkeys(chain.from_iterable(_jobs(given, naming, recursive, inputs) for given in inputs)))
         jobs = _once(jobs, inputs, say) if len(inputs) > 1 else jobs
+        jobs = jobs if prefer == "both" else _preferred(jobs, prefer)
         may_replace = False
     jobs = [_with_fitting_name(job) for job in jobs]
     if not may_replace:
         _refuse_to_replace_inputs(jobs, named=len(jobs) == 1)
     _refuse_collisions(jobs)
     return jobs
+
+
+def _preferred(jobs: Sequence[Job], prefer: str) -> list[Job]:
+    """Without the raw files that have a JPEG beside them, or the other way round."""
+
+    def kind(job: Job) -> str:
+        named = format_of(job.source)
+        return {"raw": "raw", "dng": "raw", "jpeg": "jpeg"}.get(named or "", "")
+
+    def name(job: Job) -> tuple[Path, str]:
+        return job.source.parent, job.source.stem.casefold()
+
+    chosen = {name(job) for job in jobs if kind(job) == prefer}
+    return [job for job in jobs if kind(job) in ("", prefer) or name(job) not in chosen]
 
 
 def is_folder(path: Path) -> bool:
@@ -149,8 +165,7 @@ def _single(source: Path, naming: OutputNaming) -> Job:
     if is_special(output):
         return Job(source, output)
     if output.suffix and not naming.folder and not is_folder(output):
-        if source.suffix.lower() not in RAW_SUFFIXES:  # a raw file is refused when it is read, whatever the output
-            _expect_format(output, naming.format)
+        _expect_format(output, naming.format)
         return Job(source, output)
     if source == STREAM:
         raise OutputError(f"-o {output} is no file name for the image from standard input.", "Try -o clean.png")

@@ -54,6 +54,7 @@ def settings_of(options: DenoiseOptions, model: Model) -> Settings:
         "upscale": options.upscale or 1,
         "mask": BLACK if options.mask else "",
         "sliders": options.sliders(),
+        "development": options.development(),
         "range": str(options.range),
     }
     return Settings(**(shared | own))

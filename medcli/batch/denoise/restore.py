@@ -17,11 +17,13 @@ from medcli.engine.page import Engine, Progress, restore_page
 from medcli.engine.residual import RemovedStats, removed_stats, residual
 from medcli.engine.slider_values import Sliders
 from medcli.images import DecodedImage, Page
+from medcli.images.raw_file import GAINS
 from medcli.images.rows import Produced
 from medcli.images.values import ValueRange, dtype_range, range_of
 
 if TYPE_CHECKING:
     from medcli.engine.denoiser import Denoiser
+    from medcli.engine.mosaic import MosaicNoise
 
 
 PageWork = Callable[[int, Page, Engine, Progress | None], Page]
@@ -42,7 +44,8 @@ class Denoise:
 
     def __call__(self, job: Job, image: DecodedImage, engine: Engine, progress: Progress | None) -> None:
         strengths: list[float] = []
-        restore(image, engine, partial(self._page, image.values, strengths), progress)
+        noise = mosaic_noise(image)
+        restore(image, engine, partial(self._page, image.values, noise, strengths), progress)
         if self.sliders.auto and strengths:
             low, high = min(strengths), max(strengths)
             image.remark(f"Strength {low:.2f}" + (f" to {high:.2f}." if high - low >= 0.01 else "."))
@@ -50,6 +53,7 @@ class Denoise:
     def _page(
         self,
         values: ValueRange | None,
+        noise: MosaicNoise | None,
         strengths: list[float],
         number: int,
         page: Page,
@@ -57,17 +61,43 @@ class Denoise:
         progress: Progress | None,
     ) -> Page:
         sliders = self.sliders
-        if replace(sliders, strength=1.0).neutral:
+        if noise is None and replace(sliders, strength=1.0).neutral:
             return restore_page(page, engine, sliders.strength, progress)
         from medcli.engine.sliders import adjusted, noise_curve
 
         restored = restore_page(page, engine, 1.0, progress)
+        if noise is not None:
+            from medcli.engine.mosaic import within_noise
+
+            restored = replace(restored, pixels=within_noise(page.pixels, restored.pixels, noise))
         values = values or dtype_range(page.pixels.dtype)
         curve = None
         if sliders.auto or sliders.texture:
             curve = noise_curve(page.pixels, restored.pixels, values)
             strengths.append(curve.strength)
         return replace(restored, pixels=adjusted(page.pixels, restored.pixels, values, sliders, curve))
+
+
+def is_mosaic(image: DecodedImage) -> bool:
+    """Whether the pages are the planes of a raw file's mosaic."""
+    return image.format == "raw" and GAINS in dict(image.metadata.native)
+
+
+def mosaic_noise(image: DecodedImage) -> MosaicNoise | None:
+    """Of a raw file whose pages are the planes of its mosaic, with a note; None for all others."""
+    if not is_mosaic(image):
+        return None
+    import numpy as np
+
+    from medcli.engine.mosaic import measured_noise
+
+    red, green, blue, _ = np.frombuffer(dict(image.metadata.native)[GAINS], np.float64).tolist()
+    noise = measured_noise([page.pixels for page in image.pages], (red, green, blue))
+    if noise is None:
+        image.remark("Denoised before development; the noise could not be measured.")
+    else:
+        image.remark(f"Denoised before development: shot noise {noise.shot:.2g}, read noise {noise.floor**0.5:.2g}.")
+    return noise
 
 
 def restore(image: DecodedImage, engine: Engine, work: PageWork, progress: Progress | None = None) -> None:
@@ -92,7 +122,8 @@ def keep_residual(image: DecodedImage, noisy: Sequence[Page]) -> RemovedStats:
     """Puts what was removed from the pages `noisy` into `image.residual`, and measures it."""
     values = image.values or dtype_range(noisy[0].pixels.dtype)
     pairs = [(before.pixels, after.pixels) for before, after in zip(noisy, image.pages, strict=True)]
-    image.residual = [Page(residual(before, after, values)) for before, after in pairs]
+    kept = pairs[:1] if is_mosaic(image) else pairs  # of the two greens of a mosaic one
+    image.residual = [Page(residual(before, after, values)) for before, after in kept]
     return removed_stats(pairs, values)
 
 
@@ -198,10 +229,11 @@ def measured(
     if denoiser.passed_over > passed_over:
         count = denoiser.passed_over - passed_over
         image.remark(f"{count:,} pixels hold no data or lie far outside the range: left as they were.")
+    scale = 2 if is_mosaic(image) else 1
     return ImageStats(
-        width=width,
-        height=height,
-        pages=len(image.pages),
+        width=width * scale,
+        height=height * scale,
+        pages=1 if is_mosaic(image) else len(image.pages),
         pixels=sum(page.pixels.shape[0] * page.pixels.shape[1] for page in image.pages),
         tile=denoiser.tile_in_force(height, width),
         precision=precision,
