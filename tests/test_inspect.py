@@ -139,6 +139,7 @@ def test_folders_get_a_table_and_a_summary_per_camera(med: Med, scene: np.ndarra
     ]
     assert "unknown camera: 2 files" in said
     assert "--plot draws the noise of one image" in med("inspect", folder, "--plot", "x.png").err
+    assert med("inspect", folder / "a.png", "--plot", "x.jpg").code == 2
     (folder / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n")
     result = med("inspect", folder)
     assert (result.code, "1 of 3 images" in result.err) == (3, True)

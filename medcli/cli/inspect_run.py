@@ -21,6 +21,8 @@ def run_inspect(inputs: Sequence[Path], plot: Path | None, choice: RangeChoice, 
     paths = list(_paths(inputs))
     if plot and len(paths) > 1:
         raise OptionError("--plot draws the noise of one image.")
+    if plot and plot.suffix.lower() != ".png":
+        raise OptionError(f"--plot {plot} is no name for a picture.", "Let it end in .png.")
     reports: list[Report] = []
     errors: list[MedcliError] = []
     for path in paths:

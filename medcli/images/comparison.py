@@ -104,7 +104,8 @@ def _table(region: Region) -> str:
     names = list(dict.fromkeys(name for version in region.versions for name in version.figures))
     if not names:
         return ""
-    heads = "".join(f'<th scope="col">{escape(name)}</th>' for name in ["version", *names, "command"])
+    commands = ["command"] if any(version.command for version in region.versions) else []
+    heads = "".join(f'<th scope="col">{escape(name)}</th>' for name in ["version", *names, *commands])
     rows = "\n".join(_row(version, names, number) for number, version in enumerate(region.versions))
     caption = f"<caption>{escape(region.name)}: figures</caption>"
     return f'<div class="scroll"><table>{caption}<thead><tr>{heads}</tr></thead>\n<tbody>{rows}</tbody></table></div>'

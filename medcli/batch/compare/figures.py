@@ -18,6 +18,7 @@ Pixels = NDArray[Any]
 Floats = NDArray[np.float32]
 
 SIDE = 16  # of a block, in pixels
+CLIPPED = 0.05  # share of a block's pixels that may have the darkest or the brightest value of the image
 FLAT_SHARE, MOST = 0.1, 8192  # of the blocks, of which no more are looked at
 
 
@@ -33,7 +34,8 @@ def noise_left(noisy: Floats, version: Floats) -> float | None:
         step = max(1, len(found) // MOST)
         found = found[::step]
         deviations = (found - surfaces(found)).std((1, 2))
-        usable = np.flatnonzero((deviations > LEAST_NOISE) & (found.min((1, 2)) > 0) & (found.max((1, 2)) < 1))
+        clipped = ((found <= plane.min()) | (found >= plane.max())).mean((1, 2))
+        usable = np.flatnonzero((deviations > LEAST_NOISE) & (clipped < CLIPPED))
         chosen = usable[np.argsort(deviations[usable], kind="stable")][: int(np.ceil(FLAT_SHARE * len(usable)))]
         same = blocks(other, SIDE)[::step][chosen]
         squares += (same - surfaces(same)).var((1, 2)).tolist()
