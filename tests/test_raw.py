@@ -20,7 +20,7 @@ from medcli.batch.denoise.plan import Job, OutputNaming, make_plan
 from medcli.batch.denoise.restore import Denoise, measured
 from medcli.engine.mosaic import MosaicNoise, measured_noise, within_noise
 from medcli.errors import InputError, OutputError
-from medcli.images import DecodedImage, encoding, exif, raw_exif, read, write
+from medcli.images import DecodedImage, dng, encoding, exif, raw_exif, read, write
 from medcli.images.development import Development
 from medcli.images.encoding import from_perceptual, to_perceptual
 from medcli.images.raw_file import mosaic_of, planes
@@ -244,3 +244,19 @@ def test_a_missing_libraw_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "rawpy", None)
     with pytest.raises(InputError, match=r"pip install 'medcli\[raw\]'"):
         read(raw_of(scene()))
+
+
+def test_without_a_mosaic_of_two_by_two_noise_is_removed_after_development() -> None:
+    light = (from_perceptual(scene(), "linear") / GAINS * 65535).round().astype(np.uint16)
+    matrix = dng._fractions(encoding.srgb_matrix().ravel() / np.repeat(GAINS, 3))
+    tags = [
+        (50706, 1, 4, bytes((1, 4, 0, 0)), True), (50708, 2, 0, "Simulated", True), (50721, 10, 9, matrix, True),
+        (50728, 5, 3, dng._fractions(1 / GAINS), True), (50778, 3, 1, 21, True), (50717, 3, 3, (65535,) * 3, True),
+    ]  # fmt: skip
+    stream = io.BytesIO()
+    tifffile.imwrite(stream, light, photometric=34892, planarconfig="contig", metadata=None, extratags=tags)
+    image = read(stream.getvalue(), name="a.dng", development=MOSAIC)
+    assert any("no mosaic of 2 x 2" in note for note in image.notes)
+    assert error(developed(image), scene()) < 2
+    with pytest.raises(OutputError, match="DNG is written"):
+        write(image, io.BytesIO(), format="dng")

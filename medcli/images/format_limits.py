@@ -91,8 +91,8 @@ def _losses(image: DecodedImage, fitted: DecodedImage, name: str) -> list[str]:
     lines = []
     if behind := _native(image.metadata) if image.format != name else ():
         lines.append(f"{label} cannot hold what {image.format.upper()} alone has: {', '.join(behind)}: dropped.")
-    held = replace(image.metadata, icc=None) if is_srgb(image.metadata.icc) else image.metadata
-    dropped = [word for field, word in LOSSES.items() if field not in form.carries and getattr(held, field)]
+    lost = [field for field in LOSSES if field not in form.carries and getattr(image.metadata, field)]
+    dropped = [LOSSES[field] for field in lost if field != "icc" or not is_srgb(image.metadata.icc)]
     if dropped:
         lines.append(f"{label} cannot hold {', '.join(dropped)}: dropped.")
     if not form.gray and any(page.pixels.ndim == 2 for page in image.pages):
