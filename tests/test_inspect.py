@@ -49,6 +49,12 @@ def test_the_level_of_white_noise_is_found_within_ten_percent(scene: np.ndarray,
     assert gray.chroma is None
 
 
+def test_noise_of_unequal_channels_is_measured_and_is_no_white_noise_of_all(scene: np.ndarray) -> None:
+    seen = inspect(noisy(scene, np.array([10, 10, 20]) / 255), UNIT)
+    assert seen.sigma == pytest.approx(200**0.5, rel=0.12)  # the root of the mean variance
+    assert not seen.white_gaussian
+
+
 def test_photon_noise_rises_with_brightness(scene: np.ndarray) -> None:
     gray = scene[..., 0]
     seen = inspect(noisy(gray, np.sqrt(0.004 * gray + 0.01**2)), UNIT)

@@ -1,6 +1,7 @@
 """Speed against quality: every bundled colour denoiser and the classical ones on the same photographs.
 
     python docs/benchmarks/speed_quality.py measure DATA      # writes speed_quality.json beside this file
+    python docs/benchmarks/speed_quality.py measure DATA nvt  # only these models; the other rows stay
     python docs/benchmarks/speed_quality.py draw              # draws docs/images/speed-quality.svg from it
 
 Five crops of DATA/real/cc15 (512x512, 8 bits), spread evenly. Speed is megapixels per second of CPU time on one thread,
@@ -27,7 +28,7 @@ CLASSICAL = {"nlm": "OpenCV non-local means", "wavelet": "wavelet shrinkage", "b
 Method = Callable[[Any], Any]
 
 
-def measure(data: Path) -> None:
+def measure(data: Path, only: Sequence[str]) -> None:
     import torch
 
     from medcli.zoo.catalog import entries
@@ -36,9 +37,13 @@ def measure(data: Path) -> None:
     torch.set_num_threads(1)
     ids = [e.id for e in entries().values() if e.hub is None and e.channels == 3 and e.domain != NOISE_DOMAIN]
     pairs = images(data / "real" / "cc15")
-    rows = [row("noisy", pairs, None)]
-    rows += [row(name, pairs, model(name)) for name in ids]
-    rows += [row(title, pairs, baseline(name)) for name, title in CLASSICAL.items()]
+    if only:
+        rows = [each for each in json.loads(DATA.read_text("utf-8"))["rows"] if each["name"] not in only]
+        rows += [row(name, pairs, model(name)) for name in ids if name in only]
+    else:
+        rows = [row("noisy", pairs, None)]
+        rows += [row(name, pairs, model(name)) for name in ids]
+        rows += [row(title, pairs, baseline(name)) for name, title in CLASSICAL.items()]
     protocol = f"{COUNT} crops of CC, 512x512, 8 bits; MP per second of CPU time, one thread"
     DATA.write_text(json.dumps({"protocol": protocol, "rows": rows}, indent=1) + "\n", encoding="utf-8")
 
@@ -126,8 +131,8 @@ def draw() -> None:
 
 
 if __name__ == "__main__":
-    if sys.argv[1:2] == ["measure"] and len(sys.argv) == 3:
-        measure(Path(sys.argv[2]))
+    if sys.argv[1:2] == ["measure"] and len(sys.argv) > 2:
+        measure(Path(sys.argv[2]), sys.argv[3:])
     elif sys.argv[1:] == ["draw"]:
         draw()
     else:
