@@ -102,6 +102,29 @@ class TestGraph:
             load_graph(path)
         assert word in caught.value.problem
 
+    @pytest.mark.parametrize(
+        ("architecture", "config"),
+        [
+            ("unet", {"unshuffle": 4000}),
+            ("unet", {"unshuffle": -2}),
+            ("unet", {"blocks": [10**9]}),
+            ("unet", {"widths": None}),
+            ("unet", {"channels": 3.0}),
+            ("plainunet", {"levels": 10**12}),
+            ("plainunet", {"levels": -1}),
+            ("split", {"encoders": [1]}),
+            ("dncnn", {"depth": 10**9}),
+        ],
+    )
+    def test_absurd_configurations_are_refused_at_once(
+        self, tmp_path: Path, architecture: str, config: dict[str, Any]
+    ) -> None:
+        network: Any = build(architecture)
+        path = tmp_path / "absurd.safetensors"
+        save(path, network, Card("absurd", architecture, network.config | config))
+        with pytest.raises(ModelError):
+            load_graph(path)
+
     def test_an_architecture_without_one_is_named(self, weight_file: Callable[[str], Path]) -> None:
         with pytest.raises(ModelError, match="nafnet needs PyTorch"):
             load_graph(weight_file("nafnet"))

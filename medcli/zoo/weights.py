@@ -143,8 +143,10 @@ def load_graph(path: Path) -> tuple[bytes, Traits]:
         raise ModelError(f"A {card.architecture} needs PyTorch.", f"Leave out --runtime; other runtimes know {known}.")
     module = importlib.import_module(GRAPHS[card.architecture])
     try:
+        weights = load_file(path)
+        _check_config(path, card, {name: tensor.shape for name, tensor in weights.items()}, CORRUPT)
         traits = module.traits(card.config)
-        graph = Graph(load_file(path), traits.channels)
+        graph = Graph(weights, traits.channels)
         return graph.model(module.build(graph, card.config)), traits
     except (SafetensorError, OSError) as error:
         raise ModelError(f"{path} is corrupt: {error}", CORRUPT) from error
@@ -172,15 +174,20 @@ def check_fit(path: Path, card: Card, shapes: Mapping[str, tuple[int, ...]], hin
     """
     import torch
 
-    room = CONFIG_ROOM + len(shapes) + 4 * max((side for shape in shapes.values() for side in shape), default=0)
-    if _numbers_in(card.config) > room:
-        raise ModelError(f"The card in {path} describes a far larger {card.architecture} than its weights.", hint)
+    _check_config(path, card, shapes, hint)
     with torch.device("meta"):
         network = build(card)
     expected = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
     if odd := _difference(shapes, expected):
         raise ModelError(f"The weights in {path} do not fit a {card.architecture} of {card.config}: {odd}.", hint)
     return network
+
+
+def _check_config(path: Path, card: Card, shapes: Mapping[str, tuple[int, ...]], hint: str) -> None:
+    """Raises ModelError for a configuration whose network could not be built in reasonable time."""
+    room = CONFIG_ROOM + len(shapes) + 4 * max((side for shape in shapes.values() for side in shape), default=0)
+    if _numbers_in(card.config) > room:
+        raise ModelError(f"The card in {path} describes a far larger {card.architecture} than its weights.", hint)
 
 
 def _difference(seen: Mapping[str, tuple[int, ...]], wanted: Mapping[str, tuple[int, ...]]) -> str:

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 INPUT, OUTPUT = "noisy", "restored"
 IR_VERSION, OPSET = 8, 17
+MOST_FOLDED = 1024  # channels that blocks of pixels become
 FLOAT = 1  # of TensorProto.DataType
 Attribute = float | int | str | Sequence[int]
 
@@ -109,6 +110,8 @@ class Graph:
         is fused wrongly into the next convolution by OpenVINO 2026.4.
         """
         count = value.channels * side**2
+        if not 0 < count <= MOST_FOLDED:
+            raise MisfitError(f"{value.channels} channels cannot be folded by {side}")
         picks = np.eye(count, dtype=np.float32).reshape(count, value.channels, side, side)
         inputs = [value.name, self._constant(picks)]
         return self.node("Conv", inputs, count, kernel_shape=[side, side], strides=[side, side])
