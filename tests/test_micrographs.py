@@ -10,10 +10,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tifffile
+from click.testing import CliRunner, Result
 from test_cli_denoise import Med, home, med, tiny
 from test_vst import counts
 
 import medcli
+from medcli.cli import med as door
+from medcli.images.micrograph import is_micrograph
 
 __all__ = ["home", "med", "tiny"]  # fixtures
 
@@ -136,3 +139,29 @@ class TestStacks:
         tifffile.imwrite(home / "one.tif", frames()[3, 2, 1])
         med("denoise", "one.tif", "-o", "alone.tif", *options)
         assert np.array_equal(tifffile.imread(home / "all.tif")[3, 2, 1], tifffile.imread(home / "alone.tif"))
+
+
+class TestChoiceOfTheModel:
+    def run(self, *words: str) -> Result:
+        return CliRunner().invoke(door, ["denoise", *words, "--precision", "fp32"])
+
+    def test_gray_files_of_microscopes_get_their_model(self, home: Path) -> None:
+        tifffile.imwrite(home / "cells.tif", np.rint(counts(side=64)).astype(np.uint16), imagej=True)
+        result = self.run("cells.tif", "-o", "out.tif")
+        assert result.exit_code == 0, result.output
+        assert "denoised with micro; -m photo for the usual model" in result.output
+        assert "out.tif: micro, " in result.output
+        assert "out2.tif: photo, " in self.run("cells.tif", "-m", "photo", "-o", "out2.tif").output
+
+    def test_other_files_get_the_usual_model(self, home: Path) -> None:
+        gray = np.rint(counts(side=64)).astype(np.uint16)
+        tifffile.imwrite(home / "scan.tif", gray)
+        tifffile.imwrite(home / "colour.tif", np.stack([gray.astype(np.uint8)] * 3, 2), imagej=True)
+        for name in ("scan.tif", "colour.tif"):
+            assert "photo, " in self.run(name, "-o", f"out.{name}").output
+
+    def test_files_are_told_apart_without_decoding(self, home: Path) -> None:
+        (home / "broken.tif").write_bytes(b"II*\0" + b"\xff" * 40)
+        tifffile.imwrite(home / "cells.ome.tif", np.zeros((3, 8, 8), np.uint16), metadata={"axes": "ZYX"})
+        found = [is_micrograph(home / name) for name in ("cells.ome.tif", "broken.tif", "in/0.png", "missing.tif")]
+        assert found == [True, False, False, False]

@@ -11,8 +11,9 @@ fmd      DATA/real/fmd48: PSNR in dB over whole images, over the four 256x256 co
          for each modality, the least gain over the noisy image, and seconds per image. 8 bits.
 micro    DATA/real/micro: the same, without crops.
 counts   specimens made by code (`medcli.data.structures`), 12 of 256x256, peak 0.5 to 100 photons, gain 10, offset 100,
-         read noise 5, stored as uint16: PSNR (peak: the specimen's), and the error of the sum over the brightest
-         quarter and over the darkest half, in per cent of the light there.
+         read noise 5, stored as uint16: PSNR (peak: the specimen's), the error of the sum over the brightest quarter
+         and over the darkest half, and the RMS error of sums over squares of 64x64, in per cent of the light there,
+         of all light, and of the light of a mean square.
 """
 
 from __future__ import annotations
@@ -102,12 +103,19 @@ def of_set(folder: Path, rows: Sequence[str], every: int, crops: bool) -> None:
         )
 
 
-def of_counts(rows: Sequence[str]) -> None:
-    specimens = [structures(1, 256, torch.Generator().manual_seed(seed))[0].numpy() for seed in range(100, 112)]
-    print("| photons | row | PSNR | bright, % | dark, % |\n|---|---|---|---|---|")
+def squares(image: Array) -> Array:
+    """(H, W) -> sums over squares of 64x64."""
+    sums: Array = image.reshape(image.shape[0] // 64, 64, -1, 64).sum((1, 3))
+    return sums
+
+
+def of_counts(rows: Sequence[str], limit: int) -> None:
+    specimens = [structures(1, 256, torch.Generator().manual_seed(seed))[0].numpy() for seed in range(100, 100 + limit)]
+    print("| photons | row | PSNR | bright, % | dark, % | squares, % |\n|---|---|---|---|---|---|")
     for photons in PHOTONS:
         for row in rows:
             restore, scores, bright, dark = restorer(row, "auto"), [], [], []
+            errors: list[float] = []
             for seed, light in enumerate(specimens):
                 rng = np.random.default_rng(seed)
                 exposed = GAIN * rng.poisson(photons * light) + OFFSET + rng.normal(0, READ, light.shape)
@@ -117,10 +125,10 @@ def of_counts(rows: Sequence[str]) -> None:
                 upper, lower = np.quantile(clean, [0.75, 0.5])
                 bright.append(100 * (restored[clean >= upper].sum() / clean[clean >= upper].sum() - 1))
                 dark.append(100 * (restored - clean)[clean <= lower].sum() / clean.sum())
-            print(
-                f"| {photons:g} | {row} | {np.mean(scores):.2f} | {np.mean(bright):+.2f} | {np.mean(dark):+.2f} |",
-                flush=True,
-            )
+                here = squares(restored - clean) / squares(clean).mean()
+                errors.append(100 * float(np.sqrt(np.mean(here**2))))
+            figures = f"{np.mean(scores):.2f} | {np.mean(bright):+.2f} | {np.mean(dark):+.2f} | {np.mean(errors):.2f}"
+            print(f"| {photons:g} | {row} | {figures} |", flush=True)
 
 
 def main() -> None:
@@ -129,10 +137,11 @@ def main() -> None:
     parser.add_argument("data", type=Path, nargs="?", metavar="DATA")
     parser.add_argument("--row", action="append", dest="rows", help="may be given again  [noisy, photo, photo+vst]")
     parser.add_argument("--every", type=int, default=1, help="every Nth image")
+    parser.add_argument("--limit", type=int, default=12, help="specimens of `counts`")
     given = parser.parse_args()
     rows = given.rows or ["noisy", "photo", "photo+vst"]
     if given.what == "counts":
-        of_counts(rows)
+        of_counts(rows, given.limit)
     else:
         name = {"fmd": "fmd48", "micro": "micro"}[given.what]
         of_set(given.data / "real" / name, rows, given.every, given.what == "fmd")

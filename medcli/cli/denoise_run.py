@@ -30,9 +30,14 @@ from medcli.errors import MedcliError, OutputError, SomeFailed
 from medcli.files.atomic import hint_for, remove_stale
 from medcli.images import DecodedImage
 from medcli.images.decoded_image import is_gray
+from medcli.images.micrograph import is_micrograph
 from medcli.images.reader import pixels_of
+from medcli.zoo import catalog
 from medcli.zoo.description import NOISE_DOMAIN
+from medcli.zoo.fetch import Say
 from medcli.zoo.model import Model, find_model
+
+MICROGRAPHS = ("microscopy", "bundled")  # domain and source of the model for them
 
 if TYPE_CHECKING:
     from medcli.engine.denoiser import Denoiser
@@ -51,6 +56,7 @@ def run_denoise(options: DenoiseOptions) -> None:
     _check_unused("--suffix", jobs[0].target == target, f"-o {target} is the whole name of the result.")
     _check_unused("--overlap", options.tile == 0, "--tile 0 takes the whole image at once.")
     options = replace(options, range=chosen_range(options.range, options.range_from, options.nodata))
+    options = _for_micrographs(options, jobs, say)
     others = skipped(options.inputs, options.recursive, SUFFIX)
     if options.model == AUTO:
         _run_by_noise(options, jobs, others)
@@ -87,6 +93,18 @@ def _run(options: DenoiseOptions, jobs: Sequence[Job], others: str) -> None:
         stdin = io.BytesIO(stdin.read())  # a thread that waits for a pipe could not be interrupted
     task, files = prepare(options, model, jobs, Streams(stdin, _binary(sys.stdout)))
     DenoiseRun(options, model, task, files, jobs).start(others)
+
+
+def _for_micrographs(options: DenoiseOptions, jobs: Sequence[Job], say: Say) -> DenoiseOptions:
+    """With the model for micrographs where no model was named and all images are gray files of microscopes."""
+    source = click.get_current_context().get_parameter_source("model")
+    if source is not ParameterSource.DEFAULT or options.mask or options.upscale:
+        return options
+    names = [entry.id for entry in catalog.entries().values() if (entry.domain, entry.source) == MICROGRAPHS]
+    if not names or not all(is_micrograph(job.source) for job in jobs):
+        return options
+    say(f"gray files of a microscope (OME, ImageJ): denoised with {names[0]}; -m {options.model} for the usual model")
+    return replace(options, model=names[0])
 
 
 def _check_streams(options: DenoiseOptions) -> None:
