@@ -152,6 +152,11 @@ def _torch_runtime(model: Model, options: EngineOptions) -> Runtime:
     )
 
 
+def load_on(model: Model, options: EngineOptions, device: str, pixels: int | None = None) -> Denoiser:
+    """As `load_model`, on a device of its own, as a worker has it."""
+    return load_model(model, replace(options, device=device), pixels=pixels)
+
+
 def denoise(
     image: NDArray[Any] | str | Path,
     model: str | Path = "photo",

@@ -587,7 +587,7 @@ class TestFiles:
 
     def denoise(self, root: Path, settings: Settings | None = None) -> list[Outcome]:
         jobs = make_plan([root / "in"], OutputNaming(root / "out"))
-        files = ImageFiles(jobs, settings or Settings("w"), Streams(sys.stdin.buffer, sys.stdout.buffer))
+        files = ImageFiles(settings or Settings("w"), Streams(sys.stdin.buffer, sys.stdout.buffer))
         with_parameters = [outcome for job in jobs if (outcome := files.existing_outcome(job))]
         ended = {outcome.job for outcome in with_parameters}
         todo = [job for job in jobs if job not in ended]
@@ -614,7 +614,7 @@ class TestFiles:
 
         (folder / "in/1.png").write_bytes(cv2.imencode(".png", np.full((8, 8, 4), 9, np.uint8))[1].tobytes())
         jobs = make_plan([folder / "in"], OutputNaming(folder / "out", format="jpeg"))
-        files = ImageFiles(jobs, Settings("w", format="jpeg"), Streams(sys.stdin.buffer, sys.stdout.buffer))
+        files = ImageFiles(Settings("w", format="jpeg"), Streams(sys.stdin.buffer, sys.stdout.buffer))
         states = {
             outcome.job.source.stem: outcome.status for outcome in run(jobs, stages(files.read, note, files.write))
         }
@@ -657,7 +657,7 @@ def negative(job, image):
     return ImageStats(width=1, height=1, pages=1, pixels=1, tile=0, precision="fp32", runtime="torch", seconds=1.0)
 
 jobs = make_plan([Path(sys.argv[1])], OutputNaming(Path(sys.argv[2])))
-files = ImageFiles(jobs, Settings("w"), Streams(sys.stdin.buffer, sys.stdout.buffer))
+files = ImageFiles(Settings("w"), Streams(sys.stdin.buffer, sys.stdout.buffer))
 remove_stale(job.target.parent for job in jobs)
 outcomes = [files.existing_outcome(job) for job in jobs]
 assert all(outcome is None or outcome.status == "skipped" for outcome in outcomes), outcomes

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import cv2
 import numpy as np
@@ -39,7 +39,8 @@ LINE = re.compile(
     r"in/0\.png -> in/0\.denoised\.png: .*tiny\.safetensors, (torch|onnx) on cpu, (fp32|bf16), untiled, 40x30, "
     r"\d+\.\d\d s, \d+\.\d\d MP/s"
 )
-KEYS = ["status", "input", "output", "model", "device", "runtime", "precision", "tile", "width", "height", "pages"]
+KEYS = ["event", "status", "input", "output", "model", "device", "runtime", "precision", "tile", "width", "height"]
+KEYS += ["pages"]
 KEYS += ["range", "seconds", "megapixels_per_second", "removed", "notes", "error"]
 
 
@@ -51,6 +52,13 @@ class Ran:
 
 
 Med = Callable[..., Ran]
+
+
+def events(ran: Ran) -> list[dict[str, Any]]:
+    """The objects of --json on images; there is one before them and one after."""
+    first, *images, last = map(json.loads, ran.out.splitlines())
+    assert (first["event"], last["event"]) == ("start", "end")
+    return images
 
 
 def save_tiny(path: Path, channels: int = 3, noises: tuple[str, ...] = (), strategy: str = "plain") -> Path:
@@ -404,10 +412,11 @@ class TestManyImages:
         (home / "in/empty.png").touch()
         ran = med("denoise", "in", "-o", "out", "--json")
         assert ran.code == 3
-        objects = [json.loads(line) for line in ran.out.splitlines()]
+        objects = events(ran)
         assert all(list(each) == KEYS for each in objects)
         assert [each["status"] for each in objects] == ["done", "failed", "done", "done", "failed"]
         assert objects[0] | {"seconds": 0, "megapixels_per_second": 0, "precision": "", "runtime": "", "model": ""} == {
+            "event": "image",
             "status": "done",
             "input": "in/0.png",
             "output": "out/0.png",
@@ -463,14 +472,14 @@ class TestManyImages:
         monkeypatch.setattr(medcli.api, "load_model", never)
         ran = med("denoise", "in", "--dry-run", "--json")
         assert ran.code == 0
-        assert [json.loads(line)["status"] for line in ran.out.splitlines()] == ["planned"] * 4
+        assert [each["status"] for each in events(ran)] == ["planned"] * 4
         assert not (home / "in.denoised").exists()
 
     def test_a_dry_run_misses_what_is_not_there(self, med: Med) -> None:
         for names, code in ((["in/lost.png"], 1), (["in/0.png", "in/lost.png"], 3)):
             ran = med("denoise", *names, "--dry-run", "--json")
             assert ran.code == code
-            assert [json.loads(line)["status"] for line in ran.out.splitlines()] == ["planned", "failed"][-len(names) :]
+            assert [each["status"] for each in events(ran)] == ["planned", "failed"][-len(names) :]
             assert "There is no file in/lost.png." in ran.err
 
     def test_collisions_are_refused_before_anything_is_done(self, med: Med, home: Path) -> None:
@@ -577,9 +586,9 @@ class TestCorruptions:
 
     def test_folders_grow_and_resume_by_factor(self, fix: Med) -> None:
         ask = ("in", "-o", "out", "--json", "--upscale")
-        assert {json.loads(line)["width"] for line in fix(*ask, 2).out.splitlines()} == {80}
-        assert {json.loads(line)["status"] for line in fix(*ask, 2).out.splitlines()} == {"skipped"}
-        assert {json.loads(line)["width"] for line in fix(*ask, 3).out.splitlines()} == {120}
+        assert {each["width"] for each in events(fix(*ask, 2))} == {80}
+        assert {each["status"] for each in events(fix(*ask, 2))} == {"skipped"}
+        assert {each["width"] for each in events(fix(*ask, 3))} == {120}
 
     @pytest.mark.parametrize(
         ("words", "code", "message"),

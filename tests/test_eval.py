@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import math
+import multiprocessing
 import shutil
 import subprocess
 import sys
@@ -86,6 +87,25 @@ def test_what_is_left_out_is_reported(
     assert caught.value.hint.splitlines() == [
         f"The folder {folder / locked} cannot be read: Permission denied." for folder in (image_folder, noisy_folder)
     ]
+
+
+def test_workers_give_the_same_scores(
+    tiny: Path, image_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["-m", tiny, "--clean", image_folder, "--noise", "gaussian:25", "--classical", "nlm"]
+    run(*arguments, "--metrics", "psnr", "--csv", tmp_path / "one.csv", "--device", "cpu", "--threads", 1)
+    run(*arguments, "--metrics", "psnr", "--csv", tmp_path / "two.csv", "--device", "cpu,cpu")
+    assert "models on cpu,cpu by 2 workers, each timed for itself" in capsys.readouterr().out
+    one, two = ([*csv.DictReader((tmp_path / name).open())] for name in ("one.csv", "two.csv"))
+    assert len(one) == 15
+    timed = {"seconds": "", "megapixels_per_second": ""}
+    assert [row | timed for row in one] == [row | timed for row in two]
+    with pytest.raises(MedcliError, match="leave --workers and --cluster out"):
+        run(*arguments, "--metrics", "psnr,fid", "--workers", 2)
+    (image_folder / "2.png").write_bytes(b"nothing")
+    with pytest.raises(MedcliError, match=r"2\.png"):
+        run(*arguments, "--metrics", "psnr", "--device", "cpu,cpu")
+    assert not multiprocessing.active_children()
 
 
 def test_all_of_it(tiny: Path, image_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

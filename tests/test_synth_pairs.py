@@ -21,6 +21,8 @@ import tifffile
 import torch
 from PIL import Image, ImageCms
 
+from medcli.batch.executors.inline import Inline
+from medcli.batch.executors.processes import Processes
 from medcli.batch.pairs import SyntheticPairsFromFiles
 from medcli.batch.synth.run import NotatedNoise, SynthOptions, SynthOutcome, SynthTask, make, plan, synthesise
 from medcli.cli import med
@@ -64,7 +66,8 @@ def planned(order: SynthOptions) -> list[SynthTask]:
 
 
 def made(order: SynthOptions, processes: int = 1) -> list[SynthOutcome]:
-    return list(synthesise(order, planned(order), processes))
+    executor = Processes(processes) if processes > 1 else Inline(threads=1)
+    return list(synthesise(order, planned(order), executor))
 
 
 @pytest.mark.parametrize("spec", ["noise", "gaussian:5-50+clip+poisson:30"])
@@ -386,7 +389,7 @@ def test_a_killed_worker_is_an_error(image_folder: Path, noisy: Path) -> None:
     assert [each.status for each in outcomes] == ["done", "done", "failed", "done", "done", "done"]
     message_lines = str(outcomes[2].error)
     assert message_lines.startswith(f"{image_folder / '1a.png'}: the process that worked on it was killed by signal 9.")
-    assert "fewer --processes" in message_lines
+    assert "fewer --workers" in message_lines
     assert len(rows(noisy)) == 5
     assert not multiprocessing.active_children()
 

@@ -72,19 +72,25 @@ class SyntheticPairsFromFiles:
         return len(self.names)
 
     def __iter__(self) -> Iterator[Pair]:
+        return (self[number] for number in range(len(self)))
+
+    def name(self, number: int) -> str:
+        return self.names[number].as_posix()
+
+    def __getitem__(self, number: int) -> Pair:
         """Raises InputError for a file that cannot be read, has several pages, or is none that the noise fits."""
-        for name in self.names:
-            page = _page(self.folder / name, self.nodata)
-            values = range_of(self.range, [page])
-            pixels, valid = _filled(self.folder / name, page, values)
-            clean = _on_scale(pixels, values)
-            generator = keyed_generator(self.seed, str(self.noise), name.as_posix())
-            draw = partial(one_draw, self.noise, clip=self.clip)
-            try:
-                noisy, words = with_noise(clean, str(self.noise), draw, generator)
-            except InputError as error:
-                raise InputError(f"{self.folder / name}: {error.problem}", error.hint) from error
-            yield Pair(name.as_posix(), as_stored(noisy, np.uint8) if self.round else noisy, clean, words, valid=valid)
+        name = self.names[number]
+        page = _page(self.folder / name, self.nodata)
+        values = range_of(self.range, [page])
+        pixels, valid = _filled(self.folder / name, page, values)
+        clean = _on_scale(pixels, values)
+        generator = keyed_generator(self.seed, str(self.noise), name.as_posix())
+        draw = partial(one_draw, self.noise, clip=self.clip)
+        try:
+            noisy, words = with_noise(clean, str(self.noise), draw, generator)
+        except InputError as error:
+            raise InputError(f"{self.folder / name}: {error.problem}", error.hint) from error
+        return Pair(name.as_posix(), as_stored(noisy, np.uint8) if self.round else noisy, clean, words, valid=valid)
 
 
 @dataclass(frozen=True)
@@ -107,25 +113,30 @@ class FilePairs:
         return len(self.names)
 
     def __iter__(self) -> Iterator[Pair]:
+        return (self[number] for number in range(len(self)))
+
+    def name(self, number: int) -> str:
+        return self.names[number][1].as_posix()
+
+    def __getitem__(self, number: int) -> Pair:
         """Raises InputError for a file that cannot be read or has several pages, and for pairs of two sizes."""
-        for noisy_name, clean_name in self.names:
-            paths = self.noisy / noisy_name, self.clean / clean_name
-            pages = [_page(path, self.nodata) for path in paths]
-            values = [range_of(self.range, [page]) for page in pages]
-            values = joint_range(values, [page.pixels.dtype for page in pages])
-            (noisy, known), (clean, clean_known) = map(_filled, paths, pages, values)
-            clean = _on_scale(clean, values[1])
-            if noisy.shape != clean.shape:
-                raise InputError(
-                    f"{self.noisy / noisy_name} is {_size(noisy)}, but {self.clean / clean_name} is {_size(clean)}.",
-                    "The two images of a pair must match pixel by pixel.",
-                )
-            masks = [mask for mask in (known, clean_known) if mask is not None]
-            valid = np.logical_and.reduce(masks) if masks else None
-            if self.round:
-                yield Pair(clean_name.as_posix(), noisy, clean, values=values[0], valid=valid)
-            else:
-                yield Pair(clean_name.as_posix(), as_floats(noisy, values[0]), clean, valid=valid)
+        noisy_name, clean_name = self.names[number]
+        paths = self.noisy / noisy_name, self.clean / clean_name
+        pages = [_page(path, self.nodata) for path in paths]
+        values = [range_of(self.range, [page]) for page in pages]
+        values = joint_range(values, [page.pixels.dtype for page in pages])
+        (noisy, known), (clean, clean_known) = map(_filled, paths, pages, values)
+        clean = _on_scale(clean, values[1])
+        if noisy.shape != clean.shape:
+            raise InputError(
+                f"{self.noisy / noisy_name} is {_size(noisy)}, but {self.clean / clean_name} is {_size(clean)}.",
+                "The two images of a pair must match pixel by pixel.",
+            )
+        masks = [mask for mask in (known, clean_known) if mask is not None]
+        valid = np.logical_and.reduce(masks) if masks else None
+        if self.round:
+            return Pair(clean_name.as_posix(), noisy, clean, values=values[0], valid=valid)
+        return Pair(clean_name.as_posix(), as_floats(noisy, values[0]), clean, valid=valid)
 
 
 def one_draw(noise: Noise, clean: Tensor, generator: torch.Generator, /, *, clip: bool = False) -> tuple[Tensor, str]:

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from medcli.batch.denoise.files import Streams
 from medcli.batch.denoise.options import DenoiseOptions
 from medcli.batch.denoise.plan import Job, OutputNaming, make_plan
-from medcli.batch.denoise.prepare import prepare
 from medcli.cli.denoise_run import DenoiseRun
 from medcli.cli.options import chosen_range
 from medcli.cli.progress import say_unless
@@ -52,8 +49,7 @@ def run_adapt(given: AdaptOptions) -> None:
     weights = _weights_path(given, jobs)
     with TemporaryDirectory(prefix="med-adapt-") as folder:
         model = _adapted(given, jobs, Path(folder), weights)
-    task, files = prepare(given, model, jobs, Streams(sys.stdin.buffer, sys.stdout.buffer))
-    DenoiseRun(given, model, task, files, jobs).start()
+    DenoiseRun(given, model, jobs).start()
 
 
 def _weights_path(given: AdaptOptions, jobs: Sequence[Job]) -> Path:

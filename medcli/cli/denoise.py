@@ -30,8 +30,8 @@ Examples:
   med denoise torn.png --mask holes.png -m run/    fills what is white in holes.png
   med denoise small.png --upscale 2 -m run/        twice the pixels on each side
 
-INPUT is an image, several, a folder, or '-' for standard input. PNG, TIFF, JPEG, WebP and BMP come back in their own
-format, depth and colours, with their metadata.
+INPUT is an image, several, a folder, an address in a store such as s3://bucket/folder/, or '-' for standard input.
+PNG, TIFF, JPEG, WebP and BMP come back in their own format, depth and colours, with their metadata.
 
 \b
 Where results go:
@@ -89,15 +89,28 @@ square root of the signal):
   --vst              gain, offset and read noise are measured on each page
   --gain 2.1 --offset 100 --read-noise 3.5   or given, in values of the file
 
+\b
+Many images:
+  --workers N        N processes share them; one that dies costs nothing but time
+  --device cuda:0,cuda:1  one process for each GPU
+  --files-from LIST  names from a file, or '-'; relative ones keep their folders
+                     below -o
+  --shard K/N        for job arrays: part K, by the names of images alone
+  --cluster auto     a Ray cluster does the work (pip install 'medcli[ray]')
+  --json             events: start, one for each image, end
+
 Every option can be set in the environment: MED_DENOISE_MODEL, MED_DENOISE_DEVICE, ...
 """
 
 
 @click.command(name="denoise", help=HELP, epilog=EXIT_CODES)
-@click.argument("inputs", metavar="INPUT...", nargs=-1, required=True, type=options.UserPath(stream="/dev/stdin"))
-@options.output_option("File, folder, or - for stdout.", stream="/dev/stdout")
+@click.argument("inputs", metavar="INPUT...", nargs=-1, type=options.UserPath(stream="/dev/stdin", stores=True))
+@click.option("--files-from", type=options.UserPath(stream="/dev/stdin", dir_okay=False), metavar="LIST|-",
+              help="More inputs: one a line, or ended by zero bytes.")  # fmt: skip
+@click.option("--shard", type=options.shard, metavar="K/N", help="Only the K-th of N parts, as in a job array.")
+@options.output_option("File, folder, or - for stdout.", stream="/dev/stdout", stores=True)
 @options.model_option("A name, a weight file, or auto: by the noise of each image.", default="photo")
-@options.device_options("fp32", "fp16", "bf16")
+@options.device_options("fp32", "fp16", "bf16", several=True)
 @options.runtime_option()
 @click.option("--strength", type=options.strength_or_auto, default=1.0, show_default="1", metavar="0..1|auto",
               help="0 copies the file, 1 is the network's output, auto what the noise explains.")  # fmt: skip
@@ -138,9 +151,10 @@ Every option can be set in the environment: MED_DENOISE_MODEL, MED_DENOISE_DEVIC
 @click.option("--provenance", is_flag=True, help="Write RESULT.json: command, model, checksums, noise.")
 @click.option("--max-pixels", type=click.IntRange(min=1), metavar="N", default=MAX_PIXELS, show_default=True,
               help="Refuse larger images before they are decoded.")  # fmt: skip
-@options.threads()
+@options.threads(exposed=True)
+@options.worker_options()
 @click.option("--keep-time", is_flag=True, help="Give results the modification time of their inputs.")
-@click.option("--json", "as_objects", is_flag=True, help="One JSON object per image on standard output.")
+@click.option("--json", "as_objects", is_flag=True, help="Events on standard output, one JSON object a line.")
 @options.run_options(
     force="Overwrite; make results again that are up to date.", dry_run="Say what would be done, and do nothing."
 )

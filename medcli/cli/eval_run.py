@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -12,9 +13,9 @@ from rich.console import Console
 from rich.table import Table as RichTable
 from rich.text import Text  # as it is: a file name may look like markup
 
-from medcli.api import load_model
+from medcli.api import load_model, load_on
 from medcli.batch.evaluate.plan import EvalOptions, eval_tasks
-from medcli.batch.evaluate.run import EvaluatedMethod, evaluate
+from medcli.batch.evaluate.run import EvaluatedMethod, EvalWork, Pairs, evaluate, evaluate_on
 from medcli.batch.evaluate.tables import Table, as_csv, as_json, cells, markdown
 from medcli.batch.pairs import Pixels
 from medcli.cli.options import chosen_range
@@ -36,16 +37,26 @@ def run_eval(options: EvalOptions) -> None:
     tasks = list(eval_tasks(options))
     models = [find_model(name, say_unless(options.quiet)) for name in dict.fromkeys(options.models)]
     engine = replace(options, range="auto", nodata=None)  # each pair has its own, see `medcli.batch.pairs`
-    denoisers = [load_model(model, engine) for model in models]
+    executor = options.executor()
+    denoisers = [] if executor else [load_model(model, engine) for model in models]
+    where = f"on {options.device}"
+    if denoisers:
+        runtimes = " and ".join(dict.fromkeys(denoiser.runtime.name for denoiser in denoisers))
+        where = f"in {runtimes} on {denoisers[0].device}"
     tables: list[Table] = []
     for task in tasks:
-        steps = len(task.pairs) * (1 + len(denoisers) + len(task.baselines))
-        with ProgressDisplay(steps, animate=terminal_can_animate(), quiet=options.quiet) as display:
-            methods = [
-                _method(model, denoiser, options, display) for model, denoiser in zip(models, denoisers, strict=True)
-            ]
-            result = evaluate(task.pairs, [*methods, *task.baselines], metrics, fid=fid, begin=display.begin)
-        tables.append(Table(task.protocol(options, denoisers), result))
+        rows = 1 if executor else 1 + len(models) + len(task.baselines)
+        animate = terminal_can_animate()
+        with ProgressDisplay(len(task.pairs) * rows, animate=animate, quiet=options.quiet) as display:
+            if executor is None:
+                methods = [_method(*each, options, display) for each in zip(models, denoisers, strict=True)]
+                result = evaluate(task.pairs, [*methods, *task.baselines], metrics, fid=fid, begin=display.begin)
+            else:
+                made = [partial(_method_on, model, engine) for model in models]
+                _warn_of_gray(models, task.pairs, display)
+                work = EvalWork(task.pairs, [*made, *task.made], list(metrics))
+                result = evaluate_on(executor, work, display.done)
+        tables.append(Table(task.protocol(options, where, executor.workers if executor else 1), result))
         show(tables[-1], first=len(tables) == 1)
         for path, form in ((options.csv, as_csv), (options.json, as_json), (options.markdown, markdown)):
             if path is not None:
@@ -70,6 +81,19 @@ def _method(model: Model, denoiser: Denoiser, options: EvalOptions, display: Pro
         return restore(noisy, values=values)
 
     return EvaluatedMethod(model.name, method)
+
+
+def _method_on(model: Model, options: EvalOptions, device: str) -> EvaluatedMethod:
+    """In a worker."""
+    denoiser = load_on(model, options, device)
+    return EvaluatedMethod(model.name, lambda noisy, values: denoiser(noisy, strength=options.strength, values=values))
+
+
+def _warn_of_gray(models: Sequence[Model], pairs: Pairs, display: ProgressDisplay) -> None:
+    """With workers the first image stands for all."""
+    for line in [model.gray_warning for model in models if model.gray_warning]:
+        if is_gray(pairs[0].noisy):
+            display.line(line)
 
 
 def show(table: Table, *, first: bool) -> None:

@@ -16,8 +16,10 @@ from medcli import cpu
 from medcli.batch.denoise.options import NO_OUTPUT, Output
 from medcli.engine.options import TileSize
 from medcli.engine.runtimes.choice import RUNTIMES
+from medcli.files.stores import StorePath, is_url
 
 if TYPE_CHECKING:
+    from medcli.batch.shards import Shard
     from medcli.images.values import RangeChoice
 
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
@@ -46,16 +48,26 @@ class UserPath(click.Path):
     """A path as users write it: `~` is their home, also where no shell has opened it up; an empty name is refused.
 
     stream: the device (/dev/stdin or /dev/stdout) that means the same as `-`; empty where `-` has no meaning.
+    stores: whether it may be an address in an object store or on the web.
     """
 
     def __init__(
-        self, *, exists: bool = False, file_okay: bool = True, dir_okay: bool = True, stream: str = ""
+        self,
+        *,
+        exists: bool = False,
+        file_okay: bool = True,
+        dir_okay: bool = True,
+        stream: str = "",
+        stores: bool = False,
     ) -> None:
+        self._stores = stores
         super().__init__(exists, file_okay, dir_okay, allow_dash=bool(stream), path_type=Path)
         self._stream = stream
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         text = name_or_path(os.fspath(value))
+        if self._stores and is_url(text):
+            return _stored(text)
         return super().convert("-" if text == self._stream else text, param, ctx)
 
 
@@ -74,6 +86,15 @@ class ImageFormat(click.Choice[str]):
         from medcli.images.formats import SUFFIXES  # imports numpy
 
         return super().convert(SUFFIXES.get(f".{value.lower().lstrip('.')}", value), param, ctx)
+
+
+def _stored(url: str) -> StorePath:
+    from medcli.errors import MedcliError
+
+    try:
+        return StorePath.of(url)
+    except MedcliError as error:
+        raise click.BadParameter(f"{error.problem} {error.hint}") from None
 
 
 def name_or_path(value: str) -> str:
@@ -99,6 +120,14 @@ def device(value: str) -> str:
     return value
 
 
+def devices(value: str) -> str:
+    """One device, or several with commas between them, for one worker each."""
+    names = [device(name) for name in value.split(",")]
+    if len(names) > 1 and "auto" in names:
+        raise click.BadParameter(f"'{value}': name each device, as in cuda:0,cuda:1.")
+    return value
+
+
 def tile(value: str) -> TileSize:
     """`auto`, or a number of pixels, 0 for the whole image."""
     if value == "auto":
@@ -106,6 +135,17 @@ def tile(value: str) -> TileSize:
     if not value.isdecimal():
         raise click.BadParameter(f"'{value}' is neither 'auto' nor a number of pixels.")
     return int(value)
+
+
+def shard(value: str) -> Shard:
+    """`3/8`."""
+    from medcli.batch.shards import Shard
+    from medcli.errors import MedcliError
+
+    try:
+        return Shard.parse(value)
+    except MedcliError as error:
+        raise click.BadParameter(f"{error.problem} {error.hint}") from None
 
 
 def strength(value: str) -> float:
@@ -134,19 +174,20 @@ def model_option(help: str, *names: str, default: str | None = None, multiple: b
     )  # fmt: skip
 
 
-def output_option(help: str, stream: str = "") -> Decorator:
-    """`-o`, `--output`, as an `Output`. stream: see `UserPath`."""
+def output_option(help: str, stream: str = "", stores: bool = False) -> Decorator:
+    """`-o`, `--output`, as an `Output`. stream, stores: see `UserPath`."""
     return click.option(
-        "-o", "--output", metavar="OUTPUT", type=OutputPath(stream=stream), help=help,
+        "-o", "--output", metavar="OUTPUT", type=OutputPath(stream=stream, stores=stores), help=help,
         callback=lambda _ctx, _param, value: value or NO_OUTPUT,
     )  # fmt: skip
 
 
-def device_options(*precisions: str, help: str = "auto, cpu, cuda, cuda:N or mps.") -> Decorator:
-    """`--device` and `--precision`, which is auto or one of `precisions`."""
+def device_options(*precisions: str, help: str = "auto, cpu, cuda, cuda:N or mps.", several: bool = False) -> Decorator:
+    """`--device` and `--precision`, which is auto or one of `precisions`. several: devices, one for each worker."""
     choice = click.Choice(["auto", *precisions])
+    kind, metavar = (devices, "DEVICE,...") if several else (device, "DEVICE")
     return _together(
-        click.option("--device", type=device, metavar="DEVICE", default="auto", show_default=True, help=help),
+        click.option("--device", type=kind, metavar=metavar, default="auto", show_default=True, help=help),
         click.option("--precision", type=choice, default="auto", show_default=True),
     )
 
@@ -192,6 +233,15 @@ def run_options(*, force: str = "", dry_run: str = "", quiet: str = "Only errors
     if force:
         options.insert(0, click.option("-f", "--force", is_flag=True, help=force))
     return _together(*options)
+
+
+def worker_options(*names: str, default: str = "one for each of several devices, else this process") -> Decorator:
+    """`--workers` and `--cluster`. names: others of the first; default: in words."""
+    help = f"Processes that share the images.  [default: {default}]"
+    return _together(
+        click.option("--workers", *names, type=click.IntRange(min=1), metavar="N", help=help),
+        click.option("--cluster", metavar="auto|HOST:PORT", help="Workers of a Ray cluster instead."),
+    )
 
 
 recursive_option = click.option("-r", "--recursive", is_flag=True, help="Look into subfolders, and mirror them.")

@@ -101,6 +101,11 @@ class ProgressDisplay:
         """The image `name` goes into the network, so many times."""
         self._name, self._passes, self._begun = printable(name), passes, self._begun + 1
 
+    def done(self, name: str) -> None:
+        """A worker has done the image `name`."""
+        self.begin(name)
+        self.advance(1, 1)
+
     def advance(self, done: int, total: int) -> None:
         """`done` of `total` parts of the work on the present image are over."""
         self._estimate(done, total)

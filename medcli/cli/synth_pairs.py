@@ -34,7 +34,7 @@ Names and formats:
   pairs.jsonl      one line per output: source, noise drawn with its parameters, seed, number of the
                    draw, SHA-256 of both files, protocol, version
 
-A draw depends on the seed, the noise and the image's relative name alone: neither the number of processes nor what
+A draw depends on the seed, the noise and the image's relative name alone: neither the number of workers nor what
 else is in the folder changes it. Draw 0 is what 'med eval --noise SPEC' adds to the same image with the same seed.
 
 Run it again to continue: noisy copies that are up to date (same noise, seed, depth and clean file) are skipped, other
@@ -88,14 +88,14 @@ def span(value: str) -> tuple[float, float]:
 @click.option("--sigma", type=span, metavar="LOW-HIGH", help="Of a model: in grey levels.  [default: see above]")
 @click.option("--temperature", type=span, metavar="LOW-HIGH", help="Of a model.  [default: 1]")
 @click.option("--direction", type=click.Choice(["clean-to-noisy", "noisy-to-clean"]), help="Of a model.")
-@click.option("--device", type=options.device, metavar="DEVICE", help="Of a model.  [default: auto]")
+@click.option("--device", type=options.devices, metavar="DEVICE,...", help="Of a model.  [default: auto]")
 @click.option("--seed", type=int, default=0, show_default=True, help="Random seed.")
 @click.option("--count", type=click.IntRange(min=1), default=1, show_default=True, help="Draws per image.")
 @click.option("--depth", type=click.Choice(["8", "16", "float"]), help="Of the copies.  [default: as the clean file]")
 @click.option("--format", type=options.ImageFormat(["png", "tiff", "bmp"]), help="Of the copies.  [default: as above]")
 @options.range_options()
-@click.option("--processes", type=click.IntRange(min=1), metavar="N", help="Parallel processes.  [default: cores]")
-@options.threads(exposed=True, help="Of training with --like, and the default of --processes.  [default: cores]")
+@options.worker_options("--processes", default="cores")
+@options.threads(exposed=True, help="Of training with --like, and the default of --workers.  [default: cores]")
 @click.option("--overwrite", is_flag=True, help="Replace any file; make again what is up to date.")
 @options.run_options(dry_run="Say what would be done, and do nothing.")
 def command(**params: Any) -> None:

@@ -13,7 +13,6 @@ from medcli.batch.synth.options import SynthPairsOptions
 from medcli.batch.synth.run import PairManifest, SynthOutcome, dry_run, plan, synthesise
 from medcli.cli.options import chosen_range
 from medcli.cli.progress import ProgressDisplay, duration, message_lines, say_unless, terminal_can_animate
-from medcli.cpu import usable_cores
 from medcli.data.folders import skipped
 
 
@@ -23,17 +22,17 @@ def run_synth_pairs(given: SynthPairsOptions) -> None:
     given = replace(given, range=chosen_range(given.range, given.range_from))
     tasks = plan(given.clean, given.noisy, count=given.count, depth=given.depth, format=given.format)
     given, ready = _with_noise_model(given)
-    processes = min(given.processes or given.threads or usable_cores(), len(tasks))
+    executor = given.executor(len(tasks))
     outcomes: Generator[SynthOutcome, None, None]
     if not ready:  # the noise is not known yet, and all is still to be done
         outcomes = (SynthOutcome(task, "planned") for task in tasks)
     elif given.dry_run:
         outcomes = dry_run(given.synth_options(), tasks)
     else:
-        outcomes = synthesise(given.synth_options(), tasks, processes)
+        outcomes = synthesise(given.synth_options(), tasks, executor)
     animate = terminal_can_animate()
     with ProgressDisplay(len(tasks), animate=animate, quiet=given.quiet) as display, closing(outcomes):
-        report(outcomes, given, len(tasks), processes, display, skipped([given.clean]))
+        report(outcomes, given, len(tasks), executor.workers, display, skipped([given.clean]))
 
 
 def _with_noise_model(given: SynthPairsOptions) -> tuple[SynthPairsOptions, bool]:
@@ -57,7 +56,7 @@ def report(
     outcomes: Iterable[SynthOutcome],
     given: SynthPairsOptions,
     count: int,
-    processes: int,
+    workers: int,
     display: ProgressDisplay,
     skipped: str = "",
 ) -> None:
@@ -76,9 +75,9 @@ def report(
         for line in _lines(made, given):
             display.line(line, error=made.error is not None)
         left = count - sum(summary.counts.values())
-        # after the first copy of a process that had loaded the model before
-        if given.model and left and made.status == "done" and summary.counts["done"] == processes + 1:
-            each = made.seconds / processes
+        # after the first copy of a worker that had loaded the model before
+        if given.model and left and made.status == "done" and summary.counts["done"] == workers + 1:
+            each = made.seconds / workers
             display.line(f"about {each:.2g} s an image, {duration(left * each)} for the {left} that are left")
         display.advance(1, 1)
     display.line("; ".join(filter(None, (summary.summary(display.seconds), skipped))))

@@ -74,7 +74,7 @@ def open_atomic(
     try:
         with partial.open("x+b") as file:
             try:
-                _lock(file)
+                lock(file)
             except OSError:
                 remark(f"{where} without locks: temporary files of killed runs stay there.")
             yield file
@@ -110,15 +110,18 @@ def remove_stale(folders: Iterable[Path]) -> None:
     for folder in set(folders):
         for partial in folder.glob(f"{PREFIX}*{SUFFIX}"):
             with suppress(OSError), partial.open("r+b") as file:
-                _lock(file)
+                lock(file)
                 if os.name == "nt":
                     file.close()
                 partial.unlink()
 
 
-def _lock(file: BinaryIO) -> None:
-    """Raises OSError where another process has locked the file. On Windows an open file cannot be removed anyway."""
+def lock(file: BinaryIO, *, wait: bool = False) -> None:
+    """Until the file is closed, or its process is gone. On Windows an open file cannot be removed anyway.
+
+    Raises OSError where another process has locked the file, unless `wait`, and where there are no locks.
+    """
     if os.name != "nt":
         import fcntl
 
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -25,14 +25,14 @@ def parse(content: bytes, start: bytes = b"") -> Iterator[dict[str, Any]]:
             raise ValueError(f"Not a line of this file: {line[:80]!r}")
 
 
-def append(path: Path, values: Mapping[str, Any]) -> None:
-    """Adds a line; where the last one is torn, it is ended first. Raises OSError."""
+def append(path: Path, *objects: Mapping[str, Any]) -> None:
+    """Adds a line for each object; where the last line is torn, it is ended first. Raises OSError."""
     with path.open("ab+") as file:
         torn = False
         if file.seek(0, os.SEEK_END):
             file.seek(-1, os.SEEK_END)
             torn = file.read(1) != b"\n"
-        file.write(b"\n" * torn + line(values))
+        file.write(b"\n" * torn + b"".join(map(line, objects)))
 
 
 def line(values: Mapping[str, Any]) -> bytes:

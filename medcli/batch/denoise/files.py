@@ -8,10 +8,11 @@ from __future__ import annotations
 import io
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
+from threading import Lock
 from typing import BinaryIO
 
 import numpy as np
@@ -23,13 +24,16 @@ from medcli.batch.denoise.report import Outcome
 from medcli.batch.denoise.residuals import ResidualTarget
 from medcli.engine.slider_values import Sliders
 from medcli.errors import InputError, OutputError
-from medcli.files.atomic import atomic_write, hint_for
+from medcli.files.atomic import atomic_write, hint_for, remove_stale
 from medcli.files.checksum import blake2b, blake2b_of
+from medcli.files.stores import StorePath, read_object
 from medcli.images import MAX_PIXELS, DecodedImage, format_of, read, write
 from medcli.images.development import Development
 from medcli.images.format_limits import check
 from medcli.images.formats import FORMATS, result_format
 from medcli.images.rows import LARGE
+
+MANIFESTS = 64  # that are kept open
 
 
 @dataclass(frozen=True)
@@ -82,32 +86,54 @@ class Streams:
 class ImageFiles:
     """Reads and writes the images of one run, and knows what earlier runs have done.
 
+    streams: None where no job reads or writes them.
     keep_time: gives each result the modification time of its input.
     residuals: the files that get what was removed.
     masks: files that shape the results of jobs beside their inputs; one may serve many, and is read once.
+    shared: whether other processes write into the same folders meanwhile.
     """
 
     def __init__(
         self,
-        jobs: Sequence[Job],
         settings: Settings,
-        streams: Streams,
+        streams: Streams | None,
         *,
         masks: Mapping[Job, Path] | None = None,
         residuals: Mapping[Job, ResidualTarget] | None = None,
         max_pixels: int = MAX_PIXELS,
         keep_time: bool = False,
+        shared: bool = False,
     ) -> None:
         self._settings, self._streams, self._max_pixels = settings, streams, max_pixels
         masks = masks or {}
         digests = {path: blake2b_of(path) for path in set(masks.values())}
         self._masks = {job: digests[path] for job, path in masks.items()}
         self._residuals = residuals or {}
-        roots = {job.root for job in jobs} | {each.root for each in self._residuals.values()}
-        self._manifests = {root: Manifest(root) for root in roots if root is not None}
+        self._manifests: dict[Path, Manifest] = {}
+        self._opening, self._shared = Lock(), shared
         self._sources: dict[Job, Identity] = {}
         self._keep_time, self._noted = keep_time, set[str]()
         self._received = b""  # from standard input
+
+    def tidy(self, jobs: Iterable[Job]) -> None:
+        """Clears up what processes that are gone left behind where the jobs write: call it before a run and after."""
+        roots, folders = set[Path](), set[Path]()
+        for job in jobs:
+            extra = self._residuals.get(job)
+            roots |= {root for root in (job.root, extra and extra.root) if root is not None}
+            folders |= {path.parent for path in (job.target, extra and extra.path) if path and path != STREAM}
+        remove_stale(folders)
+        for root in roots:
+            Manifest(root).merge()
+
+    def ended(self, outcome: Outcome) -> None:
+        """A job of this run, whoever did it, has ended."""
+
+    def close(self) -> None:
+        """Gives the parts of manifests free that this process has written."""
+        for manifest in self._manifests.values():
+            manifest.close()
+        self._manifests.clear()
 
     def existing_outcome(self, job: Job) -> Outcome | None:
         """The outcome of a job that needs no work or must not be done; None for one to be done."""
@@ -121,7 +147,7 @@ class ImageFiles:
         return None if None in done else done[0]
 
     def _existing(self, job: Job, target: Path, root: Path | None) -> Outcome | None:
-        manifest = self._manifests.get(root) if root else None
+        manifest = self._manifest(root) if root else None
         try:
             if target == STREAM or not target.exists() or is_special(target):
                 return None
@@ -138,7 +164,7 @@ class ImageFiles:
     def expected_outcome(self, job: Job) -> Outcome:
         """What is known of a job that is to be done, before its input is read."""
         try:
-            missing = job.source != STREAM and not job.source.exists()
+            missing = job.source != STREAM and not isinstance(job.source, StorePath) and not job.source.exists()
         except OSError as error:
             return Outcome(
                 job, "failed", error=InputError(f"{job.source}: {error.strerror}.", "Check its permissions.")
@@ -148,9 +174,14 @@ class ImageFiles:
     def read(self, job: Job) -> DecodedImage:
         """Raises InputError, OSError; OutputError where the result's format cannot hold what the image has."""
         if job.source == STREAM:
+            assert self._streams is not None
             self._received = self._streams.stdin.read()
             how = self._settings.development
             image = read(self._received, name="Standard input", max_pixels=self._max_pixels, development=how)
+        elif isinstance(job.source, StorePath):
+            self._sources[job] = Identity.of(job.source)
+            content, how = read_object(job.source)[0], self._settings.development
+            image = read(content, name=str(job.source), max_pixels=self._max_pixels, development=how)
         elif not job.source.exists():
             raise _absent(job)
         else:
@@ -208,6 +239,7 @@ class ImageFiles:
         buffer = io.BytesIO()
         self._encode(image, buffer, job)
         if job.target == STREAM:
+            assert self._streams is not None
             self._streams.stdout.write(buffer.getbuffer())
             self._streams.stdout.flush()
         else:
@@ -218,9 +250,14 @@ class ImageFiles:
         unchanged = settings.sliders.strength == 0 and settings.upscale == 1 and settings.quality is None
         if unchanged and self._format(job, image) == image.format:
             image.notes[:] = ["At strength 0 nothing changes: the file was copied."]
-            file.write(self._received if job.source == STREAM else job.source.read_bytes())
+            file.write(self._content(job))
             return
         write(image, file, format=self._format(job, image), quality=settings.quality)
+
+    def _content(self, job: Job) -> bytes:
+        if isinstance(job.source, StorePath):
+            return read_object(job.source)[0]
+        return self._received if job.source == STREAM else job.source.read_bytes()
 
     def _format(self, job: Job, image: DecodedImage) -> str:
         return self._settings.format or format_of(job.target) or result_format(image.format)
@@ -243,7 +280,16 @@ class ImageFiles:
 
     def _record(self, job: Job, target: Path, root: Path | None, finished: Path) -> None:
         if root is not None and (source := self._sources.get(job)):  # none where it came from standard input
-            self._manifests[root].record(target, self._digest(job), source, Identity.of(finished))
+            self._manifest(root).record(target, self._digest(job), source, Identity.of(finished))
+
+    def _manifest(self, root: Path) -> Manifest:
+        """Of the last folders only: a run over a list of files may have very many."""
+        with self._opening:
+            if root not in self._manifests:
+                if len(self._manifests) >= MANIFESTS:
+                    self._manifests.pop(next(iter(self._manifests))).close()
+                self._manifests[root] = Manifest(root, shared=self._shared)
+            return self._manifests[root]
 
     def _digest(self, job: Job) -> str:
         """Of all options that change the job's result."""

@@ -7,9 +7,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
+from medcli.batch.executors.choose import ExecutorOptions
+from medcli.batch.shards import Shard
 from medcli.engine.options import EngineOptions
 from medcli.engine.slider_values import NAMES, Sliders, Strength
 from medcli.errors import OptionError
+from medcli.files.stores import StorePath
 from medcli.images.development import Development
 from medcli.images.source import MAX_PIXELS
 
@@ -29,10 +32,12 @@ NO_OUTPUT = Output(None, False)
 
 
 @dataclass(frozen=True, kw_only=True)
-class DenoiseOptions(EngineOptions):
+class DenoiseOptions(EngineOptions, ExecutorOptions):
     """By the names of the parameters that click parses. mask: a file, a folder, or BLACK."""
 
     inputs: Sequence[Path] = ()
+    files_from: Path | None = None
+    shard: Shard | None = None
     output: Output = NO_OUTPUT
     model: str = "photo"
     strength: Strength = 1.0
@@ -75,8 +80,22 @@ class DenoiseOptions(EngineOptions):
         stage = "developed" if self.mask or self.upscale else self.stage
         return Development(self.wb, self.exposure, self.highlights, self.space, stage)
 
+    @property
+    def in_stores(self) -> bool:
+        """Whether images come from a store or go to one."""
+        return any(isinstance(path, StorePath) for path in (*self.inputs, self.output.path))
+
+    @property
+    def results_in_store(self) -> bool:
+        """Whether they go to one, which is where they come from unless there is another output."""
+        return isinstance(self.output.path or next(iter(self.inputs), None), StorePath)
+
     def check(self) -> None:
         """Raises OptionError for options that exclude each other."""
+        if self.in_stores and (self.residual.path or self.keep_time or self.mask not in (None, BLACK)):
+            raise OptionError("--residual, --keep-time and files with masks do not go with object stores.")
+        if self.in_stores and not self.output.path and not all(isinstance(path, StorePath) for path in self.inputs):
+            raise OptionError("With images here and in a store, say where the results go: -o FOLDER")
         if self.mask and self.upscale:
             raise OptionError("--mask and --upscale are two runs: fill the image, then enlarge the result.")
         if self.mask and not self.sliders().neutral:
@@ -95,5 +114,13 @@ class DenoiseOptions(EngineOptions):
             raise OptionError("--model auto looks at the image first: it takes a file, not standard input.")
         if self.model == AUTO and (self.mask or self.upscale):
             raise OptionError("--mask and --upscale need a model that was trained for it: name it with --model.")
-        if self.inputs.count(Path("-")) and len(self.inputs) > 1:
+        if self.in_stores and (self.model == AUTO or self.provenance):
+            raise OptionError("--model auto and --provenance do not go with object stores.")
+        if not self.inputs and self.files_from is None:
+            raise OptionError("Missing argument 'INPUT...': name images, folders, or a list with --files-from.")
+        if self.mask and self.mask != BLACK and self.files_from is not None:
+            raise OptionError("--mask takes images and folders that are named, not those of --files-from.")
+        if not self.alone and Path("-") in (*self.inputs, self.output.path):
+            raise OptionError("Standard input and output are for one process: leave --workers and --cluster out.")
+        if Path("-") in self.inputs and (len(self.inputs) > 1 or self.files_from is not None):
             raise OptionError("'-' (standard input) is one image and cannot be mixed with others.")

@@ -7,14 +7,16 @@ first one is touched.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence, Set
 from dataclasses import dataclass, field, replace
 from itertools import chain
 from pathlib import Path
 
 from medcli.batch.denoise.manifest import Manifest
+from medcli.batch.shards import Shard
 from medcli.data.folders import skipped
 from medcli.errors import InputError, MedcliError, OutputError
+from medcli.files.stores import StorePath, is_url
 from medcli.images.formats import FORMATS, KNOWN, format_of, result_format, supported
 
 SUFFIX = ".denoised"
@@ -72,6 +74,7 @@ def make_plan(
     inputs: Sequence[Path],
     naming: OutputNaming,
     *,
+    listed: Sequence[Path] | None = None,
     recursive: bool = False,
     force: bool = False,
     say: Callable[[str], None] | None = None,
@@ -80,18 +83,24 @@ def make_plan(
     """The jobs for these files and folders, in a stable order, each result having a name of its own.
 
     prefer: raw or jpeg, where a raw file and a JPEG have one name in one folder.
+    listed: more of them, from a list, None where there is none. Of files in a list with relative names the folders are
+    mirrored in -o, as a list may hold files of many.
     A file that is given by several names is done once; `say` is called with a line. A subfolder that cannot be read,
     and a result whose name would be too long, become jobs with an `error`.
     Raises InputError for a folder without images, OutputError where a result would replace an input (unless `force`
     and one file is named by -o) or where two results would have one name.
     """
-    if len(inputs) == 1 and not is_folder(inputs[0]):
+    if len(inputs) == 1 and listed is None and not is_folder(inputs[0]):
         jobs = [_single(inputs[0], naming)]
         may_replace = force and naming.output == jobs[0].target
     else:
         _expect_folder(naming)
-        jobs = list(dict.fromkeys(chain.from_iterable(_jobs(given, naming, recursive, inputs) for given in inputs)))
-        jobs = _once(jobs, inputs, say) if len(inputs) > 1 else jobs
+        listed = listed or ()
+        named = {(given.parent, given.stem) for given in (*inputs, *listed)}
+        found = [_jobs(given, naming, recursive, named) for given in inputs]
+        found += [_jobs(given, naming, recursive, named, mirrored=True) for given in listed]
+        jobs = list(dict.fromkeys(chain.from_iterable(found)))
+        jobs = _once(jobs, {*inputs, *listed}, say) if len(inputs) + len(listed) > 1 else jobs
         jobs = jobs if prefer == "both" else _preferred(jobs, prefer)
         may_replace = False
     jobs = [_with_fitting_name(job) for job in jobs]
@@ -115,6 +124,25 @@ def _preferred(jobs: Sequence[Job], prefer: str) -> list[Job]:
     return [job for job in jobs if kind(job) in ("", prefer) or name(job) not in chosen]
 
 
+def parse_list(content: bytes) -> list[Path]:
+    """The names in a list of files: ended by zero bytes where there is one, else one a line; empty ones are left out.
+
+    Raises InputError where there is none.
+    """
+    names = content.split(b"\0") if b"\0" in content else content.splitlines()
+    texts = [os.fsdecode(name) for name in names if name]
+    found = [StorePath.of(text) if is_url(text) else Path(text) for text in texts]
+    if not found:
+        raise InputError("The list of files is empty.", "Write one name a line, or end names with zero bytes.")
+    return found
+
+
+def in_shard(job: Job, shard: Shard) -> bool:
+    """Whether the job is one of the shard's."""
+    inside = job.target.relative_to(job.root) if job.root is not None else Path(job.target.name)
+    return inside.as_posix() in shard
+
+
 def is_folder(path: Path) -> bool:
     """Whether there is a folder of this name; one behind a locked door is none."""
     try:
@@ -131,12 +159,12 @@ def is_special(path: Path) -> bool:
         return False
 
 
-def _once(jobs: Sequence[Job], inputs: Sequence[Path], say: Callable[[str], None] | None) -> list[Job]:
+def _once(jobs: Sequence[Job], given: Set[Path], say: Callable[[str], None] | None) -> list[Job]:
     """Without files that were given before by another name: a link, or a path written otherwise.
 
     Of links that lie in a folder each has a result of its own, as the folder is mirrored.
     """
-    given, seen, kept = set(inputs), dict[object, Job](), list[Job]()
+    seen, kept = dict[object, Job](), list[Job]()
     for job in jobs:
         key = _inode(job.source)
         first = seen.setdefault((key, None if job.source in given else _absolute(job.target)), job)
@@ -188,14 +216,20 @@ def _expect_folder(naming: OutputNaming) -> None:
         raise OutputError(f"-o {output} names one file, but there can be many results.", "Let -o name a folder.")
 
 
-def _jobs(given: Path, naming: OutputNaming, recursive: bool, inputs: Sequence[Path]) -> Iterator[Job]:
+def _jobs(
+    given: Path, naming: OutputNaming, recursive: bool, named: Set[tuple[Path, str]], mirrored: bool = False
+) -> Iterator[Job]:
+    """named: folder and stem of all that is given. mirrored: whether the folders of a relative path are kept."""
     if is_folder(given):
-        return _folder_jobs(given, naming, recursive)
-    if any(other.parent == given.parent and other.stem == naming.origin(given) for other in inputs):
-        return iter(())  # beside the image that it was made of, as in a run over `*.jpg`
-    if naming.output is None:
-        return iter([Job(given, given.with_name(naming.name(given, SUFFIX)), given.parent)])
-    return iter([Job(given, naming.output / naming.name(given), naming.output)])
+        yield from _folder_jobs(given, naming, recursive)
+    elif (given.parent, naming.origin(given)) in named:
+        return  # beside the image that it was made of, as in a run over `*.jpg`
+    elif naming.output is None:
+        yield Job(given, given.with_name(naming.name(given, SUFFIX)), given.parent)
+    else:
+        name = naming.name(given)
+        inside = given.with_name(name) if mirrored and not given.is_absolute() and ".." not in given.parts else name
+        yield Job(given, naming.output / inside, naming.output)
 
 
 def _folder_jobs(folder: Path, naming: OutputNaming, recursive: bool) -> Iterator[Job]:
@@ -286,9 +320,10 @@ def _inode(path: Path) -> tuple[int, int] | None:
 
 def _refuse_collisions(jobs: Sequence[Job]) -> None:
     taken: dict[str, Job] = {}
+    folds = {folder: folds_case(folder) for folder in {job.target.parent for job in jobs}}
     for job in jobs:
         name = _absolute(job.target)
-        first = taken.setdefault(name.casefold() if folds_case(job.target.parent) else name, job)
+        first = taken.setdefault(name.casefold() if folds[job.target.parent] else name, job)
         if first is not job:
             raise OutputError(
                 f"Both {first.source} and {job.source} would become {job.target}.",

@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import fields
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from medcli.batch.denoise.files import ImageFiles, Settings, Streams
+from medcli.batch.denoise.files import ImageFiles, Settings
 from medcli.batch.denoise.inpaint import Inpaint, mask_of_each_job
 from medcli.batch.denoise.options import BLACK, DenoiseOptions
 from medcli.batch.denoise.plan import Job
 from medcli.batch.denoise.residuals import residual_targets
 from medcli.batch.denoise.restore import Denoise, ImageTask
+from medcli.batch.denoise.store_files import StoreFiles
+from medcli.batch.denoise.work import DenoiseWork
 from medcli.zoo.model import Model
+
+if TYPE_CHECKING:
+    from medcli.engine.denoiser import Denoiser
 
 
 def prepare(
-    options: DenoiseOptions, model: Model, jobs: Sequence[Job], streams: Streams
-) -> tuple[ImageTask, ImageFiles]:
-    """What the run does with each image, and where images come from and go to.
+    options: DenoiseOptions, model: Model, jobs: Sequence[Job], load: Callable[[str, int | None], Denoiser]
+) -> DenoiseWork:
+    """What the run does with each image, where images come from and where they go. load: see `DenoiseWork`.
 
     Raises ModelError where the model was not trained for the task, InputError for masks that are missing.
     """
@@ -34,16 +41,15 @@ def prepare(
         filter_ = model.capabilities.upscale_filter(options.upscale)
         task = Upscale(options.upscale, filter_, options.sliders().strength, options.max_pixels, options.format)
     residual, is_folder = options.residual
-    files = ImageFiles(
-        jobs,
+    files = partial(
+        StoreFiles if options.results_in_store else ImageFiles,
         settings_of(options, model),
-        streams,
         masks=masks,
         residuals=residual_targets(jobs, residual, folder=is_folder) if residual else {},
         max_pixels=options.max_pixels,
         keep_time=options.keep_time,
     )
-    return task, files
+    return DenoiseWork(load, files, task, model.gray_warning, residual is not None, options.encoding, options.depth)
 
 
 def settings_of(options: DenoiseOptions, model: Model) -> Settings:

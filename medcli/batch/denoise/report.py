@@ -7,6 +7,7 @@ from collections import Counter
 from dataclasses import asdict, dataclass, field
 from typing import Literal
 
+from medcli import __version__
 from medcli.batch.denoise.plan import STREAM, Job
 from medcli.engine.residual import RemovedStats
 from medcli.errors import MedcliError, SomeFailed
@@ -20,7 +21,7 @@ class ImageStats:
     """What is worth knowing of an image that was denoised.
 
     width, height: pixels of the result's first page. pixels: of all pages. tile: side in pixels, 0 where the
-    image ran whole. precision: fp32, fp16 or bf16. runtime: torch, onnx or openvino.
+    image ran whole. precision: fp32, fp16 or bf16. runtime: torch, onnx or openvino. device: on which.
     seconds: spent on denoising, without reading and writing.
     values: which were black and white for the network; by_type: whether the pixels' type alone says so.
     removed: what the residual says, where it was wanted.
@@ -34,6 +35,7 @@ class ImageStats:
     precision: str
     runtime: str
     seconds: float
+    device: str = ""
     values: ValueRange = UNIT
     by_type: bool = True
     removed: RemovedStats | None = None
@@ -55,19 +57,17 @@ class Outcome:
     error: MedcliError | None = None
 
 
-def as_json(outcome: Outcome, model: str, device: str) -> str:
-    """One line; the same keys whatever the status, null where there is nothing to say.
-
-    device: where the model runs, empty while it is not loaded.
-    """
+def as_json(outcome: Outcome, model: str) -> str:
+    """One line on an image; the same keys whatever the status, null where there is nothing to say."""
     facts = outcome.facts
     return json.dumps(
         {
+            "event": "image",
             "status": outcome.status,
             "input": str(outcome.job.source),
             "output": str(outcome.job.target),
             "model": model,
-            "device": device or None,
+            "device": facts and facts.device,
             "runtime": facts and facts.runtime,
             "precision": facts and facts.precision,
             "tile": facts and facts.tile,
@@ -84,7 +84,18 @@ def as_json(outcome: Outcome, model: str, device: str) -> str:
     )
 
 
-def as_lines(outcome: Outcome, model: str, device: str) -> list[str]:
+def start_event(images: int | None, model: str) -> str:
+    """The line before those on images. images: their number, None while they are still being listed."""
+    return json.dumps({"event": "start", "images": images, "model": model, "medcli": __version__})
+
+
+def end_event(summary: RunSummary, seconds: float, *, complete: bool) -> str:
+    """The line after those on images. complete: whether the run came to its end."""
+    counts = {status: summary.counts[status] for status in ("done", "skipped", "failed", "planned")}
+    return json.dumps({"event": "end", "complete": complete, **counts, "seconds": round(seconds, 3)})
+
+
+def as_lines(outcome: Outcome, model: str) -> list[str]:
     """One line on an image that has not failed, and one for each thing that was converted on its way."""
     source = "stdin" if outcome.job.source == STREAM else str(outcome.job.source)
     target = "stdout" if outcome.job.target == STREAM else str(outcome.job.target)
@@ -93,7 +104,7 @@ def as_lines(outcome: Outcome, model: str, device: str) -> list[str]:
     facts = outcome.facts
     details = [
         model,
-        f"{facts.runtime} on {device}",
+        f"{facts.runtime} on {facts.device}",
         facts.precision,
         f"tile {facts.tile}" if facts.tile else "untiled",
         _size(facts),

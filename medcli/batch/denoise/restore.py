@@ -239,6 +239,7 @@ def measured(
         precision=precision,
         runtime=denoiser.runtime.name,
         seconds=seconds,
+        device=str(denoiser.device),
         values=image.values or own,
         by_type=image.values == own,
         removed=removed,

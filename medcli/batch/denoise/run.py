@@ -7,9 +7,12 @@ by bytes: a large one travels alone. An image that fails is reported and the oth
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import islice
+from threading import Lock
+from typing import Generic, TypeVar
 
 from medcli.batch.denoise.plan import STREAM, Job
 from medcli.batch.denoise.report import ImageStats, Outcome
@@ -24,6 +27,7 @@ BUDGET = 256 << 20  # bytes of pixels in memory above which no further image is 
 # What ends one image alone; of the last two kinds, only those that say that memory ran out.
 FAILURES = (MedcliError, OSError, MemoryError, RuntimeError, ImportError)
 
+T = TypeVar("T")
 Restore = Callable[[Job, DecodedImage], ImageStats]
 
 
@@ -40,7 +44,24 @@ class Stages:
     write: Callable[[Job, DecodedImage], None]
 
 
-def run(jobs: Sequence[Job], stages: Stages, *, budget: int = BUDGET) -> Generator[Outcome, None, None]:
+class Lookahead(Generic[T]):
+    """Items that are taken one by one from where they come, with the knowledge whether there is one more."""
+
+    def __init__(self, items: Iterable[T]) -> None:
+        self._items, self._next = iter(items), list[T]()
+
+    def __bool__(self) -> bool:
+        if not self._next:
+            self._next.extend(islice(self._items, 1))
+        return bool(self._next)
+
+    def popleft(self) -> T:
+        """The next one, of which there must be one."""
+        assert self
+        return self._next.pop()
+
+
+def run(jobs: Iterable[Job], stages: Stages, *, budget: int = BUDGET) -> Generator[Outcome, None, None]:
     """Does the jobs and yields what became of each, in their order.
 
     Raises only what `prepare` raises. Stopping early (closing the iterator, Ctrl-C) lets a write in progress finish,
@@ -49,16 +70,44 @@ def run(jobs: Sequence[Job], stages: Stages, *, budget: int = BUDGET) -> Generat
     readers = ThreadPoolExecutor(AHEAD, READER)
     with ThreadPoolExecutor(BEHIND, "med-write") as writers:
         try:
-            yield from _Pipeline(deque(jobs), stages, readers, writers, budget).outcomes()
+            yield from _Pipeline(Lookahead(jobs), stages, readers, writers, budget).outcomes()
         finally:
             readers.shutdown(wait=False, cancel_futures=True)
+
+
+class OneByOne:
+    """Does single jobs, as a worker gets them. Threads may share it; one at a time is in the network.
+
+    close: called after the last one.
+    """
+
+    def __init__(self, stages: Stages, close: Callable[[], None]) -> None:
+        """Raises what `prepare` raises."""
+        self.close = close
+        self._stages, self._restore, self._network = stages, stages.prepare(), Lock()
+
+    def __call__(self, job: Job) -> Outcome:
+        try:
+            image = self._stages.read(job)
+            with self._network:
+                facts = self._restore(job, image)
+        except FAILURES as error:
+            return Outcome(job, "failed", error=_translated(error, job, InputError))
+        if image.written:
+            return Outcome(job, "done", facts, tuple(image.notes))
+        return _written(self._stages, job, image, facts)
 
 
 class _Pipeline:
     """The state of a run: who is being read, who is being written, and how many bytes that makes."""
 
     def __init__(
-        self, todo: deque[Job], stages: Stages, readers: ThreadPoolExecutor, writers: ThreadPoolExecutor, budget: int
+        self,
+        todo: Lookahead[Job],
+        stages: Stages,
+        readers: ThreadPoolExecutor,
+        writers: ThreadPoolExecutor,
+        budget: int,
     ) -> None:
         self.todo, self.stages, self.budget = todo, stages, budget
         self.readers, self.writers = readers, writers
@@ -100,19 +149,20 @@ class _Pipeline:
                 return 0, _settled(Outcome(job, "done", facts, tuple(image.notes)))
         except FAILURES as error:
             return 0, _settled(Outcome(job, "failed", error=_translated(error, job, InputError)))
-        return _bytes(image), self.writers.submit(self._write, job, image, facts)  # it may have been enlarged
-
-    def _write(self, job: Job, image: DecodedImage, facts: ImageStats) -> Outcome:
-        try:
-            self.stages.write(job, image)
-        except FAILURES as error:
-            return Outcome(job, "failed", error=_translated(error, job, OutputError))
-        return Outcome(job, "done", facts, tuple(image.notes))
+        return _bytes(image), self.writers.submit(_written, self.stages, job, image, facts)  # it may have been enlarged
 
     def _ended(self) -> Iterator[Outcome]:
         """What has been written by now, in order; waits where too much is in memory."""
         while self.ending and (self.ending[0][1].done() or len(self.ending) > BEHIND or self._held() >= self.budget):
             yield self.ending.popleft()[1].result()
+
+
+def _written(stages: Stages, job: Job, image: DecodedImage, facts: ImageStats) -> Outcome:
+    try:
+        stages.write(job, image)
+    except FAILURES as error:
+        return Outcome(job, "failed", error=_translated(error, job, OutputError))
+    return Outcome(job, "done", facts, tuple(image.notes))
 
 
 def _bytes(image: DecodedImage) -> int:

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 
 import numpy as np
 
-from medcli.batch.pairs import Floats, Pair, Pixels, as_floats, as_stored
+from medcli.batch.executors.dispatch import Executor, Lost
+from medcli.batch.pairs import FilePairs, Floats, Pair, Pixels, SyntheticPairsFromFiles, as_floats, as_stored
 from medcli.engine.classical import classical
 from medcli.errors import MedcliError
 from medcli.images.filling import broadcast
 from medcli.images.values import ValueRange
-from medcli.metrics import Fid, Metric
+from medcli.metrics import PER_IMAGE, Fid, Metric
 from medcli.noise.base import Noise
 from medcli.noise.gaussian import Gaussian
 
@@ -77,9 +79,17 @@ def baseline(name: str, noise: Noise | None) -> EvaluatedMethod:
     return EvaluatedMethod(f"{name} ({level})", scaled)
 
 
+def baseline_on(name: str, noise: Noise | None, device: str) -> EvaluatedMethod:
+    """As `baseline`, which computes on the CPU whatever the device."""
+    return baseline(name, noise)
+
+
 def known_sigma(noise: Noise | None) -> float | None:
     """Grey levels of 255 where the noise is Gaussian of one level and nothing else."""
     return noise.low if isinstance(noise, Gaussian) and noise.low == noise.high else None
+
+
+Pairs = SyntheticPairsFromFiles | FilePairs
 
 
 def evaluate(
@@ -101,13 +111,71 @@ def evaluate(
     for pair in pairs:
         if not scores:
             _warm_up(methods, pair)
-        for method in rows:
-            begin(f"{method.name}: {pair.name}")
-            try:
-                scores.append(_score(method, pair, metrics, distances.get(method.name)))
-            except MedcliError as error:
-                raise type(error)(f"{pair.name}, {method.name}: {error.problem}", error.hint) from error
+        scores += _scores(pair, rows, metrics, distances, begin)
     return Result(scores, {name: distance.value() for name, distance in distances.items()})
+
+
+@dataclass(frozen=True)
+class EvalWork:
+    """Scores single pairs, see `executors.dispatch.Work`; it can be pickled.
+
+    methods: each makes a method for a device, by name. metrics: names, "psnr" among them.
+    """
+
+    pairs: Pairs
+    methods: Sequence[Callable[[str], EvaluatedMethod]]
+    metrics: Sequence[str]
+
+    def opened(self, device: str) -> Callable[[int], list[Score] | MedcliError]:
+        methods = [made(device) for made in self.methods]
+        metrics = {name: PER_IMAGE[name].make() for name in self.metrics}
+        cold = [True]
+
+        def scores(number: int) -> list[Score] | MedcliError:
+            try:
+                pair = self.pairs[number]
+                if cold and cold.pop():
+                    _warm_up(methods, pair)
+                return _scores(pair, [IDENTITY, *methods], metrics)
+            except MedcliError as error:
+                return error
+
+        return scores
+
+
+def evaluate_on(executor: Executor, work: EvalWork, begin: Callable[[str], None] = lambda _: None) -> Result:
+    """The same scores as `evaluate` gives, by the workers of an executor. begin: called with the name of each image.
+
+    Raises MedcliError, naming image and method, where an image cannot be restored or measured.
+    """
+    found: dict[int, list[Score]] = {}
+    with closing(executor.run(work, range(len(work.pairs)))) as results:
+        for number, result in results:
+            if isinstance(result, MedcliError):
+                raise result
+            if isinstance(result, Lost):
+                raise MedcliError(f"{work.pairs.name(number)}: the processes that worked on it died; one {result.how}.")
+            found[number] = result
+            begin(result[0].image)
+    return Result([score for number in sorted(found) for score in found[number]], {})
+
+
+def _scores(
+    pair: Pair,
+    rows: Sequence[EvaluatedMethod],
+    metrics: Mapping[str, Metric],
+    distances: Mapping[str, Fid] | None = None,
+    begin: Callable[[str], None] = lambda _: None,
+) -> list[Score]:
+    """Of each row. Raises MedcliError that names image and method."""
+    scores = []
+    for method in rows:
+        begin(f"{method.name}: {pair.name}")
+        try:
+            scores.append(_score(method, pair, metrics, (distances or {}).get(method.name)))
+        except MedcliError as error:
+            raise type(error)(f"{pair.name}, {method.name}: {error.problem}", error.hint) from error
+    return scores
 
 
 def _score(method: EvaluatedMethod, pair: Pair, metrics: Mapping[str, Metric], distance: Fid | None) -> Score:

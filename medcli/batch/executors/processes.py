@@ -1,135 +1,143 @@
-"""Work shared among processes: each has one task at a time and a pipe to this one; one that dies costs only its task.
+"""Workers that are processes of this machine, each with a pipe to this one; one that dies costs only its tasks in hand.
 
-Workers are spawned, so nothing of this process leaks into them, and compute on one thread each. They heed no signal:
-whoever hired them decides when to stop. When their pipe closes, because there is nothing left to do or because this
-process is gone, they finish the task in hand and end.
+Workers are spawned, so nothing of this process leaks into them. They ignore signals: whoever started them decides when
+to stop. When their pipe closes, because there is nothing left to do or because this process is gone, they finish the
+tasks in hand and end.
 """
 
 from __future__ import annotations
 
+import os
 import signal
-from collections import deque
-from collections.abc import Callable, Generator, Iterator, Sequence
+import sys
+import time
+import traceback
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing import get_context
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
-from typing import Generic, TypeVar
+from threading import Lock
+from typing import Any, Generic, TypeVar
 
-import cv2
-import torch
+from medcli import cpu
+from medcli.batch.executors.dispatch import Died, Finished, Lost, Ready, Work, dispatch
+from medcli.errors import MedcliError
 
 T = TypeVar("T")
 R = TypeVar("R")
 
-
-PATIENCE = 10.0  # seconds that a worker has to end its last task once no result is waited for
+PATIENCE = 10.0  # seconds that a worker has to end its last tasks once no result is waited for
 
 
 @dataclass(frozen=True)
-class Lost:
-    """What is known of a task whose process died. how: `was killed by signal 9`."""
+class Processes:
+    """workers: their number. devices: of the workers, in turn. threads: that compute in each of them on a CPU.
 
-    how: str
-
-
-def spread(work: Callable[[T], R], tasks: Sequence[T], processes: int) -> Generator[tuple[int, R | Lost], None, None]:
-    """(number of a task, its result) as they come in; one process is this one.
-
-    work: what can be pickled, with the tasks and their results, and does not raise. Closing the generator leaves no
-    process behind, and lets tasks in hand be finished if that takes no longer than PATIENCE.
+    hands: tasks in each worker at once, so that one is read and another written while a third is computed.
     """
-    if processes == 1:
-        yield from _alone(work, tasks)
-    else:
-        yield from _Crew(work, tasks).results(processes)
 
+    workers: int
+    devices: Sequence[str] = ("auto",)
+    threads: int = 1
+    hands: int = 1
 
-def _alone(work: Callable[[T], R], tasks: Sequence[T]) -> Generator[tuple[int, R], None, None]:
-    before = torch.get_num_threads(), cv2.getNumThreads()
-    _use_threads(1, 1)  # as in a worker, so that the same sums are made in the same order
-    try:
-        yield from ((number, work(task)) for number, task in enumerate(tasks))
-    finally:
-        _use_threads(*before)
-
-
-def _use_threads(torch_threads: int, opencv_threads: int) -> None:
-    torch.set_num_threads(torch_threads)
-    cv2.setNumThreads(opencv_threads)
+    def run(self, work: Work[T, R], tasks: Iterable[T]) -> Generator[tuple[int, R | Lost], None, None]:
+        """See `dispatch.Executor`."""
+        yield from dispatch(_Crew(work, self), tasks, workers=self.workers, hands=self.hands)
 
 
 class _Crew(Generic[T, R]):
-    """The workers, and who is at work on what."""
+    """See `dispatch.Crew`."""
 
-    def __init__(self, work: Callable[[T], R], tasks: Sequence[T]) -> None:
-        self._work, self._todo = work, deque(enumerate(tasks))
+    def __init__(self, work: Work[T, R], options: Processes) -> None:
+        self._work, self._options = work, options
         self._context = get_context("spawn")
-        self._hired: list[SpawnProcess] = []
-        self._busy: dict[Connection, tuple[SpawnProcess, int]] = {}
+        self._started: list[SpawnProcess] = []
+        self._pipes: dict[int, Connection] = {}
+        self._processes: dict[int, SpawnProcess] = {}
 
-    def results(self, processes: int) -> Generator[tuple[int, R | Lost], None, None]:
-        try:
-            for _ in range(min(processes, len(self._todo))):
-                self._hire()
-            while self._busy:
-                ready = wait(list(self._busy))
-                yield from [self._received(pipe) for pipe in list(self._busy) if pipe in ready]
-        finally:
-            for pipe in self._busy:
-                pipe.close()
-            for process in self._hired:
-                process.join(PATIENCE)
-                if process.is_alive():  # it may be caught in a decoder; a file that it writes is not there until whole
-                    process.kill()
-                    process.join()
-
-    def _hire(self) -> None:
+    def hire(self, place: int) -> None:
         here, there = self._context.Pipe()
-        process = self._context.Process(target=_serve, args=(there, self._work))
+        device = self._options.devices[place % len(self._options.devices)]
+        arguments = (there, self._work, device, self._options.threads, self._options.hands)
+        process = self._context.Process(target=_serve, args=arguments)
         with _signals_held():
             process.start()
         there.close()
-        self._hired.append(process)
-        self._give(here, process)
+        self._started.append(process)
+        self._pipes[place], self._processes[place] = here, process
 
-    def _give(self, pipe: Connection, process: SpawnProcess) -> None:
-        """The next task; where none is left, the worker is let go."""
-        if not self._todo:
-            pipe.close()
-            return
-        number, task = self._todo.popleft()
-        self._busy[pipe] = process, number
+    def give(self, place: int, number: int, task: T) -> None:
         with suppress(OSError):  # it has just died, which the pipe will report
-            pipe.send(task)
+            self._pipes[place].send((number, task))
 
-    def _received(self, pipe: Connection) -> tuple[int, R | Lost]:
-        process, number = self._busy.pop(pipe)
+    def release(self, place: int) -> None:
+        self._pipes.pop(place).close()
+
+    def events(self) -> Iterator[Ready | Finished[R] | Died]:
+        ready = wait(list(self._pipes.values()))
+        for place, pipe in list(self._pipes.items()):
+            if pipe in ready:
+                yield self._event(place, pipe)
+
+    def _event(self, place: int, pipe: Connection) -> Ready | Finished[R] | Died:
         try:
-            result: R = pipe.recv()
+            message = pipe.recv()
         except (EOFError, OSError):
-            pipe.close()
+            self._pipes.pop(place).close()
+            process = self._processes[place]
             process.join()
-            if self._todo:
-                self._hire()
-            return number, Lost(_end(process.exitcode or 0))
-        self._give(pipe, process)
-        return number, result
+            return Died(place, _end(process.exitcode or 0))
+        if isinstance(message, MedcliError):
+            raise message
+        return Ready(place) if message is None else Finished(place, *message)
+
+    def close(self) -> None:
+        for pipe in self._pipes.values():
+            pipe.close()
+        deadline = time.monotonic() + PATIENCE
+        for process in self._started:
+            process.join(max(0.0, deadline - time.monotonic()))
+            if process.is_alive():  # it may be caught in a decoder; a file that it writes is not there until complete
+                process.kill()
+                process.join()
 
 
 def _end(code: int) -> str:
     return f"was killed by signal {-code}" if code < 0 else f"ended with code {code}"
 
 
-def _serve(pipe: Connection, work: Callable[[T], R]) -> None:
-    """The life of a worker."""
+def _serve(pipe: Connection, work: Work[Any, Any], device: str, threads: int, hands: int) -> None:
+    """The life of a worker. Its first message is None, or the error of its work; then (number, result) of each task."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    _use_threads(1, 1)
-    with suppress(EOFError, OSError):
+    cpu.use_threads(threads)
+    sending = Lock()
+    try:
+        do = work.opened(device)
+    except MedcliError as error:
+        pipe.send(error)
+        return
+
+    def one(number: int, task: Any) -> None:
+        try:
+            result = do(task)
+            with sending, suppress(OSError):  # nobody waits for it any more
+                pipe.send((number, result))
+        except BaseException:  # a mistake of ours ends the process, and with it the task
+            traceback.print_exc()
+            sys.stderr.flush()
+            os._exit(1)
+
+    with suppress(EOFError, OSError), ThreadPoolExecutor(hands) as pool:
+        pipe.send(None)
         while True:
-            pipe.send(work(pipe.recv()))
+            pool.submit(one, *pipe.recv())
+    if close := getattr(do, "close", None):
+        close()
 
 
 @contextmanager

@@ -7,7 +7,7 @@ two tiles find the same numbers where they overlap, and tiles of any size give t
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, cast
@@ -135,6 +135,9 @@ class LearnedNoise:
     def __reduce__(self) -> tuple[Any, ...]:
         """Another process loads the network itself."""
         return type(self), tuple(getattr(self, item.name) for item in fields(self))
+
+    def on(self, device: str) -> LearnedNoise:
+        return replace(self, device=device)
 
     @property
     def fingerprint(self) -> str:

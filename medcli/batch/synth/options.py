@@ -7,8 +7,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from medcli.batch.executors.choose import ExecutorOptions
+from medcli.batch.executors.dispatch import Executor
+from medcli.batch.executors.inline import Inline
+from medcli.batch.executors.processes import Processes
 from medcli.batch.synth.learned_noise import CLEAN_TO_NOISY, check_levels, open_model
 from medcli.batch.synth.run import DEPTHS, NoiseSource, NotatedNoise, SynthOptions
+from medcli.cpu import usable_cores
 from medcli.errors import OptionError
 from medcli.images.formats import FORMATS
 from medcli.images.values import RangeChoice
@@ -44,7 +49,8 @@ class SynthPairsOptions:
     format: str | None = None
     range: RangeChoice = "auto"
     range_from: Path | None = None
-    processes: int | None = None
+    workers: int | None = None
+    cluster: str | None = None
     threads: int | None = None
     overwrite: bool = False
     dry_run: bool = False
@@ -59,8 +65,12 @@ class SynthPairsOptions:
             direction=self.direction or CLEAN_TO_NOISY,
             sigma=self.sigma,
             temperature=self.temperature or (1.0, 1.0),
-            device=self.device or "auto",
+            device=self._one_device(),
         )
+
+    def _one_device(self) -> str:
+        """For this process."""
+        return (self.device or "auto").partition(",")[0]
 
     def check(self) -> None:
         """Raises UsageError for options that exclude each other or would have no effect."""
@@ -83,8 +93,22 @@ class SynthPairsOptions:
             self.noise_source()
         return NoiseModelJob(
             like, self.clean, self.noisy / PLACE, self.model or "", self.minutes, dict(self.option),
-            dict(self.config), self.device or "auto", str(self.range), command,
+            dict(self.config), self._one_device(), str(self.range), command,
         )  # fmt: skip
+
+    def executor(self, tasks: int) -> Executor:
+        """For so many tasks. Noise is drawn by a worker for each core, and one alone is this process.
+
+        Raises MedcliError where there is no cluster or no Ray.
+        """
+        device = self.device or ("auto" if self.model else "cpu")
+        if self.cluster is not None:
+            chosen = ExecutorOptions(device=device, workers=self.workers, cluster=self.cluster).executor()
+            assert chosen is not None
+            return chosen
+        devices = device.split(",")
+        workers = min(self.workers or self.threads or max(usable_cores(), len(devices)), max(tasks, 1))
+        return Processes(workers, devices) if workers > 1 else Inline(devices[0], threads=1)
 
     def synth_options(self) -> SynthOptions:
         """Raises RecipeError for what is no noise or pool, ModelError for what is no noise model."""

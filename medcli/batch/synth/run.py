@@ -1,7 +1,7 @@
-"""Noisy copies of clean images, as files with a manifest, made by several processes.
+"""Noisy copies of clean images, as files with a manifest, made by one worker or several.
 
 A copy depends on the clean file, its relative name, the noise, the seed and the number of the draw alone, so neither
-the number of processes nor an interruption changes it. Workers make files, which appear whole or not at all; this
+the number of workers nor an interruption changes it. Workers make files, which appear whole or not at all; this
 process keeps the manifest. A copy whose row was lost with a killed run is recognised by its bytes.
 """
 
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import io
 import time
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -23,7 +23,7 @@ from torch import Tensor
 from medcli import __version__
 from medcli.batch.denoise.plan import folds_case
 from medcli.batch.denoise.report import Status
-from medcli.batch.executors.processes import Lost, spread
+from medcli.batch.executors.dispatch import Executor, Lost
 from medcli.batch.pairs import Floats, as_floats, as_stored, one_draw, with_noise
 from medcli.data.folders import images_in, nested
 from medcli.data.pairs import MANIFEST, PAGES, PairRecord, Side, parsed, present, way
@@ -63,6 +63,9 @@ class NoiseSource(Protocol):
     def draw(self, clean: Tensor, generator: torch.Generator, /) -> tuple[Tensor, str]:
         """(C, H, W) float in [0, 1] -> (noisy of the same shape, what was drawn with its parameters)."""
 
+    def on(self, device: str) -> NoiseSource:
+        """The same noise, drawn with the network on this device where there is one."""
+
 
 @dataclass(frozen=True)
 class NotatedNoise:
@@ -81,6 +84,9 @@ class NotatedNoise:
 
     def draw(self, clean: Tensor, generator: torch.Generator, /) -> tuple[Tensor, str]:
         return one_draw(self.noise, clean, generator)
+
+    def on(self, device: str) -> NotatedNoise:
+        return self
 
 
 @dataclass(frozen=True)
@@ -198,8 +204,23 @@ def dry_run(options: SynthOptions, tasks: Sequence[SynthTask]) -> Generator[Synt
             yield _failed(error, task, options)
 
 
+Todo = tuple[SynthTask, PairRecord | None]  # what to make, and the row of an earlier run for the same output
+
+
+@dataclass(frozen=True)
+class SynthWork:
+    """Makes noisy copies, see `executors.dispatch.Work`."""
+
+    options: SynthOptions
+
+    def opened(self, device: str) -> Callable[[Todo], SynthOutcome]:
+        source = self.options.noise_source
+        source = source if device == "auto" else source.on(device)
+        return partial(make, options=replace(self.options, noise_source=source))
+
+
 def synthesise(
-    options: SynthOptions, tasks: Sequence[SynthTask], processes: int = 1
+    options: SynthOptions, tasks: Sequence[SynthTask], executor: Executor
 ) -> Generator[SynthOutcome, None, None]:
     """Makes the copies and yields the outcome of each, in the order of the tasks; those up to date are skipped.
 
@@ -213,7 +234,7 @@ def synthesise(
     todo = [(task, manifest.past(task)) for task in tasks]
     early: dict[int, SynthOutcome] = {}
     due = 0
-    with _without_stale(folders), closing(spread(partial(make, options=options), todo, processes)) as results:
+    with _without_stale(folders), closing(executor.run(SynthWork(options), todo)) as results:
         for number, result in results:
             made = _failed(result, tasks[number], options) if isinstance(result, Lost) else result
             if made.row and made.row != manifest.past(made.task):
@@ -234,8 +255,8 @@ def _without_stale(folders: set[Path]) -> Iterator[None]:
         remove_stale(folders)
 
 
-def make(todo: tuple[SynthTask, PairRecord | None], options: SynthOptions) -> SynthOutcome:
-    """One noisy copy, unless it is there already. todo: what, and the row of an earlier run for the same output."""
+def make(todo: Todo, options: SynthOptions) -> SynthOutcome:
+    """One noisy copy, unless it is there already."""
     started = time.perf_counter()
     try:
         if error := todo[0].error:
@@ -398,10 +419,10 @@ def _failed(error: MedcliError | OSError | MemoryError | Lost, task: SynthTask, 
     """The error with the name of the image."""
     source = str(options.clean / task.source)
     if isinstance(error, Lost):
-        hint = "If memory ran out, try fewer --processes; the same command goes on with what is missing."
+        hint = "If memory ran out, try fewer --workers; the same command goes on with what is missing."
         named = MedcliError(f"{source}: the process that worked on it {error.how}.", hint)
     elif isinstance(error, MemoryError):
-        named = InputError(f"{source}: there is not enough memory for this image.", "Try fewer --processes.")
+        named = InputError(f"{source}: there is not enough memory for this image.", "Try fewer --workers.")
     elif isinstance(error, OSError):
         named = InputError(f"{error.filename or source}: {error.strerror or error}.")
     elif source in error.problem or str(options.noisy / task.output) in error.problem:
