@@ -1,7 +1,8 @@
 """What the parts of NVT bring, and what Self2Self gains from its start.
 
 python docs/benchmarks/nvt.py parts DATA/train/photos --test DATA/test/cbsd68 [--steps 300] [--width 24] [--seeds 2]
-python docs/benchmarks/nvt.py start DATA/test/cbsd68 [--crop 128] [--steps 500,1000,2000] [--passes 20]
+python docs/benchmarks/nvt.py sharpening DATA/test/cbsd68 [--limit 10]
+python docs/benchmarks/nvt.py start DATA/test/cbsd68 [--crop 96] [--steps 200,400,800] [--passes 20]
 """
 
 from __future__ import annotations
@@ -15,10 +16,15 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+import medcli
+from medcli.archs.self2self import Self2SelfNetwork
 from medcli.engine.bernoulli import Bernoulli
+from medcli.engine.sharpen import sharpened
+from medcli.engine.tiling import Floats
 from medcli.images import read
 from medcli.methods.base import Batch
 from medcli.methods.self2self import Self2Self
+from medcli.metrics import ssim
 from medcli.train.muon import Muon
 from medcli.train.recipe import Recipe
 from medcli.train.run import TrainOptions, train
@@ -89,27 +95,63 @@ def parts(data: Path, test: Path, steps: int, width: int, seeds: int, limit: int
 
 @main.command()
 @click.argument("data", type=Path)
-@click.option("--crop", default=128, show_default=True, help="Side of the middle of each image that is used.")
-@click.option("--steps", default="500,1000,2000", show_default=True)
+@click.option("--crop", default=96, show_default=True, help="Side of the middle of each image that is used.")
+@click.option("--steps", default="200,400,800", show_default=True)
 @click.option("--passes", default=20, show_default=True)
 @click.option("--sigma", default=50.0, show_default=True)
 @click.option("--model", default="nvt", show_default=True)
+@click.option("--only", default="", help="random, or the model's name.  [default: both]")
 @click.option("--optimizer", type=click.Choice(["adam", "muon"]), default="adam", show_default=True)
-def start(data: Path, crop: int, steps: str, passes: int, sigma: float, model: str, optimizer: str) -> None:
+def start(data: Path, crop: int, steps: str, passes: int, sigma: float, model: str, only: str, optimizer: str) -> None:
     stops = [int(each) for each in steps.split(",")]
-    pretrained = find_model(model).network()
+    starts = [only] if only else ["random", model]
     for place, name in enumerate(NAMES):
         (path,) = data.glob(f"{name}.*") if any(data.glob(f"{name}.*")) else [sorted(data.iterdir())[int(name)]]
         clean = unit(path)
         top, left = ((side - crop) // 2 for side in clean.shape[2:])
         clean = clean[..., top : top + crop, left : left + crop]
         image = noisy(clean, sigma, place)
-        for title in ("random", model):
+        for title in starts:
             torch.manual_seed(place)
-            network = type(pretrained)(**pretrained.config)  # type: ignore[operator]
-            if title == model:
-                network.load_state_dict(pretrained.state_dict())
+            network: nn.Module = Self2SelfNetwork() if title == "random" else find_model(title).network()
             print(f"| {name} | {title} | {refined(network, image, clean, stops, passes, optimizer)} |", flush=True)
+
+
+@main.command()
+@click.argument("data", type=Path)
+@click.option("--model", "models", multiple=True, default=("photo", "nvt"), show_default=True)
+@click.option("--sigma", "sigmas", multiple=True, default=(25.0, 50.0), show_default=True)
+@click.option("--limit", default=10, show_default=True)
+def sharpening(data: Path, models: tuple[str, ...], sigmas: tuple[float, ...], limit: int) -> None:
+    files = sorted(data.iterdir())
+    images = [unit(path) for path in files[:: max(1, len(files) // limit)][:limit]]
+    for model in models:
+        denoiser = medcli.load(model, device="cpu", precision="bf16", range="dtype")
+        for sigma in sigmas:
+            pairs = []
+            for place, clean in enumerate(images):
+                restored = denoiser(noisy(clean, sigma, place)[0].permute(1, 2, 0).numpy())
+                pairs.append((restored, clean[0].permute(1, 2, 0).numpy()))
+            for amount in (0.0, 0.1, 0.2, 0.3, 0.5):
+                for by_value in (True, False):
+                    cells = np.mean([sharp_scores(*pair, amount, by_value) for pair in pairs], 0)
+                    words = f"{cells[0]:.2f} | {cells[1]:.4f} | {cells[2]:.3f}"
+                    print(
+                        f"| {model} | {sigma:g} | {amount} | {'value' if by_value else 'rgb'} | {words} |", flush=True
+                    )
+
+
+def sharp_scores(restored: Floats, clean: Floats, amount: float, by_value: bool) -> tuple[float, float, float]:
+    """PSNR in dB, SSIM, and the mean gradient relative to that of the clean image."""
+    bands = sharpened([(0, restored)], len(restored), amount, by_value=by_value)
+    result = np.concatenate([band for _, band in bands]).clip(0, 1)
+    gradients = [np.abs(np.diff(image, axis=0)).mean() for image in (result, clean)]
+
+    return (
+        float(10 * np.log10(1 / np.square(result - clean).mean())),
+        ssim(result, clean),
+        float(gradients[0] / gradients[1]),
+    )
 
 
 def refined(network: nn.Module, image: Tensor, clean: Tensor, stops: list[int], passes: int, optimizer: str) -> str:
