@@ -31,11 +31,7 @@ def sharpened(
     by_value: whether colours are sharpened in V = max(R, G, B) of HSV, so that hue and saturation stay; otherwise each
     channel by itself, as gray images are.
     """
-    held, start, done = (
-        np.empty(0, np.float32),
-        0,
-        0,
-    )  # rows from `start`, of which those before `done` are only neighbours
+    held, start, done = np.empty(0, np.float32), 0, 0  # rows from `start`; those before `done` are neighbours only
     for top, band in bands:
         held = np.concatenate((held, band)) if len(held) else band.copy()
         end = top + len(band)

@@ -17,16 +17,19 @@ from torch import Tensor, nn
 from medcli.archs.self2self import SLOPE, Self2SelfNetwork
 from medcli.data.cache import open_cache
 from medcli.data.crops import CropSampler, SyntheticPairs, mixed, stacked
+from medcli.engine.bernoulli import Bernoulli
 from medcli.errors import RecipeError
 from medcli.images import read
 from medcli.losses import bce, mse
 from medcli.methods.base import Batch, MethodSettings, Patches
 from medcli.methods.mutual_information import ImageDependence, PairClassifier, jensen_shannon, shuffled
 from medcli.methods.nvt import NVT, NoiseBranch, distance_of_directions
+from medcli.methods.self2self import Self2Self
 from medcli.noise.gaussian import Gaussian
 from medcli.train.hardware import Hardware
 from medcli.train.loop import Limits, Trainer
 from medcli.train.recipe import Recipe
+from medcli.zoo.model import find_model
 
 CBSD68 = Path(__file__).parents[3] / "shared" / "data" / "test" / "cbsd68"
 CPU = Hardware(torch.device("cpu"), torch.float32, workers=0)
@@ -309,3 +312,50 @@ def test_the_average_follows_the_weights(image_folder: Path, tmp_path: Path) -> 
         assert torch.allclose(average, tau * before + (1 - tau) * online, atol=1e-6)
     assert any(not torch.equal(a, b) for a, b in zip(old, method.model.parameters(), strict=True))
     assert np.isfinite([p.detach().abs().max().item() for p in method.networks["noise"].parameters()]).all()
+
+
+class TestShippedModel:
+    """On the included weights `nvt`."""
+
+    @staticmethod
+    def _crops(count: int, side: int) -> list[Tensor]:
+        """(1, 3, side, side) of CBSD68, in [0, 1]."""
+        paths = sorted(CBSD68.iterdir())
+        crops = []
+        for path in paths[:: len(paths) // count][:count]:
+            pixels = torch.from_numpy(read(path).pages[0].pixels).permute(2, 0, 1)[None] / 255
+            top, left = ((length - side) // 2 for length in pixels.shape[2:])
+            crops.append(pixels[..., top : top + side, left : left + side])
+        return crops
+
+    @staticmethod
+    def _noisy(clean: Tensor, sigma: float, seed: int) -> Tensor:
+        return clean + sigma / 255 * torch.randn(clean.shape, generator=torch.Generator().manual_seed(seed))
+
+    @pytest.mark.skipif(not CBSD68.is_dir(), reason="the images of CBSD68 are not here")
+    @pytest.mark.parametrize(("sigma", "least"), [(25, 27.97), (50, 25.36), (75, 23.90)])
+    def test_is_near_the_table_of_the_thesis(self, sigma: float, least: float) -> None:
+        """Table 7, levels and kinds of noise vary: within half a decibel, here on the middles of eight images."""
+        network = find_model("nvt").network().eval()
+        scores = []
+        for seed, clean in enumerate(self._crops(8, 160)):
+            with torch.inference_mode():
+                restored = network(self._noisy(clean, sigma, seed)).clamp(0, 1)
+            scores.append(-10 * torch.log10((restored - clean).square().mean()).item())
+        assert np.mean(scores) > least - 0.5
+
+    @pytest.mark.skipif(not CBSD68.is_dir(), reason="the images of CBSD68 are not here")
+    def test_is_a_better_start_for_self2self_than_chance(self) -> None:
+        (clean,) = self._crops(1, 64)
+        noisy, scores = self._noisy(clean, 50, 0), []
+        for network in (find_model("nvt").network(), Self2SelfNetwork()):
+            method = Self2Self(network.train(), dropout=0.0)
+            optimizer = torch.optim.Adam(network.parameters(), 1e-4)
+            for step in range(6):
+                optimizer.zero_grad()
+                method.terms(Batch([noisy], None, torch.tensor([step])))["mse"].backward()
+                optimizer.step()
+            with torch.inference_mode():
+                restored = Bernoulli(4, dropout=0.0)(network.eval(), noisy)
+            scores.append(-10 * torch.log10((restored - clean).square().mean()).item())
+        assert scores[0] > scores[1] + 2
