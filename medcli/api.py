@@ -49,7 +49,8 @@ def load(
     tile: side in pixels, 0 for the whole image at once, or auto: by free memory.
     overlap: pixels, None for what the network needs. ensemble: the mean of eight flips and turns, eight times the work.
     sharpen: amount of unsharp masking of the result, 0.2 is usual. sharpen_by: "value" (which keeps hues) or "rgb".
-    refine, samples, seed: of blind-spot models, see `medcli.engine.blind_spot`; None for the model's own.
+    refine, samples, seed: of models that hide pixels, see `medcli.engine.blind_spot` and, where samples are passes,
+        `medcli.engine.bernoulli`; None for the model's own.
     range: which values are black and white: auto (by the image, see `medcli.images.values`), dtype, or (low, high).
     nodata: a value that means nothing, beside NaN and infinity.
     vst: whether the noise of gray images is that of a photon counter and is made Gaussian before the network and back
@@ -138,7 +139,8 @@ def _torch_runtime(model: Model, options: EngineOptions) -> Runtime:
 
     strategy = parse(model.card.strategy)
     if settings := options.blind_spot_settings():
-        strategy = replace(strategy, **settings)  # type: ignore[type-var]
+        named = {model.card.mask_options[name]: value for name, value in settings.items()}
+        strategy = replace(strategy, **named)  # type: ignore[type-var]
     if (known := options.photon_noise()) is not None:
         gain, offset, read = known
         outer = strategy if isinstance(strategy, Stabilised) else Stabilised(inner=strategy)

@@ -91,8 +91,13 @@ class Model:
         return load_graph(self.path)
 
     def require_blind_spot(self, options: Iterable[str]) -> None:
-        """Raises ModelError where this is no blind-spot model and is given options of such models."""
-        if not self.card.blind_spot and (given := " or ".join(options)):
+        """Raises ModelError for options of models that are applied through masks which this one does not take."""
+        if given := " or ".join(each for each in options if each.lstrip("-") not in self.card.mask_options):
+            if self.card.mask_options:
+                known = ", ".join(self.card.mask_options)
+                raise ModelError(
+                    f"'{self.card.id}' hides pixels at random and cannot take {given}.", f"Known: {known}."
+                )
             others = ", ".join(blind_spot_models())
             raise ModelError(
                 f"'{self.card.id}' is not a blind-spot model, so it cannot take {given}.",

@@ -29,6 +29,10 @@ if TYPE_CHECKING:
 METADATA_KEY = "medcli"
 MAX_HEADER = 10_000_000
 CONFIG_ROOM = 4096  # what the numbers of a configuration may sum up to beyond what the tensors account for
+MASK_OPTIONS: Mapping[str, Mapping[str, str]] = {
+    "masks": {"refine": "refine", "samples": "samples", "seed": "seed"},
+    "bernoulli": {"samples": "passes", "seed": "seed"},
+}
 DTYPES = ("F16", "BF16", "F32", "F64", "I64")
 NOT_OURS = "It must be a .safetensors file with a 'medcli' header."
 CORRUPT = "Fetch or copy the file again."
@@ -67,6 +71,11 @@ class Card:
     def blind_spot(self) -> bool:
         """Whether the network predicts each pixel from the others, through complementary masks."""
         return self.strategy.partition(":")[0] == "masks"
+
+    @property
+    def mask_options(self) -> Mapping[str, str]:
+        """Which of refine, samples and seed the strategy takes, and what it calls them; empty without masks."""
+        return MASK_OPTIONS.get(self.strategy.partition(":")[0], {})
 
     def as_dict(self) -> dict[str, Any]:
         """What the header holds, without what is not known, so that older files are written again byte by byte."""

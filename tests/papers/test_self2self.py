@@ -10,15 +10,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+import medcli
 from medcli.archs.self2self import SLOPE, Self2SelfNetwork, reduced
 from medcli.engine.bernoulli import Bernoulli
 from medcli.engine.denoiser import Denoiser
+from medcli.engine.runtimes.pytorch import TorchRuntime
 from medcli.engine.runtimes.pytorch import TorchRuntime
 from medcli.engine.strategies import parse, whole
 from medcli.errors import ModelError, RecipeError
 from medcli.methods.base import Batch
 from medcli.methods.self2self import Self2Self, bernoulli, hidden_pyramid_error
 from medcli.train.muon import Muon
+from medcli.zoo import weights
 
 
 @pytest.fixture(autouse=True)
@@ -231,6 +234,18 @@ class TestStrategy:
             Bernoulli()(nn.Identity(), torch.rand(1, 3, 8, 8))
         with pytest.raises(ModelError, match="keep=0"):
             parse("bernoulli:keep=0")
+
+
+def test_samples_and_seed_are_those_of_the_strategy(tmp_path: Path) -> None:
+    network = tiny()
+    card = weights.Card("s", "self2self", network.config, strategy="bernoulli:passes=3,keep=0.8")
+    path = tmp_path / "s.safetensors"
+    weights.save(path, network, card)
+    denoiser = medcli.load(path, device="cpu", samples=2, seed=7)
+    assert isinstance(denoiser.runtime, TorchRuntime)
+    assert denoiser.runtime.strategy == Bernoulli(2, 0.8, seed=7)
+    with pytest.raises(ModelError, match="cannot take refine"):
+        medcli.load(path, device="cpu", refine=2)
 
 
 def test_gray_images_get_joint_masks(tmp_path: Path) -> None:
