@@ -15,7 +15,6 @@ from medcli.archs.self2self import SLOPE, Self2SelfNetwork, reduced
 from medcli.engine.bernoulli import Bernoulli
 from medcli.engine.denoiser import Denoiser
 from medcli.engine.runtimes.pytorch import TorchRuntime
-from medcli.engine.runtimes.pytorch import TorchRuntime
 from medcli.engine.strategies import parse, whole
 from medcli.errors import ModelError, RecipeError
 from medcli.methods.base import Batch
