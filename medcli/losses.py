@@ -41,7 +41,8 @@ def bce(restored: Tensor, target: Tensor) -> Tensor:
     restored: within [0, 1], in float32. Like the squared error it is minimal at the mean of the targets.
     """
     target = target.clamp(0, 1)
-    return F.binary_cross_entropy(restored, target) - F.binary_cross_entropy(target, target).detach()
+    with torch.autocast(restored.device.type, enabled=False):  # which refuses it on CUDA
+        return F.binary_cross_entropy(restored, target) - F.binary_cross_entropy(target, target).detach()
 
 
 LOSSES: Mapping[str, Loss] = {"l1": l1, "mse": mse, "charbonnier": charbonnier, "log_mse": log_mse, "bce": bce}

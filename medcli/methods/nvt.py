@@ -138,10 +138,6 @@ class NVT:
             terms["noisy"] = self.loss(self._crossed(self.noise_branch, content, noise), noisy.clamp(0, 1))
             terms["alike"] = self.alike * distance_of_directions(*content[-1].float().chunk(2))
             if self.dependence:
-                if len(batch.keys) < 2:
-                    raise RecipeError(
-                        "Mutual information needs several images.", "Give --batch 2 or more, or mutual=0."
-                    )
                 codes = _codes(content), _codes(noise)
                 terms["mutual"] = -self.mutual * self.dependence(clean, noisy, *codes)
                 fooled = F.softplus(-self.adversary(torch.cat(codes, 1)).float()).mean()
@@ -152,6 +148,8 @@ class NVT:
         """The adversary's loss: content and noise features of one image against those of two."""
         assert self.noise_branch is not None
         noisy = torch.cat(list(batch.views[:2]))
+        if len(batch.keys) < 2:
+            raise RecipeError("Mutual information needs several images.", "Give --batch 2 or more, or mutual=0.")
         with torch.no_grad():
             content, noise = _codes(self.model.encode(noisy)), _codes(self.noise_branch(noisy))
         joint = self.adversary(torch.cat((content, noise), 1))

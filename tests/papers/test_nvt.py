@@ -238,7 +238,7 @@ class TestMutualInformation:
 
     def test_one_image_is_too_few(self) -> None:
         with pytest.raises(RecipeError, match="several images"):
-            NVT(tiny()).terms(batch_of(1))
+            NVT(tiny()).tell_apart(batch_of(1))
 
 
 class TestLoss:
