@@ -22,6 +22,7 @@ from medcli.images.decoded_image import DecodedImage, Metadata, Page
 from medcli.images.development import Development
 from medcli.images.encoding import D65, from_perceptual, srgb_curve, to_perceptual
 from medcli.images.plugins import plugin
+from medcli.images.raster import bands
 from medcli.images.source import ImageBytes
 
 MOSAIC = b"mosaic"  # kind of the block of `Metadata.native` that holds the whole file, where pages are its planes
@@ -128,19 +129,26 @@ def planes(mosaic: Array, colours: Array, gain: Array) -> list[Array]:
     """Two images (ceil(H / 2), ceil(W / 2), 3) float32: red, green and blue with either green, in the curve of sRGB."""
     even = np.pad(mosaic, [(0, side % 2) for side in mosaic.shape], mode="symmetric")
     flat = {int(colours[row, column]): even[row::2, column::2] for row in (0, 1) for column in (0, 1)}
-    seen = {colour: to_perceptual(plane * gain[colour], "linear") for colour, plane in flat.items()}
-    return [np.dstack([seen[RED], seen[green], seen[BLUE]]) for green in (GREEN, SECOND_GREEN)]
+    pages = [np.empty((*flat[RED].shape, 3), np.float32) for _ in range(2)]
+    for rows in bands(flat[RED]):
+        seen = {colour: to_perceptual(plane[rows] * gain[colour], "linear") for colour, plane in flat.items()}
+        for page, green in zip(pages, (GREEN, SECOND_GREEN), strict=True):
+            page[rows] = np.dstack([seen[RED], seen[green], seen[BLUE]])
+    return pages
 
 
 def mosaic_of(pages: list[Array], colours: Array, gain: Array, shape: tuple[int, int]) -> Array:
     """Undoes `planes`: (H, W) float32."""
-    mean = (pages[0].astype(np.float64) + pages[1]) / 2
-    seen = {RED: mean[..., 0], GREEN: pages[0][..., 1], SECOND_GREEN: pages[1][..., 1], BLUE: mean[..., 2]}
     result = np.empty([side + side % 2 for side in shape], np.float32)
-    for row in (0, 1):
-        for column in (0, 1):
-            colour = int(colours[row, column])
-            result[row::2, column::2] = from_perceptual(seen[colour], "linear") / gain[colour]
+    for rows in bands(pages[0]):
+        first, second = (page[rows].astype(np.float64) for page in pages)
+        mean = (first + second) / 2
+        seen = {RED: mean[..., 0], GREEN: first[..., 1], SECOND_GREEN: second[..., 1], BLUE: mean[..., 2]}
+        for row in (0, 1):
+            for column in (0, 1):
+                colour = int(colours[row, column])
+                part = result[2 * rows.start + row : 2 * rows.stop : 2, column::2]
+                part[:] = from_perceptual(seen[colour], "linear") / gain[colour]
     return result[: shape[0], : shape[1]]
 
 
