@@ -55,8 +55,11 @@ Med = Callable[..., Ran]
 
 
 def events(ran: Ran) -> list[dict[str, Any]]:
-    """The objects of --json on images; there is one before them and one after."""
-    first, *images, last = map(json.loads, ran.out.splitlines())
+    """The objects of --json on images; of a run over several, there is one before them and one after."""
+    found = [json.loads(line) for line in ran.out.splitlines()]
+    if len(found) == 1:  # of a single image
+        return found
+    first, *images, last = found
     assert (first["event"], last["event"]) == ("start", "end")
     return images
 

@@ -236,8 +236,8 @@ class DenoiseRun:
 
     @contextmanager
     def _events(self) -> Iterator[None]:
-        """With --json, the first and the last object of a run that begins."""
-        if not self._options.as_objects:
+        """With --json, the first and the last object of a run over more than one image."""
+        if not self._options.as_objects or (self._jobs is not None and len(self._jobs) == 1):
             yield
             return
         started = time.monotonic()
