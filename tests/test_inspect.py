@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -16,6 +17,7 @@ from test_cli_denoise import Med, home, med, tiny  # noqa: F401 - fixtures
 from medcli.data.inspection import inspect, jpeg_quality
 from medcli.images import read
 from medcli.images.values import dtype_range
+from medcli.zoo.catalog import entries
 from medcli.zoo.choice import DEFAULT, choose
 
 UNIT = dtype_range("float32")
@@ -106,6 +108,10 @@ def test_a_model_is_chosen_by_the_noise(scene: np.ndarray) -> None:
     gray = np.repeat(noisy(scene[..., :1], 25 / 255), 3, axis=2)
     assert choose(inspect(gray, UNIT)) == (DEFAULT, 1.0, "monochrome noise")
     assert choose(inspect(noisy(scene, 25 / 255), UNIT), known=[]).model == DEFAULT
+    plane = scene[..., 0]
+    photons = choose(inspect(noisy(plane, np.sqrt(0.004 * plane + 0.01**2)), UNIT))
+    assert (entries()[photons.model].domain, entries()[photons.model].channels) == ("microscopy", 1)
+    assert choose(inspect(noisy(plane, 25 / 255), UNIT)).model == DEFAULT
 
 
 def save(path: Path, pixels: np.ndarray, **options: object) -> Path:
@@ -160,6 +166,11 @@ def test_json_holds_all_figures(med: Med, scene: np.ndarray, tmp_path: Path) -> 
     assert {"low", "high", "values", "luma", "rows", "hot", "blockiness", "camera", "iso", "quality"} <= found.keys()
 
 
+def images(out: bytes) -> list[dict[str, Any]]:
+    """The lines of --json that are about an image."""
+    return [row for row in map(json.loads, out.splitlines()) if row["event"] == "image"]
+
+
 def test_auto_denoises_each_image_by_its_own_noise(
     med: Med, scene: np.ndarray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -170,14 +181,12 @@ def test_auto_denoises_each_image_by_its_own_noise(
     save(folder / "gray.png", noisy(scene[:64, :64, :1], 25 / 255)[..., 0])
     result = med("denoise", folder, "-o", out, "--model", "auto", "--json", "--device", "cpu")
     assert result.code == 0, result.err
-    images = [row for row in map(json.loads, result.out.splitlines()) if row["event"] == "image"]
-    used = {Path(row["input"]).name: row["model"] for row in images}
+    used = {Path(row["input"]).name: row["model"] for row in images(result.out)}
     assert used == {"clean.png": "photo", "white.png": "gaussian", "gray.png": "photo"}
     assert (np.asarray(Image.open(out / "clean.png")) == 128).all()
     assert "no noise to speak of" in result.err
     again = med("denoise", folder, "-o", out, "--model", "auto", "--json", "--device", "cpu")
-    images = [row for row in map(json.loads, again.out.splitlines()) if row["event"] == "image"]
-    assert {row["status"] for row in images} == {"skipped"}
+    assert {row["status"] for row in images(again.out)} == {"skipped"}
 
 
 def test_auto_does_not_go_with_a_pipe(med: Med) -> None:

@@ -114,6 +114,11 @@ class Inspection:
         return white and self.chroma_ratio > ALIKE and 0.9 < 3**0.5 * luma.sigma / chroma.sigma < MOST_TEXTURE
 
     @property
+    def photon_counter(self) -> bool:
+        """Whether it has one channel, and noise that is white and rises with brightness."""
+        return self.channels == 1 and self.luma is not None and self.luma.white and self.luma.rises
+
+    @property
     def smoothed(self) -> bool:
         """Whether noise is left, but not at the finest scale: denoised, enlarged or demosaicked with smoothing."""
         return self.noisy and self.luma is not None and self.luma.correlation[0] > SMOOTHED
