@@ -12,6 +12,7 @@ from medcli.errors import MedcliError
 ARCHITECTURES: Mapping[str, str] = {
     "deamnet": "medcli.archs.deamnet:DeamNet",
     "dncnn": "medcli.archs.dncnn:DnCNN",
+    "inpaint": "medcli.archs.split:InpaintUNet",
     "lir": "medcli.archs.lir:LIRNet",
     "ludvae": "medcli.archs.ludvae:LUDVAE",
     "nafnet": "medcli.archs.nafnet:NAFNet",

@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from medcli.archs.push_pull import fill_missing
+from medcli.archs.split import InpaintUNet
 from medcli.archs.unet import ResidualUNet
 from medcli.errors import ModelError
 from medcli.registry import ARCHITECTURES, resolve
@@ -16,6 +18,7 @@ TINY = {
     "deamnet": {"width": 16, "passes": 2, "levels": 2},
     "dncnn": {"width": 8, "depth": 4},
     "lir": {"width": 12, "blocks": 1},
+    "inpaint": {"widths": [12, 16], "encoders": [1, 1], "decoders": [1, 1]},
     "ludvae": {"width": 8},
     "nafnet": {"width": 4, "encoders": [1, 1], "middle": 1, "decoders": [1, 1]},
     "nafnet-baseline": {"width": 4, "encoders": [1, 1], "middle": 1, "decoders": [1, 1]},
@@ -129,3 +132,33 @@ def test_a_gray_unet_gives_the_mean_of_the_colour_network_on_equal_channels() ->
 def test_unet_refuses_levels_that_do_not_match() -> None:
     with pytest.raises(ValueError, match="2 entries"):
         ResidualUNet(widths=[8, 16, 32], blocks=[1])
+
+
+class TestMissingPixels:
+    """The network `inpaint`."""
+
+    def test_are_filled_from_known_ones_only(self) -> None:
+        torch.manual_seed(0)
+        image, missing = torch.rand(1, 3, 32, 48), torch.rand(1, 1, 32, 48) < 0.5
+        filled = fill_missing(image, missing, levels=4)
+        assert torch.equal(filled[~missing.expand_as(filled)], image[~missing.expand_as(image)])
+        assert torch.equal(fill_missing(image.masked_fill(missing, 9), missing, levels=4), filled)
+
+    @pytest.mark.parametrize("side", [1, 5, 15])
+    def test_a_hole_in_a_flat_area_takes_its_value(self, side: int) -> None:
+        missing = torch.zeros(1, 1, 48, 48, dtype=torch.bool)
+        missing[..., 17 : 17 + side, 20 : 20 + side] = True
+        filled = fill_missing(torch.full((1, 3, 48, 48), 0.3), missing, levels=4)
+        torch.testing.assert_close(filled, torch.full_like(filled, 0.3))
+
+    def test_nothing_known_gives_mid_grey(self) -> None:
+        missing = torch.ones(1, 1, 16, 16, dtype=torch.bool)
+        assert (fill_missing(torch.rand(1, 1, 16, 16), missing, levels=4) == 0.5).all()
+
+    def test_a_fresh_network_fills_and_changes_nothing_else(self) -> None:
+        torch.manual_seed(0)
+        network = InpaintUNet(**TINY["inpaint"])
+        image = torch.rand(1, 3, 16, 16).masked_fill(torch.rand(1, 1, 16, 16) < 0.3, 0)
+        missing = image.eq(0).all(1, keepdim=True)
+        torch.testing.assert_close(network(image), fill_missing(image, missing, levels=2))
+        assert isinstance(network.make_noise_network(), InpaintUNet)

@@ -21,6 +21,7 @@ from medcli.engine.page import Progress
 from medcli.errors import InputError, ModelError, OutputError
 from medcli.images import DecodedImage, Metadata, Page, TiffLayout, read
 from medcli.images.exif import times
+from medcli.images.values import ValueRange
 from medcli.noise.notation import bundled
 from medcli.noise.rescale import Rescale
 from medcli.zoo.capabilities import Capabilities, capabilities_of
@@ -113,6 +114,19 @@ class TestFilled:
         assert not seen[missing | hidden].any()
         assert np.array_equal(seen[~missing & ~hidden], original[~missing & ~hidden])
         assert np.array_equal(before.pixels, original)
+
+    @pytest.mark.parametrize(("low", "high", "shown"), [(0, 255, 1), (0, 10, 1), (100, 1120, 104)])
+    def test_known_black_pixels_are_not_shown_as_missing(self, low: int, high: int, shown: int) -> None:
+        pixels = np.full((13, 17), high, np.uint16)
+        pixels[3:6, 3:6] = low
+        missing = np.zeros((13, 17), bool)
+        missing[4, 3] = True
+        engine = Engine()
+        after = inpainted(Page(pixels), missing, engine, values=ValueRange(low, high))
+        (seen,) = engine.seen
+        assert seen[4, 3] == low
+        assert (seen[3:6, 4:6] == shown).all()
+        assert np.array_equal(after.pixels[~missing], pixels[~missing])
 
     def test_nothing_missing_runs_no_network(self) -> None:
         engine, before = Engine(), page()

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from medcli.archs.graphs.split import traits
+from medcli.archs.push_pull import fill_missing
 from medcli.archs.unet import ResidualBlock
 
 Latent = tuple[Tensor, ...]
@@ -25,16 +26,27 @@ def _stage(width: int, depth: int) -> nn.Sequential:
 
 
 class Encoder(nn.Module):
-    """Image (B, channels, H, W) -> latent of (B, widths[i], H / u / 2^i, W / u / 2^i), with u = unshuffle."""
+    """Image (B, channels, H, W) -> latent of (B, widths[i], H / u / 2^i, W / u / 2^i), with u = unshuffle.
 
-    def __init__(self, channels: int, widths: Sequence[int], blocks: Sequence[int], unshuffle: int) -> None:
+    missing: whether pixels that are 0 in all channels are missing; they are filled, and a further input channel marks
+    them.
+    """
+
+    def __init__(
+        self, channels: int, widths: Sequence[int], blocks: Sequence[int], unshuffle: int, missing: bool
+    ) -> None:
         super().__init__()
-        self.unshuffle = unshuffle
-        self.head = nn.Conv2d(channels * unshuffle**2, widths[0], 3, padding=1)
+        self.unshuffle, self.missing = unshuffle, missing
+        self.head = nn.Conv2d((channels + missing) * unshuffle**2, widths[0], 3, padding=1)
         self.downs = nn.ModuleList(nn.Conv2d(fine, coarse, 2, stride=2) for fine, coarse in pairwise(widths))
         self.stages = nn.ModuleList(_stage(width, depth) for width, depth in zip(widths, blocks, strict=True))
 
     def forward(self, noisy: Tensor) -> Latent:
+        if self.missing:
+            missing = noisy.eq(0).all(1, keepdim=True)
+            multiple = self.unshuffle << len(self.downs)
+            levels = (multiple & -multiple).bit_length() - 1
+            noisy = torch.cat([fill_missing(noisy, missing, levels), missing + 0.5], 1)
         # Centred, so that zero padding means mid-grey and bf16 has one more bit of precision.
         latent = [self.stages[0](self.head(F.pixel_unshuffle(noisy - 0.5, self.unshuffle)))]
         for down, stage in zip(self.downs, list(self.stages)[1:], strict=True):
@@ -73,6 +85,8 @@ class SplitUNet(nn.Module):
     decoder starts as the one that reads them out. A new network for noise outputs zero.
     """
 
+    masks_missing = False
+
     def __init__(
         self,
         channels: int = 3,
@@ -95,7 +109,7 @@ class SplitUNet(nn.Module):
         self.channels = channels
         self.multiple = traits(self.config).multiple
         self.latent_widths = tuple(widths)
-        self.encoder = Encoder(channels, widths, encoders, unshuffle)
+        self.encoder = Encoder(channels, widths, encoders, unshuffle, self.masks_missing)
         self.decoder = Decoder(channels, widths, decoders, unshuffle, noise)
         nn.init.zeros_(self.decoder.tail.weight)
         nn.init.zeros_(self.decoder.tail.bias)  # type: ignore[arg-type]
@@ -119,16 +133,26 @@ class SplitUNet(nn.Module):
 
     def make_noise_network(self) -> SplitUNet:
         """A new network of this size that outputs noise."""
-        return SplitUNet(**{**self.config, "noise": True})
+        return type(self)(**{**self.config, "noise": True})
 
     def forward(self, noisy: Tensor) -> Tensor:
         return self.decode(self.encode(noisy))
 
 
+class InpaintUNet(SplitUNet):
+    """A `SplitUNet` for missing pixels: those that are 0 in all channels, as `medcli.noise.drop` leaves them.
+
+    The encoder sees them filled by push-pull, and a mask of them as a further channel. A fresh network fills them so
+    and changes no others.
+    """
+
+    masks_missing = True
+
+
 @torch.no_grad()
 def _start_as_identity(encoder: Encoder, decoder: Decoder) -> None:
     """Initialises head and tail to pass the image through the first channels, to which other layers add zero."""
-    folded = encoder.head.in_channels
+    folded = decoder.tail.out_channels
     nn.init.dirac_(decoder.tail.weight)
     stages = (*encoder.stages[0].modules(), *decoder.stages[0].modules())
     blocks = [block for block in stages if isinstance(block, ResidualBlock)]

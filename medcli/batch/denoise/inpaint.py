@@ -17,7 +17,7 @@ from medcli.engine.page import Engine, Progress
 from medcli.errors import InputError, OutputError
 from medcli.images import MAX_PIXELS, DecodedImage, Page, read
 from medcli.images.exif import orientation
-from medcli.images.values import dtype_range, range_of, stored
+from medcli.images.values import ValueRange, dtype_range, range_of, stored
 
 Pixels = NDArray[Any]
 Missing = NDArray[np.bool_]
@@ -37,10 +37,10 @@ class Inpaint:
     def __call__(self, job: Job, image: DecodedImage, engine: Engine, progress: Progress | None) -> None:
         """Fills the pages in place. Raises InputError where the mask cannot be read, or is not one of this image."""
         missing = self._missing(job, image)
-        black = (image.values or range_of("auto", image.pages)).low
+        values = image.values or range_of("auto", image.pages)
 
         def work(number: int, page: Page, engine: Engine, progress: Progress | None) -> Page:
-            return inpainted(page, missing[number], engine, progress, black)
+            return inpainted(page, missing[number], engine, progress, values)
 
         restore(image, engine, work, progress)
         count, total = (sum(int(measure(each)) for each in missing) for measure in (np.count_nonzero, np.size))
@@ -82,19 +82,28 @@ def mask_of_each_job(given: Path, jobs: Sequence[Job], inputs: Sequence[Path]) -
 
 
 def inpainted(
-    page: Page, missing: Missing, engine: Engine, progress: Progress | None = None, black: float = 0.0
+    page: Page,
+    missing: Missing,
+    engine: Engine,
+    progress: Progress | None = None,
+    values: ValueRange | None = None,
 ) -> Page:
     """The page with the network's output where `missing`, (H, W), is true, and as it was elsewhere.
 
-    The network sees `black` there, as it did in training, and under alpha 0 too, where nothing is known either; what
-    lies under alpha 0 stays.
+    The network sees the low end of the range there, as it did in training, and under alpha 0 too, where nothing is
+    known either; what lies under alpha 0 stays. Known pixels of that value are shown to it 1/255 of the range above, or
+    they would be taken for missing. values: the range, by default that of the data type.
     """
     hidden = _hidden(page)
     wanted = missing & ~hidden
     if not wanted.any():
         return page
     seen = page.pixels.copy()
-    seen[missing | hidden] = stored(np.float64(black), seen.dtype)
+    values = values or dtype_range(seen.dtype)
+    black = stored(np.float64(values.low), seen.dtype)
+    step = max((values.high - values.low) / 255, 1 if seen.dtype.kind in "iu" else 0)
+    seen[np.all(_channels_last(seen) == black, axis=2)] = stored(np.float64(values.low + step), seen.dtype)
+    seen[missing | hidden] = black
     restored = engine(seen, strength=1.0, progress=progress)
     np.copyto(restored, page.pixels, where=~wanted if restored.ndim == 2 else ~wanted[..., None])
     return replace(page, pixels=restored)
