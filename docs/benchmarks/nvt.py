@@ -102,14 +102,27 @@ def parts(data: Path, test: Path, steps: int, width: int, seeds: int, limit: int
 @click.option("--crop", default=96, show_default=True, help="Side of the middle of each image that is used.")
 @click.option("--steps", default="200,400,800", show_default=True)
 @click.option("--passes", default=20, show_default=True)
+@click.option("--dropout", default=0.3, show_default=True)
+@click.option("--images", default=5, show_default=True)
 @click.option("--sigma", default=50.0, show_default=True)
 @click.option("--model", default="nvt", show_default=True)
 @click.option("--only", default="", help="random, or the model's name.  [default: both]")
 @click.option("--optimizer", type=click.Choice(["adam", "muon"]), default="adam", show_default=True)
-def start(data: Path, crop: int, steps: str, passes: int, sigma: float, model: str, only: str, optimizer: str) -> None:
+def start(
+    data: Path,
+    crop: int,
+    steps: str,
+    passes: int,
+    dropout: float,
+    images: int,
+    sigma: float,
+    model: str,
+    only: str,
+    optimizer: str,
+) -> None:
     stops = [int(each) for each in steps.split(",")]
     starts = [only] if only else ["random", model]
-    for place, name in enumerate(NAMES):
+    for place, name in enumerate(NAMES[:images]):
         (path,) = data.glob(f"{name}.*") if any(data.glob(f"{name}.*")) else [sorted(data.iterdir())[int(name)]]
         clean = unit(path)
         top, left = ((side - crop) // 2 for side in clean.shape[2:])
@@ -118,7 +131,8 @@ def start(data: Path, crop: int, steps: str, passes: int, sigma: float, model: s
         for title in starts:
             torch.manual_seed(place)
             network: nn.Module = Self2SelfNetwork() if title == "random" else find_model(title).network()
-            print(f"| {name} | {title} | {refined(network, image, clean, stops, passes, optimizer)} |", flush=True)
+            cells = refined(network, image, clean, stops, Bernoulli(passes, dropout=dropout), optimizer)
+            print(f"| {name} | {title} | {cells} |", flush=True)
 
 
 @main.command()
@@ -204,12 +218,15 @@ def sharp_scores(restored: Floats, clean: Floats, amount: float, by_value: bool)
     )
 
 
-def refined(network: nn.Module, image: Tensor, clean: Tensor, stops: list[int], passes: int, optimizer: str) -> str:
+def refined(
+    network: nn.Module, image: Tensor, clean: Tensor, stops: list[int], strategy: Bernoulli, optimizer: str
+) -> str:
     """PSNR before the first step and at the stops, and the processor seconds to each."""
-    method = Self2Self(network.to(memory_format=torch.channels_last), passes=passes)  # type: ignore[call-overload]
+    network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    method = Self2Self(network, dropout=strategy.dropout)
     build, rate = (torch.optim.Adam, 1e-4) if optimizer == "adam" else (Muon, 2e-3)
     moving = build(network.parameters(), lr=rate)
-    cells, spent = [f"{predicted(network, image, clean, passes):.2f}"], 0.0
+    cells, spent = [f"{predicted(network, image, clean, strategy):.2f}"], 0.0
     for step in range(1, max(stops) + 1):
         started = time.process_time()
         turned = image.rot90(step % 4, (2, 3))
@@ -220,16 +237,15 @@ def refined(network: nn.Module, image: Tensor, clean: Tensor, stops: list[int], 
         moving.step()
         spent += time.process_time() - started
         if step in stops:
-            cells.append(f"{predicted(network, image, clean, passes):.2f} ({spent:.0f} s)")
+            cells.append(f"{predicted(network, image, clean, strategy):.2f} ({spent:.0f} s)")
     return " | ".join(cells)
 
 
 @torch.inference_mode()
-def predicted(network: nn.Module, image: Tensor, clean: Tensor, passes: int) -> float:
-    with torch.autocast("cpu", torch.bfloat16):
-        restored = Bernoulli(passes)(network.eval(), image)
+def predicted(network: nn.Module, image: Tensor, clean: Tensor, strategy: Bernoulli) -> float:
+    found = seen(network, strategy, image, clean)
     network.train()
-    return psnr(restored.clamp(0, 1), clean).item()
+    return found
 
 
 if __name__ == "__main__":
