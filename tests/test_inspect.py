@@ -189,6 +189,7 @@ def test_auto_denoises_each_image_by_its_own_noise(
     assert {row["status"] for row in images(again.out)} == {"skipped"}
 
 
-def test_auto_does_not_go_with_a_pipe(med: Med) -> None:
-    result = med("denoise", "-", "-o", "x.png", "--model", "auto")
-    assert (result.code, "a file" in result.err) == (2, True)
+@pytest.mark.parametrize("source", ["-", "s3://bucket/photo.png"])
+def test_auto_does_not_go_with_pipes_and_stores(med: Med, source: str) -> None:
+    result = med("denoise", source, "-o", "x.png", "--model", "auto")
+    assert (result.code, "it takes a file" in result.err) == (2, True), result.err

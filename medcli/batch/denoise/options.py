@@ -110,8 +110,8 @@ class DenoiseOptions(EngineOptions, ExecutorOptions):
             raise OptionError("--provenance writes a file beside the result: it does not go with standard streams.")
         if self.depth == FLOAT_DEPTH and self.residual.path:
             raise OptionError("--residual is written in the depth of the source: it does not go with --depth float.")
-        if self.model == AUTO and Path("-") in self.inputs:
-            raise OptionError("--model auto looks at the image first: it takes a file, not standard input.")
+        if self.model == AUTO and (Path("-") in self.inputs or self.in_stores):
+            raise OptionError("--model auto looks at the image first: it takes a file, no pipe and no object store.")
         if self.model == AUTO and (self.mask or self.upscale):
             raise OptionError("--mask and --upscale need a model that was trained for it: name it with --model.")
         if self.in_stores and (self.model == AUTO or self.provenance):
