@@ -151,6 +151,8 @@ class TestResults:
     @pytest.mark.parametrize("name", PLAIN)
     @pytest.mark.parametrize("shape", [(40, 55, 3), (37, 41)], ids=["colour", "gray"])
     def test_every_model_equals_torch_in_fp32(self, runtime: str, name: str, shape: tuple[int, ...]) -> None:
+        if len(shape) == 3 and entries()[name].channels == 1:
+            pytest.skip("a model for gray")
         image = noisy(*shape)
         expected = medcli.load(name, device="cpu", precision="fp32", runtime="torch")(image)
         restored = medcli.load(name, device="cpu", precision="fp32", runtime=runtime)(image)
@@ -298,7 +300,7 @@ def test_a_gpu_is_looked_for_without_torch(
 
 
 def run_alone(folder: Path, *arguments: str, **environment: str) -> tuple[list[str], list[dict[str, Any]]]:
-    """The modules that `med` holds at its end, and the objects that it prints."""
+    """The modules that `med` holds at its end, and what it says of its images."""
     script = (
         "import atexit, sys\n"
         "atexit.register(lambda: open('modules', 'w').write(' '.join(sys.modules)))\n"
@@ -310,7 +312,8 @@ def run_alone(folder: Path, *arguments: str, **environment: str) -> tuple[list[s
     env["PYTHONPATH"] = str(Path(medcli.__file__).parents[1])
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=folder, env=env)
     assert done.returncode == 0, done.stderr
-    return (folder / "modules").read_text().split(), [json.loads(line) for line in done.stdout.splitlines()]
+    events = map(json.loads, done.stdout.splitlines())
+    return (folder / "modules").read_text().split(), [each for each in events if each["event"] == "image"]
 
 
 @pytest.mark.parametrize("model", ["photo", "gaussian-dncnn"])

@@ -37,7 +37,7 @@ class Runtime(Protocol):
     global_context: bool
 
     def precision(self, *, eight_bit: bool) -> str:
-        """The number format for images of 8 or more bits: a key of `PRECISIONS`."""
+        """The number format for images of 8 bits or of more: fp32, fp16 or bf16."""
 
     def fit(self, rows: Callable[[int, int], Floats], shape: tuple[int, ...], values: ValueRange) -> str:
         """Adapts the strategy to the image whose tiles come next; returns what it found there, in one line or none.
@@ -56,6 +56,3 @@ class Runtime(Protocol):
 
     def release(self) -> None:
         """Hand back the memory that a failed attempt left behind."""
-
-
-PRECISIONS = ("fp32", "fp16", "bf16")
