@@ -65,7 +65,7 @@ class NoiseBranch(nn.Module):
 class NVT:
     """Clean images are needed: with two noisy views of each, whose kinds and levels of noise differ, or one.
 
-    loss: "bce" as in the thesis, or another. nrl: noisy representation learning, which costs four times as much as
+    loss: "bce" as in the thesis, or another. nrl: noisy representation learning, which costs 2.6 times as much as
     learning the clean image alone. alike: weight of the distance between the content features of both views, the
     thesis's gamma. mutual: weight of the mutual information, only with nrl: of the clean image with the content
     features of both views, and of each view with the content of the other and its own noise features; an adversary
