@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from medcli.data.flat_blocks import unclipped
 from medcli.data.photon_noise import MeasuredNoise, photon_noise, photon_noise_of_series
 from medcli.data.structures import structures
 from medcli.errors import InputError
@@ -85,6 +86,17 @@ def test_saturated_and_black_parts_do_not_count() -> None:
     light[:64], light[64:100] = 400, 0
     measured = photon_noise(np.clip(exposed(light, 4), 0, 255))
     assert measured.noise.gain == pytest.approx(4, rel=0.2)
+
+
+def test_blocks_count_unless_the_image_ends_at_black_or_white() -> None:
+    blocks = np.full((3, 4, 4), 0.5)
+    blocks[1, 0, 0], blocks[2, 0, 0] = 0, 1
+    assert len(unclipped(blocks)) == 1
+    blocks[0, 0, 0] = -0.1  # values below black: 0 is no end
+    assert len(unclipped(blocks)) == 2
+    blocks[0, 0, 1] = 1.1
+    assert len(unclipped(blocks)) == 3
+    assert len(unclipped(blocks[:0])) == 0
 
 
 def test_invalid_values_do_not_count() -> None:

@@ -278,7 +278,9 @@ class DenoiseRun:
         for outcome in outcomes:
             self._summary.add(outcome)
             if self._options.provenance and outcome.status == "done":
-                provenance.write(outcome, self._model, settings_of(self._options, self._model), shlex.join(sys.argv))
+                provenance.write(
+                    outcome, self._model, settings_of(self._options, self._model), shlex.join(["med", *sys.argv[1:]])
+                )
             if self._options.as_objects:
                 click.echo(as_json(outcome, self._model.name))
             if outcome.error is None:

@@ -28,9 +28,15 @@ def blocks(channel: NDArray[Any], side: int) -> Floats:
 
 
 def unclipped(found: Floats) -> Floats:
-    """Those of (N, side, side) that touch neither 0 nor 1."""
-    inside = (found.min((1, 2)) > 0) & (found.max((1, 2)) < 1)
-    kept: Floats = found[inside]
+    """Those of (N, side, side) that touch neither 0 nor 1, where the image ends there.
+
+    If a block holds values beyond an end, as in a range that percentiles chose, nothing was clipped at that end.
+    """
+    if not len(found):
+        return found
+    above = (found.min((1, 2)) > 0) | (found.min() < 0)
+    below = (found.max((1, 2)) < 1) | (found.max() > 1)
+    kept: Floats = found[above & below]
     return kept
 
 
