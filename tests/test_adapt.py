@@ -347,13 +347,13 @@ def test_a_model_of_random_masks_is_trained_and_compared_through_them(
     adapted = weights.read_card(tmp_path / "clean.safetensors")
     assert (adapted.method, adapted.strategy) == ("self2self", strategy)
     assert [type(each.strategy).__name__ for each in compared if isinstance(each, AppliedNetwork)] == ["Bernoulli"] * 2
-    plan = adaptation_plan(*weights.load_network(start), NoiseStatistics(5, 5.0))
+    plan = adaptation_plan(*weights.load_network(start), NoisyImages(5))
     assert plan.plan.options == {"keep": 0.8, "dropout": 0.1, "passes": 4, "joint": True}
     assert len(plan.fewer(torch.zeros(40, 1))) == 20
     assert plan.plan.most_stride == 1
     assert "banding" in plan.plan.why
     plain = weights.Card(id="s", architecture="self2self", config={"channels": 3, "width": 4})
-    assert adaptation_plan(weights.build(plain), plain, NoiseStatistics(1, 5.0)).method == "n2s"
+    assert adaptation_plan(weights.build(plain), plain, NoisyImages(1)).method == "n2s"
 
 
 def with_strategy(model: Path, strategy: str) -> Path:
