@@ -90,13 +90,13 @@ class Block(nn.Module):
 class Carry(nn.Module):
     """Adds the image's pixels, filtered and then unfolded 4 by 4, to the first channels of its code.
 
-    Features in these channels start at zero. What the 5x5 filter passes at first: "smooth" (a binomial filter, in which
-    7 % of the variance of white noise is left), "rest" (what that removes), or "all".
+    Features in these channels start at zero. What the 9x9 filter passes at first: "smooth" (a binomial filter, in which
+    4 % of the variance of white noise is left), "rest" (what that removes), or "all".
     """
 
     def __init__(self, channels: int, width: int) -> None:
         super().__init__()
-        self.filter = nn.Conv2d(channels, channels, 5, padding=2, padding_mode="reflect", bias=False)
+        self.filter = nn.Conv2d(channels, channels, 9, padding=4, padding_mode="reflect", bias=False)
         scale = torch.ones(width, 1, 1)
         scale[: channels * STEP**2] = 0
         self.scale = nn.Parameter(scale)
@@ -107,8 +107,8 @@ class Carry(nn.Module):
         """Initialises the filter."""
         nn.init.dirac_(self.filter.weight)
         if what != "all":
-            line = torch.tensor([1.0, 4, 6, 4, 1], device=self.filter.weight.device) / 16
-            smooth = self.filter.weight[:, :, 2:3, 2:3] * line * line[:, None]
+            line = torch.tensor([1.0, 8, 28, 56, 70, 56, 28, 8, 1], device=self.filter.weight.device) / 256
+            smooth = self.filter.weight[:, :, 4:5, 4:5] * line * line[:, None]
             self.filter.weight.copy_(smooth if what == "smooth" else self.filter.weight - smooth)
 
     def forward(self, code: Tensor, image: Tensor) -> Tensor:
@@ -172,7 +172,7 @@ class Generator(nn.Module):
 
 
 class LIRNet(nn.Module):
-    """(B, C, H, W) float in [0, 1] -> same shape; H and W must be multiples of 4, and 8 or more.
+    """(B, C, H, W) float in [0, 1] -> same shape; H and W must be multiples of 8.
 
     width: d of the paper, where it is 64; the code has 4 d channels. blocks: residual blocks in each half. norm: of
     encoder and residual blocks, a key of `NORMS`; up_norm: of the layers that enlarge. "batch" and "none" give tiles
@@ -185,7 +185,7 @@ class LIRNet(nn.Module):
     steps are enough to learn from (docs/benchmarks.md). An output of tanh cannot reach 1, where white is.
     """
 
-    multiple = STEP
+    multiple = 2 * STEP  # of two pixels of the code, the least that can be reflected
 
     def __init__(
         self,

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import TINY_UNET
+from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
 
@@ -345,9 +346,9 @@ class TestModel:
 
     def test_a_new_one_smooths(self) -> None:
         noisy = torch.rand(2, 3, 16, 24)
-        line = torch.tensor([1.0, 4, 6, 4, 1]) / 16
-        kernel = (line * line[:, None]).expand(3, 1, 5, 5)
-        smooth = nn.functional.conv2d(nn.functional.pad(noisy, [2] * 4, mode="reflect"), kernel, groups=3)
+        line = torch.tensor([1.0, 8, 28, 56, 70, 56, 28, 8, 1]) / 256
+        kernel = (line * line[:, None]).expand(3, 1, 9, 9)
+        smooth = nn.functional.conv2d(nn.functional.pad(noisy, [4] * 4, mode="reflect"), kernel, groups=3)
         assert torch.allclose(tiny()(noisy), smooth, atol=1e-5)
 
     @pytest.mark.parametrize("width", [48, 64])
@@ -429,3 +430,39 @@ class TestUnpairedRun:
         recipe = replace(RECIPE, method="lir", architecture="lir", config={"width": 16, "blocks": 1})
         with pytest.raises(RecipeError, match="these are pairs"):
             train(recipe, self.options(tmp_path, *self.folders(tmp_path, same=10)), lambda _: None, lambda _: None)
+
+
+DATA = Path(__file__).parents[2].parent / "shared" / "data"
+KEPT = (
+    "cid22/1129482.jpg",
+    "cid22/3044702.jpg",
+    "photos/artwork_IMG_0597-solus_y104_x0.jpg",
+    "photos/deepin_Perito_Moreno_Glacier_y144_x0.jpg",
+    "photos/wallpapers_Fabio_Sussarellu_y0_x1408.jpg",
+)  # of the images that nothing was trained on
+
+
+@pytest.mark.skipif(not DATA.is_dir(), reason="the shared test images are not here")
+class TestShippedModel:
+    """Properties 9 and 10: what the weights are worth on images that they were not trained on."""
+
+    def test_gaussian_noise_clipped_to_8_bits(self) -> None:
+        paths = sorted((DATA / "test" / "cbsd68").iterdir())[::6]
+        draws, denoise, gains = np.random.default_rng(0), medcli.load("lir", device="cpu"), []
+        for clean in (np.asarray(Image.open(path).convert("RGB")) for path in paths):
+            noisy = (clean + 25 * draws.standard_normal(clean.shape)).round().clip(0, 255).astype(np.uint8)
+            gains.append(psnr(denoise(noisy), clean) - psnr(noisy, clean))
+        assert np.mean(gains) > 5
+        assert min(gains) > -0.1
+
+    def test_poisson_noise(self) -> None:
+        draws, denoise, gains = np.random.default_rng(0), medcli.load("lir", device="cpu"), []
+        for path in KEPT:
+            clean = np.asarray(Image.open(DATA / "train" / path).convert("RGB"))[:256, :256]
+            noisy = draws.poisson(clean).clip(0, 255).astype(np.uint8)
+            gains.append(psnr(denoise(noisy), clean) - psnr(noisy, clean))
+        assert np.mean(gains) > 1
+
+
+def psnr(image: NDArray[np.uint8], clean: NDArray[np.uint8]) -> float:
+    return float(10 * np.log10(255**2 / np.mean((image.astype(float) - clean) ** 2)))
