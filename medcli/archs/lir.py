@@ -181,8 +181,8 @@ class LIRNet(nn.Module):
     what they learn.
 
     The paper's network is `width=64, blocks=4, norm="batch", up_norm="layer", output="tanh", carried=False`.
-    Departs: by default the network is half as wide, without normalisation, and carries the pixels: then a few thousand
-    steps are enough to learn from (docs/benchmarks.md). An output of tanh cannot reach 1, where white is.
+    Departs: by default the network is half as wide, without normalisation, and carries the pixels: then a few hundred
+    steps show a gain (docs/benchmarks.md). An output of tanh cannot reach 1, where white is.
     """
 
     multiple = 2 * STEP  # of two pixels of the code, the least that can be reflected
