@@ -80,8 +80,8 @@ for line in sys.stdin:
         thread.join()
     for what in command["after"]:
         nodes.append(cluster.add_node(num_cpus=1, **small))
-    print(json.dumps({"code": process.returncode, "err": said[0].decode(), "events": [json.loads(x) for x in lines if x.startswith(b"{")]}),
-          flush=True)
+    events = [json.loads(x) for x in lines if x.startswith(b"{")]
+    print(json.dumps({"code": process.returncode, "err": said[0].decode(), "events": events}), flush=True)
 """
 
 
