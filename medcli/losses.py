@@ -35,12 +35,16 @@ def log_mse(restored: Tensor, target: Tensor) -> Tensor:
     return 0.5 * torch.log((restored - target).square().mean((1, 2, 3)) + 1e-5).mean()
 
 
+EPSILON = 3e-7  # of bce: the logarithm of 0 is infinite
+
+
 def bce(restored: Tensor, target: Tensor) -> Tensor:
     """Binary cross entropy, less the entropy of the target, which is clipped to [0, 1]: 0 where both are equal.
 
-    restored: within [0, 1], in float32. Like the squared error it is minimal at the mean of the targets.
+    restored: float32; outside (0, 1), where it has no gradient, it counts as the nearest end. Like the squared error it
+    is minimal at the mean of the targets.
     """
-    target = target.clamp(0, 1)
+    target, restored = target.clamp(0, 1), restored.clamp(EPSILON, 1 - EPSILON)
     with torch.autocast(restored.device.type, enabled=False):  # which refuses it on CUDA
         return F.binary_cross_entropy(restored, target) - F.binary_cross_entropy(target, target).detach()
 

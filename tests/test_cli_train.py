@@ -150,10 +150,10 @@ class TestProduct:
 
     def test_what_is_left_out_of_folders_is_reported(self, train: Train, image_folder: Path, locked: str) -> None:
         (image_folder / locked).mkdir()
-        (image_folder / "a.heic").touch()
+        (image_folder / "a.psd").touch()
         said = train("--data", "clean", "-o", "run")
         assert f"left out: The folder clean/{locked} cannot be read: Permission denied." in said
-        assert "left out: 1 skipped: .heic" in said
+        assert "left out: 1 skipped: .psd" in said
 
     def test_the_range_is_recorded_and_kept(self, train: Train, image_folder: Path) -> None:
         train("--data", "clean", "-o", "run", "--range", "20:200", "--steps", "2")

@@ -14,6 +14,7 @@ import tifffile
 import torch
 from PIL import Image
 
+from medcli.batch.executors.inline import Inline
 from medcli.batch.synth.run import NotatedNoise, SynthOptions, plan, synthesise
 from medcli.data.cache import PixelCache, Reading, open_cache
 from medcli.data.crops import Crop, CropSampler, RecordedImages, SyntheticPairs, stacked
@@ -192,6 +193,14 @@ def pairs(image_folder: Path, tmp_path: Path) -> tuple[Path, Path]:
     return noisy, image_folder
 
 
+def unpaired(pairs: tuple[Path, Path]) -> tuple[Path, Path]:
+    """The same folders; the clean images have other names, so that they are not taken for pairs."""
+    noisy, clean = pairs
+    for path in list(clean.glob("[!o]*")):
+        path.rename(path.with_name(f"other-{path.name}"))
+    return noisy, clean
+
+
 BOTH = {"sigma_x": 10.0, "sigma_y": 5.0}
 RECIPE = Recipe(id="x", title="", steps=1, patch=16, held_out=0.0)
 
@@ -212,7 +221,7 @@ class TestSources:
             assert ((view - (partner / 2 + 40 / 255)).abs() <= 0.51 / 255).all()
 
     def test_unpaired_images_are_of_other_scenes(self, pairs: tuple[Path, Path], tmp_path: Path) -> None:
-        noisy, clean = pairs
+        noisy, clean = unpaired(pairs)
         found = sources(tmp_path, Needs(clean="unpaired"), noisy=[noisy], clean=[clean])
         differences = [
             (s.views[0] - (s.clean / 2 + 40 / 255)).abs().max() for s in (found.train.sample(0, i) for i in range(8))
@@ -281,11 +290,11 @@ class TestSources:
         assert (found.images, found.held_out) == (1, 0)
 
     def test_unpaired_images_may_validate(self, pairs: tuple[Path, Path], tmp_path: Path) -> None:
-        noisy, clean = pairs
+        noisy, clean = unpaired(pairs)
         validation_folder = tmp_path / "validation"
         shutil.copytree(noisy, validation_folder / "noisy")
         (validation_folder / "clean").mkdir()
-        shutil.copy(clean / "0.png", validation_folder / "clean" / "another.png")
+        shutil.copy(clean / "other-0.png", validation_folder / "clean" / "another.png")
         found = sources(tmp_path, Needs(clean="unpaired"), noisy=[noisy], clean=[clean], val=validation_folder)
         assert found.validation is not None
         assert not found.validation.by_psnr
@@ -334,7 +343,7 @@ def copies(image_folder: Path, tmp_path: Path) -> Path:
 
 def synthesised(clean: Path, noisy: Path, noise: Noise = Gaussian(5, 5), **options: object) -> Path:  # noqa: B008
     order = SynthOptions(clean, noisy, NotatedNoise(noise), **options)
-    assert {made.status for made in synthesise(order, plan(clean, noisy, count=order.count))} == {"done"}
+    assert {made.status for made in synthesise(order, plan(clean, noisy, count=order.count), Inline())} == {"done"}
     return noisy
 
 
@@ -446,7 +455,7 @@ class TestProposals:
     def proposed(self, pairs: tuple[Path, Path], tmp_path: Path, **given: object) -> tuple[Recipe, list[str]]:
         recipe = replace(RECIPE, method="ludvae", architecture="ludvae", **given)
         said: list[str] = []
-        found = sources(tmp_path, Needs(clean="unpaired"), recipe, noisy=[pairs[0]], clean=[pairs[1]])
+        found = sources(tmp_path, Needs(clean="unpaired"), recipe, noisy=[pairs[0]], clean=[unpaired(pairs)[1]])
         return with_auto_options(recipe, found.train, said.append), said
 
     def test_statistics_are_matched_where_that_was_requested(self, pairs: tuple[Path, Path], tmp_path: Path) -> None:

@@ -91,11 +91,11 @@ def image(number: int, size: tuple[int, int] = (40, 48)) -> Any:
 
 def fill_folder(root: Path) -> None:
     """Images under all names of the examples."""
-    for folder in FOLDERS.split():
+    for index, folder in enumerate(FOLDERS.split()):
         for number in range(2):
             place = root / folder / ("sub" if number else "")
             place.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(image(number)).save(place / f"{number}.png")
+            Image.fromarray(image(10 * index + number)).save(place / f"{number}.png")
     names = ("photo.jpg", "photo.png", "noisy.png", "torn.png", "small.png", "cells.png", "reference.png")
     for number, name in enumerate(names):
         Image.fromarray(image(number, (200, 96) if name == "cells.png" else (40, 48))).save(root / name)

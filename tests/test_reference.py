@@ -65,7 +65,9 @@ def test_a_page_is_written_for_each_command_and_is_valid(med: Med, tmp_path: Pat
     if shutil.which("groff") is None:
         pytest.skip("groff is not installed")
     ran = subprocess.run(
-        ["groff", "-man", "-Tascii", "-ww", "-z", tmp_path / "man1/med-denoise.1"], capture_output=True, text=True
+        ["groff", "-man", "-Tascii", "-ww", "-Wbreak", "-z", tmp_path / "man1/med-denoise.1"],
+        capture_output=True,
+        text=True,
     )
     assert (ran.returncode, ran.stderr) == (0, "")
 

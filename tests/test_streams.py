@@ -303,7 +303,7 @@ def test_what_needs_the_whole_image_gets_it(
 ) -> None:
     tifffile.imwrite(tmp_path / "a.tif", noise(70, 50), metadata=None)
     job = Job(tmp_path / "a.tif", Path(target) if target == "-" else tmp_path / target)
-    files = ImageFiles([job], Settings("", **settings), Streams(io.BytesIO(), io.BytesIO()))
+    files = ImageFiles(Settings("", **settings), Streams(io.BytesIO(), io.BytesIO()))
     image = files.read(job)
     assert files.streams(job, image) is streamed
     assert isinstance(image.pages[0].pixels, Rows if streamed else np.ndarray)

@@ -94,10 +94,10 @@ def test_a_locked_subfolder_fails_alone(processes: int, image_folder: Path, nois
 
 
 def test_other_files_are_counted(image_folder: Path, noisy: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    for name in ("a.heic", "b.HEIC", ".hidden"):
+    for name in ("a.psd", "b.PSD", ".hidden"):
         (image_folder / name).touch()
     run("--from", image_folder, "--to", noisy, "--noise", "gaussian:25")
-    assert capsys.readouterr().err.splitlines()[-1].endswith("; 2 skipped: .heic")
+    assert capsys.readouterr().err.splitlines()[-1].endswith("; 2 skipped: .psd")
 
 
 def test_every_output_has_a_line(image_folder: Path, noisy: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -170,7 +170,8 @@ class TestRowsTellTheTruth:
             pytest.skip("its weights are not ours and not here")
         card = weights.read_card(catalog.verify(entry))
         learned = card.gray if card.gray is not None else entry.gray  # older files do not say
-        assert replace(card, steps=0, version="", gray=learned, domain=entry.domain) == entry.card
+        read = replace(card, steps=0, version="", gray=learned, domain=entry.domain)
+        assert replace(read, title=entry.title) == entry.card  # the catalogue's title may be a newer one
 
 
 class TestVectors:

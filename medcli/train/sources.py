@@ -115,7 +115,7 @@ def _of_other_scenes(images: _Images, clean: PixelCache) -> tuple[_Images, list[
     if 2 * len(same) > len(clean):
         raise RecipeError(
             "The clean images show the same scenes as the noisy ones, with equal names: these are pairs.",
-            "Leave --method out: training on pairs gives a better model.",
+            "Name clean images of other scenes, or train on the pairs: med train --noisy DIR --clean DIR.",
         )
     others = clean.only([place for place in range(len(clean)) if place not in same])
     message = f"{len(same)} clean images of the same scenes as noisy ones: pairs train a better model without --method"

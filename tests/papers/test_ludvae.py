@@ -30,7 +30,7 @@ from medcli.data.crops import as_unit
 from medcli.data.noise_level import NoiseSample, flat_noise, known_noise, matching, propose
 from medcli.data.pairs import MANIFEST
 from medcli.engine.tiling import Span
-from medcli.errors import InputError, ModelError, RecipeError
+from medcli.errors import InputError, ModelError, OptionError, RecipeError
 from medcli.images import read
 from medcli.methods.base import Batch
 from medcli.methods.ludvae import Posterior, UnpairedNoise, divergence
@@ -571,6 +571,8 @@ def test_what_a_model_cannot_do_is_an_error(model: Path, image_folder: Path, tmp
     with pytest.raises(RecipeError, match="is reversed"):
         open_model(str(model), sigma=(20, 10))
     places = ("--from", image_folder, "--to", tmp_path / "noisy")
-    assert "one of them" in run(*places, "-m", model, "--noise", "gaussian:5")
-    assert "need a --model" in run(*places, "--sigma", 5)
+    with pytest.raises(OptionError, match="one of them"):
+        run(*places, "-m", model, "--noise", "gaussian:5")
+    with pytest.raises(OptionError, match="need a --model"):
+        run(*places, "--sigma", 5)
     assert "neither a number" in run(*places, "-m", model, "--sigma", "5..6")
