@@ -9,11 +9,12 @@ import torch
 
 from medcli.errors import RecipeError
 from medcli.noise.base import Noise
+from medcli.noise.bundled import bundled
 from medcli.noise.camera import Camera
 from medcli.noise.chain import Chain, clipped
 from medcli.noise.gaussian import Gaussian
 from medcli.noise.local_variance import LocalVariance
-from medcli.noise.notation import bundled, parse, parse_pool, read_pool
+from medcli.noise.notation import parse, parse_pool, read_pool
 from medcli.noise.poisson import Poisson
 from medcli.noise.pool import Pool
 from medcli.noise.rescale import FILTERS, Rescale

@@ -1,6 +1,6 @@
 """A model that fills and enlarges, beside OpenCV's inpainting and bicubic enlargement.
 
-python docs/benchmarks/corruption.py MODEL FOLDER [--gray] [--limit N] [--device cpu]
+python docs/benchmarks/corruption.py MODEL FOLDER [--gray] [--scratches] [--limit N] [--device cpu]
 
 MODEL comes from `med train --pool corruption`; FOLDER holds clean images. What is missing is drawn once for each
 image and share; small images are made with Pillow's bicubic filter and hold 8 bits, as a file would. PSNR in dB
@@ -56,6 +56,17 @@ def missing(name: str, share: float, side: int, shape: tuple[int, ...]) -> Mask:
     return np.asarray(large[: shape[0], : shape[1]].numpy())
 
 
+def scratched(number: int, shape: tuple[int, ...]) -> Mask:
+    """(H, W): twelve lines of 1 to 3 pixels and a line of lettering."""
+    rng, (height, width) = np.random.default_rng(number), shape[:2]
+    drawn = np.zeros((height, width), np.uint8)
+    for _ in range(12):
+        ends = [[int(each) for each in rng.integers(0, (width, height))] for _ in range(2)]
+        cv2.line(drawn, *ends, 1, int(rng.integers(1, 4)))
+    cv2.putText(drawn, "Sample text", (5, height // 2), cv2.FONT_HERSHEY_SIMPLEX, width / 260, 1, 2)
+    return drawn.astype(bool)
+
+
 def by_opencv(pixels: Pixels, mask: Mask, way: int) -> Pixels:
     """By OpenCV."""
     return np.asarray(cv2.inpaint(pixels, mask.astype(np.uint8), RADIUS, way))
@@ -105,29 +116,32 @@ def table(title: str, columns: list[str], scores: dict[str, list[list[float]]]) 
 @click.argument("model")
 @click.argument("folder", type=click.Path(path_type=Path, exists=True, file_okay=False))
 @click.option("--gray", is_flag=True, help="Colour images as gray ones (ITU-R 601 luma).")
+@click.option("--scratches", is_flag=True, help="Lines and lettering instead of shares of the pixels.")
 @click.option("--limit", type=click.IntRange(min=1), help="Images, spread evenly.")
 @click.option("--device", default="auto", show_default=True)
-def main(model: str, folder: Path, gray: bool, limit: int | None, device: str) -> None:
+def main(model: str, folder: Path, gray: bool, scratches: bool, limit: int | None, device: str) -> None:
     can = find_model(model).capabilities
     can.require_inpainting()
     filters = {factor: can.upscale_filter(factor) for factor in FACTORS}
     denoiser = medcli.load(model, device=device, precision="fp32")
     fillers, enlargers = filling(denoiser), enlarging(denoiser, filters)
-    fill: dict[str, list[list[float]]] = {way: [[] for _ in HOLES] for way in fillers}
+    columns = [f"{share:.0%}" + f" in squares of {side}" * (side > 1) for share, side in HOLES]
+    columns = ["scratches"] if scratches else columns
+    fill: dict[str, list[list[float]]] = {way: [[] for _ in columns] for way in fillers}
     enlarge: dict[str, list[list[float]]] = {way: [[] for _ in FACTORS] for way in enlargers}
-    for name, clean in tqdm(images(folder, limit, gray=gray), disable=None, unit=" images"):
-        for column, (share, side) in enumerate(HOLES):
-            mask = missing(name, share, side, clean.shape)
+    for number, (name, clean) in enumerate(tqdm(images(folder, limit, gray=gray), disable=None, unit=" images")):
+        masks = [missing(name, share, side, clean.shape) for share, side in HOLES]
+        for column, mask in enumerate([scratched(number, clean.shape)] if scratches else masks):
             holed = np.where(mask if clean.ndim == 2 else mask[..., None], np.uint8(0), clean)
             for way, restore in fillers.items():
                 fill[way][column].append(distance(restore(holed, mask), clean))
-        for column, factor in enumerate(FACTORS):
+        for column, factor in enumerate([] if scratches else FACTORS):
             small, whole = smaller(clean, factor)
             for way, restore in enlargers.items():
                 enlarge[way][column].append(distance(restore(small, factor), whole))
-    columns = [f"{share:.0%}" + f" in squares of {side}" * (side > 1) for share, side in HOLES]
     print(table("missing", columns, fill), end="\n\n")
-    print(table("enlarged", [f"x{factor}" for factor in FACTORS], enlarge))
+    if not scratches:
+        print(table("enlarged", [f"x{factor}" for factor in FACTORS], enlarge))
 
 
 if __name__ == "__main__":

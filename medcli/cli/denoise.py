@@ -27,8 +27,8 @@ Examples:
   med denoise photo.jpg --look film --strength auto
   med denoise IMG.dng -o IMG.tif --exposure 0.5
   med denoise photo.png --residual removed.png     what was removed, about mid-gray
-  med denoise torn.png --mask holes.png -m run/    fills what is white in holes.png
-  med denoise small.png --upscale 2 -m run/        twice the pixels on each side
+  med denoise torn.png --mask holes.png -m inpaint    fills what is white in holes.png
+  med denoise small.png --upscale 2 -m inpaint        twice the pixels on each side
 
 INPUT is an image, several, a folder, an address in a store such as s3://bucket/folder/, or '-' for standard input.
 PNG, TIFF, JPEG, WebP and BMP come back in their own format, depth and colours, with their metadata.

@@ -15,8 +15,6 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import Field, fields
-from functools import cache
-from importlib import resources
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -24,6 +22,7 @@ import yaml
 
 from medcli.errors import RecipeError
 from medcli.noise.base import Noise, level_fields
+from medcli.noise.bundled import bundled
 from medcli.noise.chain import chained
 from medcli.noise.pool import Pool
 from medcli.registry import NOISES, nearest, resolve
@@ -69,14 +68,6 @@ def entries(fingerprint: str) -> list[str]:
         return [fingerprint]
     whole = fingerprint.startswith("(") and fingerprint.endswith(")") and fingerprint.count("(") == 1
     return [each.partition("*")[2] for each in fingerprint[1:-1].split("|")] if whole else []
-
-
-@cache
-def bundled() -> Mapping[str, Mapping[str, float]]:
-    """The pools that come with the package: name -> notation -> weight."""
-    text = resources.files("medcli.noise").joinpath("pools.yaml").read_text(encoding="utf-8")
-    pools: Mapping[str, Mapping[str, float]] = yaml.safe_load(text)
-    return pools
 
 
 def _pool(shares: object, name: str) -> Pool:

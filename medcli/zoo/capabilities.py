@@ -14,7 +14,7 @@ from medcli.noise.pool import Pool
 from medcli.noise.rescale import Rescale
 from medcli.zoo.weights import Card
 
-TRAIN = "Train one: med train --pool corruption --data images/ -o run/"
+HINT = "Use -m inpaint, or train one: med train --pool corruption --data images/ -o run/"
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Capabilities:
     def require_inpainting(self) -> None:
         """Raises ModelError where the model was not trained to fill in missing pixels."""
         if not self.inpaints:
-            raise ModelError(f"'{self.model}' was not trained to fill in missing pixels.", TRAIN)
+            raise ModelError(f"'{self.model}' was not trained to fill in missing pixels.", HINT)
 
     def upscale_filter(self, factor: int) -> str:
         """The filter by which images are enlarged before the model restores them.
@@ -44,7 +44,7 @@ class Capabilities:
         Raises ModelError where the model was not trained to enlarge by this factor.
         """
         if not self.upscales:
-            raise ModelError(f"'{self.model}' was not trained to enlarge images.", TRAIN)
+            raise ModelError(f"'{self.model}' was not trained to enlarge images.", HINT)
         if factor not in self.upscales:
             raise ModelError(
                 f"'{self.model}' was not trained to enlarge {factor} times.",

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from medcli.errors import ModelError
 from medcli.files.checksum import Checksums, checksums
+from medcli.noise.bundled import bundled
 from medcli.registry import GRAPHS
 from medcli.zoo import catalog
 from medcli.zoo.catalog import Entry
@@ -61,7 +62,9 @@ class Model:
     @property
     def inpaints(self) -> bool:
         """Whether it fills in missing pixels; imports no torch where its card names no noise that drops pixels."""
-        return any(DROP in notation for notation in self.card.noises) and self.capabilities.inpaints
+        pools = bundled()
+        seen = (text for notation in self.card.noises for text in (notation, *pools.get(notation, ())))
+        return any(DROP in text for text in seen) and self.capabilities.inpaints
 
     @property
     def has_graph(self) -> bool:
