@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
-import numpy as np
 import onnxruntime
 from onnxruntime.capi import onnxruntime_pybind11_state as native
 
 from medcli import cpu
 from medcli.archs.graphs.graph import INPUT, OUTPUT, Traits
-from medcli.engine import memory
-from medcli.engine.runtimes.base import Coordinates, Floats
+from medcli.engine.runtimes.base import Floats
+from medcli.engine.runtimes.graph import GraphRuntime
 from medcli.errors import ModelError
-from medcli.images.values import ValueRange
 
 SILENT = 4  # of the levels of its log: what fails is raised
 _ERRORS = (  # which are no RuntimeErrors
@@ -22,17 +18,16 @@ _ERRORS = (  # which are no RuntimeErrors
 )
 
 
-class OnnxRuntime:
+class OnnxRuntime(GraphRuntime):
     """model: an ONNX file, (B, C, H, W) float32 in [0, 1] -> same shape. traits: of its network, applied once.
 
     Computes with the threads of `cpu.threads`, which sleep while they wait. Raises ModelError for an invalid model.
     """
 
-    name, device, passes = "onnx", "cpu", 1
+    name = "onnx"
 
     def __init__(self, model: bytes, traits: Traits) -> None:
-        self.channels, self.multiple = traits.channels, traits.multiple
-        self.context_radius, self.global_context = traits.receptive_field, traits.global_context
+        super().__init__(traits)
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads, options.inter_op_num_threads = cpu.threads(), 1
         options.log_severity_level = SILENT
@@ -45,21 +40,10 @@ class OnnxRuntime:
     def precision(self, *, eight_bit: bool) -> str:
         return "fp32"
 
-    def fit(self, rows: Callable[[int, int], Floats], shape: tuple[int, ...], values: ValueRange) -> str:
-        return ""
-
-    def restore(self, tile: Floats, coordinates: Coordinates, precision: str, passed: Callable[[], None]) -> Floats:
-        batch = np.broadcast_to(tile.transpose(2, 0, 1)[None], (1, self.channels, *tile.shape[:2]))
+    def infer(self, batch: Floats, precision: str) -> Floats:
         try:
-            (restored,) = self._session.run([OUTPUT], {INPUT: np.ascontiguousarray(batch)})
+            (restored,) = self._session.run([OUTPUT], {INPUT: batch})
         except _ERRORS as error:
             raise RuntimeError(str(error)) from error
-        passed()
-        floats: Floats = restored[0].transpose(1, 2, 0)
+        floats: Floats = restored
         return floats
-
-    def largest_tile(self) -> int:
-        return memory.comfortable_tile(memory.free_bytes())
-
-    def release(self) -> None:
-        memory.release()

@@ -2,33 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
-import numpy as np
 import openvino
 
 from medcli import cpu
 from medcli.archs.graphs.graph import Traits
-from medcli.engine import memory
-from medcli.engine.runtimes.base import Coordinates, Floats
+from medcli.engine.runtimes.base import Floats
+from medcli.engine.runtimes.graph import GraphRuntime
 from medcli.errors import ModelError
-from medcli.images.values import ValueRange
 
 HINTS = {"fp32": "f32", "bf16": "bf16"}
 
 
-class OpenVinoRuntime:
+class OpenVinoRuntime(GraphRuntime):
     """model, traits: as of `OnnxRuntime`. precision: auto, fp32 or bf16; half_safe: whether bf16 gives the same images.
 
     "auto" is bf16 for images of 8 bits, as in `medcli.engine.device`. Raises ModelError for an invalid model.
     """
 
-    name, device, passes = "openvino", "cpu", 1
+    name = "openvino"
 
     def __init__(self, model: bytes, traits: Traits, *, precision: str = "auto", half_safe: bool = True) -> None:
-        self.channels, self.multiple = traits.channels, traits.multiple
-        self.context_radius, self.global_context = traits.receptive_field, traits.global_context
+        super().__init__(traits)
         self._precision = precision
         self._bf16 = precision == "auto" and half_safe and cpu.multiplies_bf16()
         self._core = openvino.Core()
@@ -44,22 +40,13 @@ class OpenVinoRuntime:
             return self._precision
         return "bf16" if self._bf16 and eight_bit else "fp32"
 
-    def fit(self, rows: Callable[[int, int], Floats], shape: tuple[int, ...], values: ValueRange) -> str:
-        return ""
-
-    def restore(self, tile: Floats, coordinates: Coordinates, precision: str, passed: Callable[[], None]) -> Floats:
-        batch = np.broadcast_to(tile.transpose(2, 0, 1)[None], (1, self.channels, *tile.shape[:2]))
-        restored = self._request(precision).infer({0: np.ascontiguousarray(batch)})[0]
-        passed()
-        floats: Floats = restored[0].transpose(1, 2, 0)
+    def infer(self, batch: Floats, precision: str) -> Floats:
+        floats: Floats = self._request(precision).infer({0: batch})[0]
         return floats
-
-    def largest_tile(self) -> int:
-        return memory.comfortable_tile(memory.free_bytes())
 
     def release(self) -> None:
         self._requests.clear()
-        memory.release()
+        super().release()
 
     def _request(self, precision: str) -> Any:
         """What computes in this precision; compiled when it is first needed."""
